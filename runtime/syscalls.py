@@ -36,6 +36,7 @@ _NR_FSOPEN: Final = 430
 _NR_FSCONFIG: Final = 431
 _NR_FSMOUNT: Final = 432
 _NR_PIDFD_OPEN: Final = 434
+_NR_CLONE3: Final = 435
 _NR_CLOSE_RANGE: Final = 436
 _NR_OPENAT2: Final = 437
 _NR_PIDFD_GETFD: Final = 438
@@ -106,6 +107,7 @@ CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
+CLONE_INTO_CGROUP: Final = 0x200000000
 
 # prctl(2)
 PR_SET_PDEATHSIG: Final = 1
@@ -132,6 +134,7 @@ BPF_PROG_QUERY: Final = 16
 BPF_PROG_TYPE_CGROUP_DEVICE: Final = 15
 BPF_CGROUP_DEVICE: Final = 6
 BPF_F_ALLOW_MULTI: Final = 2
+BPF_F_REPLACE: Final = 4
 
 KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 
@@ -376,3 +379,64 @@ def keyctl_join_session_keyring() -> None:
 def bpf(cmd: int, attr: ctypes.Array[ctypes.c_char]) -> int:
     """bpf(2); *attr* is the union bpf_attr, packed by the caller, written back by the kernel."""
     return _call(_NR_BPF, ctypes.c_int(cmd), attr, ctypes.c_uint(len(attr)))
+
+
+def bpf_prog_load(prog_type: int, insns: bytes, name: str) -> int:
+    """bpf(2) BPF_PROG_LOAD of *insns*, an array of struct bpf_insn (8 bytes each); a descriptor, close-on-exec."""
+    code = ctypes.create_string_buffer(insns, len(insns))
+    licence = ctypes.create_string_buffer(b"Apache-2.0")
+    attr = ctypes.create_string_buffer(128)
+    # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name
+    fields = (prog_type, len(insns) // 8, ctypes.addressof(code), ctypes.addressof(licence), 0, 0, 0, 0, 0)
+    struct.pack_into("=IIQQIIQII16s", attr, 0, *fields, name.encode()[:15])
+    return bpf(BPF_PROG_LOAD, attr)
+
+
+def bpf_prog_attach(target_fd: int, prog_fd: int, attach_type: int, flags: int, replace_fd: int = 0) -> None:
+    """bpf(2) BPF_PROG_ATTACH; *replace_fd* is the program to replace, with BPF_F_REPLACE (Linux 5.6)."""
+    attr = ctypes.create_string_buffer(128)
+    struct.pack_into("=5I", attr, 0, target_fd, prog_fd, attach_type, flags, replace_fd)
+    bpf(BPF_PROG_ATTACH, attr)
+
+
+def bpf_prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
+    """bpf(2) BPF_PROG_DETACH."""
+    attr = ctypes.create_string_buffer(128)
+    struct.pack_into("=3I", attr, 0, target_fd, prog_fd, attach_type)
+    bpf(BPF_PROG_DETACH, attr)
+
+
+def bpf_prog_query(target_fd: int, attach_type: int) -> tuple[int, ...]:
+    """bpf(2) BPF_PROG_QUERY: the ids of the programs attached to *target_fd* itself, 64 at most."""
+    ids = ctypes.create_string_buffer(64 * 4)
+    attr = ctypes.create_string_buffer(128)
+    # target_fd, attach_type, query_flags, attach_flags, prog_ids, prog_cnt
+    struct.pack_into("=4IQI", attr, 0, target_fd, attach_type, 0, 0, ctypes.addressof(ids), 64)
+    bpf(BPF_PROG_QUERY, attr)
+    (count,) = struct.unpack_from("=I", attr, 24)
+    return struct.unpack_from(f"={count}I", ids)
+
+
+def bpf_prog_get_fd_by_id(prog_id: int) -> int:
+    """bpf(2) BPF_PROG_GET_FD_BY_ID."""
+    attr = ctypes.create_string_buffer(128)
+    struct.pack_into("=3I", attr, 0, prog_id, 0, 0)
+    return bpf(BPF_PROG_GET_FD_BY_ID, attr)
+
+
+def clone3(flags: int, exit_signal: int, cgroup: int = 0) -> int:
+    """clone3(2) used as fork(2): 0 in the child, its number in the parent; *cgroup* is for CLONE_INTO_CGROUP.
+
+    Nothing of what ``os.fork`` does around the call is done (no at-fork handlers, no locks taken or made anew): for a
+    process with a single thread, whose child soon calls execve. The interpreter's lock is held all through, so the
+    child has it.
+    """
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+    # set_tid_size, cgroup
+    arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup)
+    syscall = ctypes.PyDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    result = syscall(ctypes.c_long(_NR_CLONE3), arguments, ctypes.c_size_t(len(arguments)))
+    if result < 0:
+        raise _error()
+    return int(result)

@@ -1,0 +1,136 @@
+"""Control groups with one interface, cgroup v2's, over what the machine has: v1, v2 or both.
+
+``Hierarchy`` is the choice: it finds what is mounted, makes the engine's parent cgroup and gives out ``Cgroup``s below
+it, one a container. Everything blocks, for milliseconds. See cgroups(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydock.runtime.cgroup.devices import ALL, DEFAULT, DeviceRule
+from pydock.runtime.cgroup.group import Cgroup, Mode
+from pydock.runtime.cgroup.kernelfile import read_text, write_text
+from pydock.runtime.cgroup.layout import (
+    Kind,
+    Layout,
+    default_parent,
+    detect_layout,
+    enter_service_leaf,
+    read_layout,
+    service_leaf,
+)
+from pydock.runtime.cgroup.v1 import V1Cgroup
+from pydock.runtime.cgroup.v2 import V2Cgroup
+from pydock.runtime.errors import Busy, Failed, Invalid
+
+__all__ = [
+    "ALL",
+    "DEFAULT",
+    "Cgroup",
+    "DeviceRule",
+    "Hierarchy",
+    "Kind",
+    "Layout",
+    "Mode",
+    "default_parent",
+    "detect_layout",
+    "enter_service_leaf",
+    "read_layout",
+    "service_leaf",
+]
+
+
+class Hierarchy:
+    """The engine's part of the machine's cgroups: everything below *parent*, a path relative to the roots."""
+
+    def __init__(self, layout: Layout, parent: str) -> None:
+        self.layout = layout
+        self.parent = parent.strip("/")
+        if not self.parent or any(part in ("", ".", "..") for part in self.parent.split("/")):
+            raise Invalid(f'cgroup_parent: "{parent}" is not a relative path such as pydock')
+
+    @classmethod
+    def detect(cls, parent: str, mountpoint: Path = Path("/sys/fs/cgroup")) -> Hierarchy:
+        """What this machine has; nothing is made yet."""
+        return cls(detect_layout(mountpoint), parent)
+
+    @property
+    def kind(self) -> Kind:
+        return self.layout.kind
+
+    def prepare(self) -> None:
+        """Make the parent, with its ancestors, and hand the controllers down to its children. Idempotent."""
+        parts = self.parent.split("/")
+        for depth in range(1, len(parts) + 1):
+            self._hand_down("/".join(parts[: depth - 1]))
+            self._make("/".join(parts[:depth]))
+        self._hand_down(self.parent)
+
+    def cgroup(self, name: str, written: Mapping[str, str] | None = None) -> Cgroup:
+        """The cgroup *name* below the parent, made or not; *written* are its settings as they were kept."""
+        if not name or "/" in name or name in (".", ".."):
+            raise Invalid(f'cgroup: "{name}" is not a name')
+        return self._at(f"{self.parent}/{name}", written or {})
+
+    def create(self, name: str) -> Cgroup:
+        """A cgroup below the parent for the engine's own processes, which may use every device."""
+        group = self.cgroup(name)
+        group.create()
+        group.allow_devices(ALL)
+        return group
+
+    def remove_parent(self) -> None:
+        """rmdir(2) of the parent where nothing is left in it; its ancestors stay."""
+        for root in self.layout.roots:
+            try:
+                os.rmdir(root / self.parent)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                    raise Failed(error.errno or errno.EIO, f"rmdir {root / self.parent}: {error.strerror}") from error
+                raise Busy(f"cgroup {self.parent} can't be removed: there are processes or cgroups in it") from error
+
+    def _at(self, path: str, written: Mapping[str, str]) -> Cgroup:
+        above, _, _ = path.rpartition("/")
+        parent = self._at(above, {}) if above else None
+        kind = V2Cgroup if self.layout.kind == "v2" else V1Cgroup
+        return kind(self.layout, path, parent, written)
+
+    def _make(self, path: str) -> None:
+        for root in self.layout.roots:
+            directory = root / path
+            try:
+                directory.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise Failed(error.errno or errno.EIO, f"mkdir {directory}: {error.strerror}") from error
+            if root == self.layout.controllers.get("cpuset"):
+                for file in ("cpuset.cpus", "cpuset.mems"):  # empty at first, which allows no process
+                    write_text(directory / file, read_text(directory.parent / file), file)
+
+    def _hand_down(self, path: str) -> None:
+        """v2: enable every controller that *path* has for its children."""
+        if self.layout.kind != "v2" or self.layout.unified is None:
+            return
+        directory = self.layout.unified / path
+        enabled = read_text(directory / "cgroup.subtree_control", "cgroup.subtree_control").split()
+        for controller in read_text(directory / "cgroup.controllers", "cgroup.controllers").split():
+            if controller in enabled:
+                continue
+            try:
+                write_text(directory / "cgroup.subtree_control", f"+{controller}")
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    # e.g. cpu while realtime processes are elsewhere: that controller's files will be absent
+                    continue
+                pid = (read_text(directory / "cgroup.procs").split() or ["?"])[0]
+                raise Busy(
+                    f"cgroup /{path} can't hand the {controller} controller to cgroups below it while processes are "
+                    f"in itself (process {pid}): move them to a cgroup beside, or choose another cgroup_parent"
+                ) from error
