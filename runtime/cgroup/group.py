@@ -226,7 +226,7 @@ class Cgroup(ABC):
         entry = self._entry(name)
         if entry.write is None:
             raise Invalid(f"{name} can only be read")
-        entry.write(value)
+        entry.write(value or entry.default or "")  # emptied is unset, and unset is the default
 
     def limits(self) -> dict[str, str]:
         """The settings that differ from the kernel's defaults, as ``apply`` takes them."""

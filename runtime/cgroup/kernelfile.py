@@ -30,8 +30,8 @@ def read_text(path: str | Path, name: str | None = None) -> str:
     return b"".join(parts).decode().rstrip("\n")
 
 
-def write_text(path: str | Path, value: str, name: str | None = None) -> None:
-    """One write(2) of *value*."""
+def write_text(path: str | Path, value: str, name: str | None = None, tried: str | None = None) -> None:
+    """One write(2) of *value*; *tried* is what to call it in an error, if that was translated."""
     try:
         # O_TRUNC means nothing to cgroupfs; in a directory that only looks like it, it makes the write a replacement.
         fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
@@ -43,7 +43,7 @@ def write_text(path: str | Path, value: str, name: str | None = None) -> None:
     except OSError as error:
         if name is None:
             raise
-        raise _worded(name, value, error) from error
+        raise _worded(name, tried or value, error) from error
 
 
 def _worded(name: str, value: str | None, error: OSError) -> PydockError:

@@ -161,8 +161,8 @@ class V1Cgroup(Cgroup):
     def _get(self, controller: str, file: str) -> str:
         return read_text(self._path(controller, file), file)
 
-    def _put(self, controller: str, file: str, text: str, name: str | None = None) -> None:
-        write_text(self._path(controller, file), text, name or file)
+    def _put(self, controller: str, file: str, text: str, name: str | None = None, tried: str | None = None) -> None:
+        write_text(self._path(controller, file), text, name or file, tried)
 
     def _same(self, file: str) -> Entry:
         return Entry(lambda: self._get("memory", file))
@@ -175,7 +175,7 @@ class V1Cgroup(Cgroup):
 
     def _set_cpu_max(self, text: str) -> None:
         before = parse_cpu_max("cpu.max", self._cpu_max(), 0)
-        quota, period = parse_cpu_max("cpu.max", text or "max 100000", before[1])
+        quota, period = parse_cpu_max("cpu.max", text, before[1])
         refuse_cpu_max(self, quota, period)
 
         def put(file: str, number: int | None) -> None:
@@ -195,7 +195,7 @@ class V1Cgroup(Cgroup):
         return str(weight_of_shares(int(self._get("cpu", "cpu.shares"))))
 
     def _set_cpu_weight(self, text: str) -> None:
-        self._put("cpu", "cpu.shares", str(shares_of_weight(parse_weight("cpu.weight", text or "100"))), "cpu.weight")
+        self._put("cpu", "cpu.shares", str(shares_of_weight(parse_weight("cpu.weight", text))), "cpu.weight")
 
     def _cpu_stat(self) -> str:
         values = {"usage_usec": int(self._get("cpuacct", "cpuacct.usage")) // 1000}
@@ -230,7 +230,7 @@ class V1Cgroup(Cgroup):
 
     def _set_cpuset(self, name: str, text: str) -> None:
         numbers = parse_list(name, text)
-        refuse_cpuset(self, name, numbers)
+        refuse_cpuset(self, name, numbers, self.layout.controllers["cpuset"] / name)
         value = format_list(numbers)
         self._put("cpuset", name, value or self._parent_cpuset(name), name)
         self.written[name] = value
@@ -248,7 +248,7 @@ class V1Cgroup(Cgroup):
         return format_limit(self._size(_LIMIT))
 
     def _set_memory_max(self, text: str) -> None:
-        memory = parse_size("memory.max", text or "max")
+        memory = parse_size("memory.max", text)
         refuse_amount(self, "memory.max", memory)
         if not self._has("memory", _MEMSW):
             self._put_limit(_LIMIT, memory)
@@ -288,7 +288,7 @@ class V1Cgroup(Cgroup):
         return format_limit(self._swap())
 
     def _set_swap_max(self, text: str) -> None:
-        swap = parse_size(_SWAP, text or "max")
+        swap = parse_size(_SWAP, text)
         memory = self._size(_LIMIT)
         if memory is not None:
             self._put_size(_MEMSW, None if swap is None else memory + swap, _SWAP)
@@ -301,7 +301,7 @@ class V1Cgroup(Cgroup):
         return "max" if size >= V1_UNLIMITED - PAGE else str(size)
 
     def _set_memory_low(self, text: str) -> None:
-        size = parse_size("memory.low", text or "0")
+        size = parse_size("memory.low", text)
         raw = V1_UNLIMITED - PAGE if size is None else size or -1
         self._put("memory", "memory.soft_limit_in_bytes", str(raw), "memory.low")
 
@@ -335,8 +335,10 @@ class V1Cgroup(Cgroup):
             parse_io_max("io.max", line) for line in text.splitlines()
         ] or [(device, dict.fromkeys(values)) for device, values in self._io_limits().items()]
         for device, limits in lines:
-            for key, value in limits.items():
-                self._put("blkio", _THROTTLE[key], f"{device} {value or 0}", "io.max")  # 0 unsets
+            for key, value in limits.items():  # 0 unsets
+                self._put(
+                    "blkio", _THROTTLE[key], f"{device} {value or 0}", "io.max", f"{device} {key}={format_limit(value)}"
+                )
 
     def _io_weight(self) -> str:
         weight = re.sub(r"^default ", "", self._get("blkio", "blkio.bfq.weight"))
@@ -349,7 +351,7 @@ class V1Cgroup(Cgroup):
         return written if written and _bfq_weight(int(written)) == int(weight) else weight
 
     def _set_io_weight(self, text: str) -> None:
-        for line in (text or "default 100").splitlines():
+        for line in text.splitlines():
             device, weight = parse_io_weight("io.weight", line)
             if device == "default":
                 value = weight or 100
@@ -374,7 +376,7 @@ class V1Cgroup(Cgroup):
     # pids
 
     def _set_pids_max(self, text: str) -> None:
-        count = parse_count("pids.max", text or "max")
+        count = parse_count("pids.max", text)
         refuse_amount(self, "pids.max", count)
         self._put("pids", "pids.max", format_limit(count))
 

@@ -119,11 +119,8 @@ class V2Cgroup(Cgroup):
 
     def _set_cpuset(self, name: str, text: str) -> None:
         numbers = parse_list(name, text)
-        refuse_cpuset(self, name, numbers)
-        if self.layout.unified is not None:
-            there = self.layout.unified / f"{name}.effective"  # the root has no limit, but it knows the machine
-            if there.exists() and not numbers <= parse_list(name, machine := read_text(there)):
-                raise Invalid(f'{name}: "{text}": this machine has {machine}')
+        root = self.directories[0].parents[self.path.count("/")]
+        refuse_cpuset(self, name, numbers, root / f"{name}.effective")
         self._put(name, format_list(numbers))
 
     def _set_io_max(self, text: str) -> None:
@@ -161,6 +158,11 @@ def refuse_cpu_max(group: Cgroup, quota: int | None, period: int) -> None:
     group.refuse_above("cpu.max", f"{format_limit(quota)} {period}", exceeds)
 
 
-def refuse_cpuset(group: Cgroup, name: str, numbers: frozenset[int]) -> None:
-    """Invalid if a parent that has a set lacks one of them."""
-    group.refuse_above(name, format_list(numbers), lambda limit: not numbers <= parse_list(name, limit))
+def refuse_cpuset(group: Cgroup, name: str, numbers: frozenset[int], machine: Path) -> None:
+    """Invalid if a parent that has a set lacks one of them, or the machine does, by the root's file *machine*."""
+    text = format_list(numbers)
+    group.refuse_above(name, text, lambda limit: not numbers <= parse_list(name, limit))
+    if machine.exists():
+        there = read_text(machine, name)
+        if not numbers <= parse_list(name, there):
+            raise Invalid(f'{name}: "{text}": this machine has {there}')
