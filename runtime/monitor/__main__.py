@@ -1,0 +1,211 @@
+"""The monitor: the parent of every container's first process, and of whatever is executed in containers.
+
+It forks, lets the child set itself up (``pydock.runtime.monitor.child``), reaps, and writes each exit down before it
+tells anybody. It keeps no descriptor of a container, touches no output and waits for no disk. It ends by itself when
+it has neither children nor clients, and can't be told to while it has children.
+
+Requests (``pydock.runtime.serving``):
+
+- ``start {launch}`` + descriptors -> ``{pid, starttime, warnings}`` + pidfd, once the program runs
+- ``list`` -> ``{alive: [[id, pid, starttime], ...]}`` + a pidfd each
+- ``forget {id}`` removes the record of an exit
+- ``upgrade`` executes the program anew (a newer version perhaps), with the same children; the connection ends
+
+Event: ``{"event": "exit", id, pid, status, time, ...}``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from pydock.runtime import syscalls, wire
+from pydock.runtime.monitor import child
+from pydock.runtime.monitor.identity import flags_of
+from pydock.runtime.monitor.launch import Launch, from_json
+from pydock.runtime.monitor.protocol import Alive, Exit, check_id, forget_exit, start_time, write_exit
+from pydock.runtime.serving import Options, Peer, Server, begin
+from pydock.runtime.wire import Message
+
+_PIPE_BYTES = 65536
+
+
+class Starting:
+    """A child that has not become its program yet."""
+
+    __slots__ = ("id", "peer", "pid", "pipe", "said", "seq")
+
+    def __init__(self, launch: Launch, pid: int, pipe: int, peer: Peer, seq: object) -> None:
+        self.id = launch.id
+        self.pid = pid
+        self.pipe = pipe
+        self.peer = peer
+        self.seq = seq
+        self.said = b""
+
+
+class Monitor(Server):
+    """The table of children and what is done with it."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(begin("monitor", options, many_files=False))
+        self.options = options
+        self.alive: dict[int, Alive] = {}  # by pid
+        self.starting: dict[int, Starting] = {}  # by pid
+        self.failed: set[int] = set()  # pids of children that did not get as far as their program
+        self.upgrade_wanted = False
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        for name in ("exits", "empty"):
+            os.makedirs(f"{options.run}/{name}", mode=0o700, exist_ok=True)
+        if options.state is not None:
+            self._restore(options.state)
+        self.signalled()  # those that ended while this process was not listening to SIGCHLD
+
+    def idle(self) -> bool:
+        return not self.alive and not self.starting and not self.failed
+
+    def handle(self, peer: Peer, message: Message, fds: list[int]) -> Message | tuple[Message, list[int]] | None:
+        match message.get("do"):
+            case "start":
+                self._start(peer, message, fds)
+                return None
+            case "list":
+                alive = list(self.alive.values())
+                return {"alive": [list(item) for item in alive]}, [syscalls.pidfd_open(item.pid) for item in alive]
+            case "forget":
+                forget_exit(self.options.run, wire.text(message, "id"))
+                return {}
+            case "upgrade":
+                self.upgrade_wanted = True
+                self.pause()
+                self.later(0, self._upgrade)
+                return {}
+            case _:
+                return super().handle(peer, message, fds)
+
+    # Starting
+
+    def _start(self, peer: Peer, message: Message, fds: list[int]) -> None:
+        values = message.get("launch")
+        if not isinstance(values, dict):
+            raise ValueError("launch: an object is needed")
+        launch = from_json(values)
+        check_id(launch.id)
+        if not launch.argv:
+            raise ValueError("no command")
+        if launch.id in {item.id for item in self.alive.values()} | {item.id for item in self.starting.values()}:
+            raise OSError(errno.EBUSY, f"{launch.id} runs already")
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid = self._fork(launch, fds, lambda: child.run(launch, fds, self.options.run, writer))
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        starting = Starting(launch, pid, reader, peer, message.get("seq"))
+        self.starting[pid] = starting
+        self.watch(reader, lambda: self._listen_to(starting))
+
+    def _fork(self, launch: Launch, fds: list[int], run: Callable[[], None]) -> int:
+        """Forks into the launch's PID namespace. The monitor's own children-to-be go back to its own."""
+        entered = False
+        try:
+            if "pid" in launch.new:
+                syscalls.unshare(syscalls.CLONE_NEWPID)
+                entered = True
+            for join in launch.join:
+                if "pid" in join.kinds:
+                    syscalls.setns(fds[join.source], flags_of(("pid",)))
+                    entered = True
+            pid = os.fork()
+            if pid == 0:
+                run()
+            return pid
+        finally:
+            if entered:
+                syscalls.setns(self._own_pids, syscalls.CLONE_NEWPID)
+
+    def _listen_to(self, starting: Starting) -> None:
+        """Reads what the child says; at the end of that it either runs its program or has failed."""
+        while True:
+            try:
+                data = os.read(starting.pipe, _PIPE_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                break
+            starting.said += data
+        self.unwatch(starting.pipe)
+        os.close(starting.pipe)
+        del self.starting[starting.pid]
+        said = [json.loads(line) for line in starting.said.splitlines()]
+        warnings = [line["warning"] for line in said if "warning" in line]
+        error = next((line for line in said if "error" in line), None)
+        if error is not None or not any("ready" in line for line in said):
+            self.failed.add(starting.pid)
+            error = error or {"error": errno.EIO, "words": "killed during the set-up", "step": "set up"}
+            self.fail(starting.peer, starting.seq, error["error"], error["words"], error["step"])
+        else:
+            forget_exit(self.options.run, starting.id)  # that of an earlier process of this id
+            item = Alive(starting.id, starting.pid, start_time(starting.pid))
+            self.alive[starting.pid] = item
+            answer: Message = {"pid": item.pid, "starttime": item.starttime, "warnings": warnings}
+            self.reply(starting.peer, starting.seq, answer, [syscalls.pidfd_open(item.pid)])
+        if self.upgrade_wanted and not self.starting:
+            self.later(0, self._upgrade)
+
+    # Reaping
+
+    def signalled(self) -> None:
+        while True:
+            try:
+                seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if seen is None:
+                return
+            # While it is a zombie its pid is its own: what it said is heard, and its pidfd opened, before the reap.
+            if seen.si_pid in self.starting:
+                self._listen_to(self.starting[seen.si_pid])
+            pid, status, usage = os.wait4(seen.si_pid, 0)
+            self.failed.discard(pid)
+            item = self.alive.pop(pid, None)
+            if item is not None:
+                self._tell(Exit(item.id, pid, status, time.time_ns(), usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
+
+    def _tell(self, gone: Exit) -> None:
+        try:
+            write_exit(self.options.run, gone)
+        finally:
+            self.broadcast({"event": "exit", **gone._asdict()})
+
+    # Upgrading
+
+    def _upgrade(self) -> None:
+        """Executes the program anew. Children stay children, and a zombie waits: no exit is lost."""
+        if self.starting:
+            return  # the last of them comes back here
+        self.flush()
+        state = os.memfd_create("monitor", 0)
+        with open(state, "w", closefd=False) as file:
+            json.dump({"alive": [list(item) for item in self.alive.values()], "failed": list(self.failed)}, file)
+        listener = self.listener.fileno()
+        os.set_inheritable(listener, True)
+        arguments = [sys.executable, "-I", "-m", "pydock.runtime.monitor", self.options.run]
+        os.execv(sys.executable, [*arguments, "--listen", str(listener), "--state", str(state)])
+
+    def _restore(self, state: int) -> None:
+        with open(state) as file:
+            file.seek(0)
+            values = json.load(file)
+        self.alive = {pid: Alive(name, pid, starttime) for name, pid, starttime in values["alive"]}
+        self.failed = set(values["failed"])
+
+
+if __name__ == "__main__":
+    Monitor(Options(sys.argv[1:])).run()

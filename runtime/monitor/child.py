@@ -1,0 +1,119 @@
+"""Between fork and exec: performs the plan, tells how it went through a pipe, and becomes the container's process.
+
+The pipe carries a JSON object a line: ``{"warning": WORDS}`` any number of times, then ``{"ready": true}`` right before
+exec, or ``{"error": ERRNO, "words": WORDS, "step": DESCRIPTION}`` before the child ends. It is close-on-exec: its end
+after ``ready`` means that the program runs, its end without either that the child was killed on the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from pydock.runtime import syscalls
+from pydock.runtime.monitor.launch import Launch
+from pydock.runtime.monitor.plan import steps_of
+from pydock.runtime.monitor.step import Context
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+FAILED = 127  # exit code of a child that never became the program; nobody is shown it
+_CLOSE_RANGE_CLOEXEC = 4
+_HIGHEST_FD = 0xFFFFFFFF
+_NOT_TO_CATCH = (signal.SIGKILL, signal.SIGSTOP)
+
+
+def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoReturn:
+    """The whole life of the child before exec; never returns."""
+    gc.disable()
+    step = "begin"
+
+    def tell(line: dict[str, object]) -> None:
+        os.write(pipe, json.dumps(line).encode() + b"\n")
+
+    try:
+        _begin()
+        context = Context(launch, fds, run_directory, lambda words: tell({"warning": words}))
+        for item in steps_of(launch):
+            step = item.describe()
+            item.execute(context)
+        step = f"exec {launch.argv[0]}"
+        env = environment(launch, context.home)
+        syscalls.close_range(3, _HIGHEST_FD, _CLOSE_RANGE_CLOEXEC)
+        os.umask(launch.umask)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
+        tell({"ready": True})
+        become(launch.argv, env)
+    except OSError as error:
+        words = error.strerror or str(error)
+        if error.filename:
+            name = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename)
+            words = f"{name}: {words}"
+        tell({"error": error.errno or errno.EIO, "words": words, "step": step})
+    except Exception as error:
+        # what other modules raise (an unknown user, say) are refused values; what is a fault is in the words, too
+        tell({"error": errno.EINVAL, "words": str(error) or type(error).__name__, "step": step})
+        if not isinstance(error, (ValueError, LookupError)):
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+    finally:
+        os._exit(FAILED)
+
+
+def _begin() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number not in _NOT_TO_CATCH and signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # A half-made container must not outlive the monitor: nobody would know of it.
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setsid()
+    os.umask(0)
+
+
+def environment(launch: Launch, home: str) -> dict[str, str]:
+    """The variables: those of the launch, the last of each name, and PATH, HOSTNAME, HOME where they are missing."""
+    env = {"PATH": DEFAULT_PATH}
+    if launch.hostname:
+        env["HOSTNAME"] = launch.hostname
+    for item in launch.env:
+        name, equals, value = item.partition("=")
+        if equals and name:
+            env[name] = value
+    env.setdefault("HOME", home)
+    return env
+
+
+def become(argv: tuple[str, ...], env: dict[str, str]) -> NoReturn:
+    """execve(2), with a look through PATH when the command has no slash. OSError with words for a person."""
+    command = argv[0]
+    directories = [""] if "/" in command else [f"{part or '.'}/" for part in env["PATH"].split(":")]
+    denied = False
+    for directory in directories:
+        path = f"{directory}{command}"
+        try:
+            os.execve(path, argv, env)
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.lexists(path) and os.path.isfile(path):
+                words = f'the interpreter of "{path}", which its first line or its ELF header names, is not in the image'
+                raise OSError(errno.ENOENT, words) from None
+        except PermissionError:
+            denied = True
+        except OSError as error:
+            raise OSError(error.errno, _words(error, path)) from None
+    if denied:
+        raise OSError(errno.EACCES, f'command "{command}" is not an executable file, or the user may not execute it')
+    raise OSError(errno.ENOENT, f'command "{command}" not found in the image')
+
+
+def _words(error: OSError, path: str) -> str:
+    if error.errno == errno.ENOEXEC:
+        return f'"{path}" is neither a program for this machine nor a script that begins with #!'
+    if error.errno == errno.E2BIG:
+        return "the command's arguments and environment together are too long"
+    return f'"{path}": {error.strerror}'

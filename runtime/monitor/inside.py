@@ -1,0 +1,137 @@
+"""Paths inside a container's root, and mounting onto them.
+
+An image may hold any symlink, to ``/proc/self/fd/3`` or to ``../../../etc``, and a volume may be shared with a
+container that changes it meanwhile. So nothing here is ever looked up by string: each path is resolved by the kernel
+below the root's descriptor (openat2(2), RESOLVE_IN_ROOT without magic links) and the descriptor is what is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+
+from pydock.runtime import syscalls
+
+_IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+_MOST_LINKS = 40
+
+_ATTRIBUTES = {
+    "nosuid": syscalls.MOUNT_ATTR_NOSUID,
+    "nodev": syscalls.MOUNT_ATTR_NODEV,
+    "noexec": syscalls.MOUNT_ATTR_NOEXEC,
+    "noatime": syscalls.MOUNT_ATTR_NOATIME,
+}
+
+
+def open_inside(root: int, path: str, flags: int) -> int:
+    """openat(2) with *root* as the root directory: links lead nowhere else, magic links are ELOOP."""
+    return syscalls.openat2(root, path, flags, resolve=_IN_ROOT)
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """openat(2) below *directory*, through no symlink at all."""
+    return syscalls.openat2(directory, path, flags, resolve=_BENEATH)
+
+
+def read_inside(root: int, path: str, limit: int) -> str:
+    """Up to *limit* bytes of a regular file; empty when there is none."""
+    try:
+        fd = open_inside(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return ""
+        return file.read(limit).decode(errors="surrogateescape")
+
+
+def make_inside(root: int, path: str, *, directory: bool) -> int:
+    """An O_PATH descriptor of *path*; what is missing of it is made: directories (0755), at the end perhaps a file.
+
+    Dangling symlinks on the way are followed, inside, and what they point to is made.
+    """
+    kind = os.O_DIRECTORY if directory else 0
+    try:
+        return open_inside(root, path, os.O_PATH | kind)
+    except FileNotFoundError:
+        _make(root, path, directory=directory)
+    return open_inside(root, path, os.O_PATH | kind)
+
+
+def _make(root: int, path: str, *, directory: bool) -> None:
+    walked = "/"
+    pending = _components(path)
+    links = 0
+    while pending:
+        name = pending.pop(0)
+        here = f"{walked}{name}"
+        parent = open_inside(root, walked, os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.close(open_inside(root, here, os.O_PATH))
+        except FileNotFoundError:
+            try:
+                link = os.readlink(name, dir_fd=parent)
+            except FileNotFoundError:
+                _create(parent, name, directory=directory or bool(pending))
+            else:
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+                pending = _components(link) + pending
+                walked = "/" if link.startswith("/") else walked
+                continue
+        finally:
+            os.close(parent)
+        walked = f"{here}/"
+
+
+def _create(parent: int, name: str, *, directory: bool) -> None:
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o644, dir_fd=parent))
+    except FileExistsError:
+        pass  # another container was first; the look-up that follows tells what it is
+
+
+def _components(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def attributes(flags: Iterable[str], *, read_only: bool = False) -> int:
+    """MOUNT_ATTR_* bits of mount options by name; ValueError for one that is unknown."""
+    bits = syscalls.MOUNT_ATTR_RDONLY if read_only else 0
+    for flag in flags:
+        if flag not in _ATTRIBUTES:
+            raise ValueError(f"mount option {flag!r} is unknown: {' '.join(_ATTRIBUTES)} are known")
+        bits |= _ATTRIBUTES[flag]
+    return bits
+
+
+def new_mount(kind: str, bits: int, options: Iterable[tuple[str, str | None]] = ()) -> int:
+    """A detached mount of a new file system of type *kind*; an option with None is a flag."""
+    context = syscalls.fsopen(kind)
+    try:
+        for key, value in options:
+            command = syscalls.FSCONFIG_SET_FLAG if value is None else syscalls.FSCONFIG_SET_STRING
+            syscalls.fsconfig(context, command, key, value)
+        syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+        return syscalls.fsmount(context, mount_attrs=bits)
+    finally:
+        os.close(context)
+
+
+def clone(fd: int, *, recursive: bool = False) -> int:
+    """A detached copy of the mount, or of the part of it, that *fd* stands for."""
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
+    return syscalls.open_tree(fd, "", flags | (syscalls.AT_RECURSIVE if recursive else 0))
+
+
+def attach(mount: int, target: int) -> None:
+    """Puts the detached *mount* onto *target*, both descriptors."""
+    syscalls.move_mount(mount, "", target, "", syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH)

@@ -1,0 +1,417 @@
+"""The steps that build what a container sees of the file system.
+
+They run inside the container's own mount namespace, with the container's root as the root, so nothing of the host can
+be reached by path any more. All of them mount onto descriptors (``pydock.runtime.monitor.inside``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import NamedTuple
+
+from pydock.runtime import syscalls
+from pydock.runtime.monitor.inside import (
+    attach,
+    attributes,
+    clone,
+    make_inside,
+    new_mount,
+    open_beneath,
+    open_inside,
+)
+from pydock.runtime.monitor.launch import CgroupMount, Device, Tmpfs, Volume
+from pydock.runtime.monitor.step import Context
+
+_PLAIN = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+_NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+)
+_HOST_DIRECTORIES_LEFT_OUT = ("pts", "shm", "mqueue", "fd", ".lxc", ".udev", "hugepages")
+_HOST_NODES_LEFT_OUT = ("console", "ptmx", *(name for name, _, _ in _NODES))
+_PROPAGATION = {
+    "private": syscalls.MS_PRIVATE,
+    "slave": syscalls.MS_SLAVE,
+    "shared": syscalls.MS_SHARED,
+}
+
+
+def _mount_new(root: int, target: str, kind: str, bits: int, options: tuple[tuple[str, str | None], ...] = ()) -> int:
+    """Mounts a new file system; the descriptor of its root."""
+    place = make_inside(root, target, directory=True)
+    mount = new_mount(kind, bits, options)
+    attach(mount, place)
+    os.close(place)
+    return mount
+
+
+class MountRoot(NamedTuple):
+    """The root comes as a detached mount and becomes / of a mount namespace that holds nothing else."""
+
+    source: int
+
+    def describe(self) -> str:
+        return "change the root"
+
+    def execute(self, context: Context) -> None:
+        root = context.fds[self.source]
+        syscalls.mount("", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        place = os.open(f"{context.run}/empty", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        attach(root, place)
+        os.close(place)
+        os.fchdir(root)
+        # The new root is put over the old one and the old one slides below it: pivot_root(2), "pivot_root(".", ".")".
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+        context.open_root()
+
+
+class MountProc(NamedTuple):
+    """/proc of the process's own PID namespace."""
+
+    def describe(self) -> str:
+        return "mount /proc"
+
+    def execute(self, context: Context) -> None:
+        context.proc = _mount_new(context.root, "proc", "proc", _PLAIN)
+
+
+class MountSys(NamedTuple):
+    """/sys of the process's own network namespace."""
+
+    read_only: bool
+
+    def describe(self) -> str:
+        return f"mount /sys {'ro' if self.read_only else 'rw'}"
+
+    def execute(self, context: Context) -> None:
+        bits = _PLAIN | (syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0)
+        os.close(_mount_new(context.root, "sys", "sysfs", bits))
+
+
+class MountDev(NamedTuple):
+    """A private /dev with the nodes that everybody needs."""
+
+    def describe(self) -> str:
+        return "mount /dev"
+
+    def execute(self, context: Context) -> None:
+        options = (("mode", "755"), ("size", "64m"))
+        dev = _mount_new(context.root, "dev", "tmpfs", syscalls.MOUNT_ATTR_NOSUID, options)
+        context.dev = dev
+        for name, major, minor in _NODES:
+            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
+        for name, target in _LINKS:
+            os.symlink(target, name, dir_fd=dev)
+        for name in ("pts", "shm", "mqueue"):
+            os.mkdir(name, 0o755, dir_fd=dev)
+
+
+class MountPts(NamedTuple):
+    """Terminals of its own. Group 5 is tty everywhere."""
+
+    def describe(self) -> str:
+        return "mount /dev/pts"
+
+    def execute(self, context: Context) -> None:
+        options = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5"))
+        bits = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+        os.close(_mount_new(context.root, "dev/pts", "devpts", bits, options))
+
+
+class MountShm(NamedTuple):
+    """Shared memory of *size* bytes."""
+
+    size: int
+
+    def describe(self) -> str:
+        return f"mount /dev/shm of {self.size} bytes"
+
+    def execute(self, context: Context) -> None:
+        options = (("mode", "1777"), ("size", str(self.size)))
+        os.close(_mount_new(context.root, "dev/shm", "tmpfs", _PLAIN, options))
+
+
+class MountMqueue(NamedTuple):
+    """POSIX message queues of the process's own IPC namespace."""
+
+    def describe(self) -> str:
+        return "mount /dev/mqueue"
+
+    def execute(self, context: Context) -> None:
+        os.close(_mount_new(context.root, "dev/mqueue", "mqueue", _PLAIN))
+
+
+class MountCgroups(NamedTuple):
+    """The container's own cgroup of every hierarchy; opened on the host before its root goes away."""
+
+    mounts: tuple[CgroupMount, ...]
+    sources: dict[str, int]
+    read_only: bool
+
+    def describe(self) -> str:
+        return "mount /sys/fs/cgroup"
+
+    def execute(self, context: Context) -> None:
+        bits = _PLAIN | (syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0)
+        above = -1
+        for mount in self.mounts:
+            tree = self.sources[mount.name]
+            syscalls.mount_setattr(
+                tree, "", syscalls.AT_EMPTY_PATH, attr_set=bits, propagation=syscalls.MS_PRIVATE
+            )
+            if not mount.name:
+                place = make_inside(context.root, "sys/fs/cgroup", directory=True)
+            else:
+                if above < 0:
+                    above = _mount_new(context.root, "sys/fs/cgroup", "tmpfs", _PLAIN, (("mode", "755"),))
+                os.mkdir(mount.name, 0o755, dir_fd=above)
+                place = open_beneath(above, mount.name, os.O_PATH)
+                if "," in mount.name:
+                    for part in mount.name.split(","):
+                        os.symlink(mount.name, part, dir_fd=above)
+            attach(tree, place)
+            os.close(place)
+            os.close(tree)
+        if above >= 0 and self.read_only:
+            syscalls.mount_setattr(above, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+
+
+class OpenCgroups(NamedTuple):
+    """Clones the mounts of the container's cgroups while the host's paths can still be seen."""
+
+    mounts: tuple[CgroupMount, ...]
+    sources: dict[str, int]
+
+    def describe(self) -> str:
+        return "open the cgroups' directories"
+
+    def execute(self, context: Context) -> None:
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+        for mount in self.mounts:
+            self.sources[mount.name] = syscalls.open_tree(syscalls.AT_FDCWD, mount.source, flags)
+
+
+class MountTmpfs(NamedTuple):
+    """A tmpfs that was asked for."""
+
+    tmpfs: Tmpfs
+
+    def describe(self) -> str:
+        return f"mount a tmpfs on {self.tmpfs.target}"
+
+    def execute(self, context: Context) -> None:
+        wanted = self.tmpfs
+        options: tuple[tuple[str, str | None], ...] = (
+            ("mode", f"{wanted.mode:o}"),
+            ("uid", str(wanted.uid)),
+            ("gid", str(wanted.gid)),
+        )
+        if wanted.size is not None:
+            options += (("size", str(wanted.size)),)
+        bits = attributes(wanted.flags, read_only=wanted.read_only)
+        os.close(_mount_new(context.root, wanted.target, "tmpfs", bits, options))
+
+
+class MountVolume(NamedTuple):
+    """A volume, or one of the files that pydock writes for the container (hosts, resolv.conf)."""
+
+    volume: Volume
+
+    def describe(self) -> str:
+        return f"mount the volume {self.volume.target}"
+
+    def execute(self, context: Context) -> None:
+        volume = self.volume
+        tree = context.fds[volume.source]
+        recursive = volume.propagation.startswith("r")
+        name = volume.propagation[1:] if recursive else volume.propagation
+        if name not in _PROPAGATION:
+            raise ValueError(f"propagation {volume.propagation!r} is unknown: private, slave, shared, rprivate, …")
+        flags = syscalls.AT_EMPTY_PATH | (syscalls.AT_RECURSIVE if recursive else 0)
+        syscalls.mount_setattr(tree, "", flags, propagation=_PROPAGATION[name])
+        bits = attributes(volume.flags, read_only=volume.read_only)
+        if bits:
+            clear = syscalls.MOUNT_ATTR__ATIME if bits & syscalls.MOUNT_ATTR_NOATIME else 0
+            below = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+            syscalls.mount_setattr(tree, "", below, attr_set=bits, attr_clr=clear)
+        place = make_inside(context.root, volume.target, directory=volume.is_directory)
+        attach(tree, place)
+        os.close(place)
+
+
+class MakeDevice(NamedTuple):
+    """A further device node."""
+
+    device: Device
+
+    def describe(self) -> str:
+        return f"make the device {self.device.path}"
+
+    def execute(self, context: Context) -> None:
+        wanted = self.device
+        above, _, name = wanted.path.rstrip("/").rpartition("/")
+        if name in ("", ".", ".."):
+            raise ValueError(f"{wanted.path!r} is no name for a device")
+        kind = stat.S_IFBLK if wanted.kind == "b" else stat.S_IFCHR
+        directory = make_inside(context.root, above or "/", directory=True)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            os.mknod(name, kind | wanted.mode, os.makedev(wanted.major, wanted.minor), dir_fd=directory)
+            if wanted.uid or wanted.gid:
+                os.chown(name, wanted.uid, wanted.gid, dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.close(directory)
+
+
+class FindHostDevices(NamedTuple):
+    """Looks up the host's device nodes, for a privileged container."""
+
+    found: list[Device]
+
+    def describe(self) -> str:
+        return "look up the host's devices"
+
+    def execute(self, context: Context) -> None:
+        pending = [("/dev", "")]
+        while pending:
+            directory, below = pending.pop()
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    kind = stat.S_IFMT(status.st_mode)
+                    if kind == stat.S_IFDIR and entry.name not in _HOST_DIRECTORIES_LEFT_OUT:
+                        pending.append((entry.path, f"{below}{entry.name}/"))
+                    elif kind in (stat.S_IFCHR, stat.S_IFBLK) and (below or entry.name not in _HOST_NODES_LEFT_OUT):
+                        self.found.append(_device(entry.path, status))
+
+
+def _device(path: str, status: os.stat_result) -> Device:
+    kind = "b" if stat.S_ISBLK(status.st_mode) else "c"
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    return Device(path, kind, major, minor, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+class MakeHostDevices(NamedTuple):
+    """Makes the nodes that ``FindHostDevices`` has found."""
+
+    found: list[Device]
+
+    def describe(self) -> str:
+        return "make the host's devices"
+
+    def execute(self, context: Context) -> None:
+        for device in self.found:
+            MakeDevice(device).execute(context)
+
+
+def _open_protected(context: Context, path: str) -> int:
+    """A path of /proc is looked up in the procfs itself, wherever an image's symlinks have made it land."""
+    if context.proc >= 0 and path.startswith("/proc/"):
+        return open_beneath(context.proc, path.removeprefix("/proc/"), os.O_PATH)
+    return open_inside(context.root, path, os.O_PATH)
+
+
+class Mask(NamedTuple):
+    """Hides *paths*, those that exist."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "mask paths of /proc and /sys"
+
+    def execute(self, context: Context) -> None:
+        null = -1
+        empty = -1
+        for path in self.paths:
+            try:
+                place = _open_protected(context, path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if stat.S_ISDIR(os.fstat(place).st_mode):
+                if empty < 0:
+                    options = (("mode", "555"), ("size", "4k"))
+                    empty = mask = new_mount("tmpfs", _PLAIN | syscalls.MOUNT_ATTR_RDONLY, options)
+                else:
+                    mask = clone(empty)  # of one that is attached: before Linux 6.15 others can't be cloned
+            else:
+                if null < 0:
+                    null = open_null(context, os.O_PATH)
+                mask = clone(null)
+            attach(mask, place)
+            if mask != empty:
+                os.close(mask)
+            os.close(place)
+
+
+def open_null(context: Context, flags: int) -> int:
+    """/dev/null of the container, made sure that it is one."""
+    if context.dev >= 0:
+        return open_beneath(context.dev, "null", flags)
+    null = open_inside(context.root, "/dev/null", flags)
+    status = os.fstat(null)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+        raise ValueError("/dev/null of the container is not the null device")
+    return null
+
+
+class ProtectPaths(NamedTuple):
+    """Makes *paths*, those that exist, read-only."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "make paths of /proc read-only"
+
+    def execute(self, context: Context) -> None:
+        for path in self.paths:
+            try:
+                place = _open_protected(context, path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            tree = clone(place, recursive=True)
+            flags = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+            syscalls.mount_setattr(tree, "", flags, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+            attach(tree, place)
+            os.close(tree)
+            os.close(place)
+
+
+class SetSysctls(NamedTuple):
+    """Writes below /proc/sys, through the procfs's own descriptor."""
+
+    values: tuple[tuple[str, str], ...]
+
+    def describe(self) -> str:
+        return "set sysctls"
+
+    def execute(self, context: Context) -> None:
+        for name, value in self.values:
+            path = name if "/" in name else name.replace(".", "/")
+            try:
+                fd = open_beneath(context.proc, f"sys/{path}", os.O_WRONLY)
+                try:
+                    os.write(fd, value.encode())
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, f"sysctl {name}") from None
+
+
+class ProtectRoot(NamedTuple):
+    """Makes the root mount read-only; what is mounted in it stays as it is."""
+
+    def describe(self) -> str:
+        return "make the root read-only"
+
+    def execute(self, context: Context) -> None:
+        syscalls.mount_setattr(context.root, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_RDONLY)

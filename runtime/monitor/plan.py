@@ -1,0 +1,96 @@
+"""The order in which a container is set up: ``steps_of`` turns a launch into a list of steps.
+
+What may not be interleaved:
+
+- The cgroups are joined before the cgroup namespace is made: its root is where the process is at that moment.
+- Named pipes, cgroup directories and the host's devices are opened while the host's paths can be seen, and nothing of
+  the host can be seen once the root has been changed; all mounts inside come after that.
+- Volumes and tmpfs come in the order of their depth, so that none hides another; one that takes the place of a usual
+  mount (a volume on /dev/shm) replaces it.
+- sysctls are written before /proc/sys becomes read-only, and paths are protected before they are masked.
+- The root becomes read-only after the last mount point, device and working directory was made in it.
+- Limits of resources come late, as they would hit the set-up itself, and privileges last.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+from pydock.runtime.monitor import identity, mounts
+from pydock.runtime.monitor.launch import Device, Launch
+from pydock.runtime.monitor.step import Step
+
+
+def steps_of(launch: Launch) -> list[Step]:
+    """The steps from fork to exec, the exec itself aside."""
+    steps: list[Step] = []
+    sources: dict[str, int] = {}
+    host_devices: list[Device] = []
+    mounted = launch.root is not None
+    if launch.cgroups:
+        steps.append(identity.JoinCgroups(launch.cgroups))
+    steps.append(identity.SetOomScore(launch.oom_score_adj))
+    steps.append(identity.OpenStdio(launch.stdin, launch.stdout, launch.stderr))
+    if mounted and launch.cgroup_mounts:
+        steps.append(mounts.OpenCgroups(launch.cgroup_mounts, sources))
+    if mounted and launch.privileged:
+        steps.append(mounts.FindHostDevices(host_devices))
+    new = tuple(kind for kind in launch.new if kind != "pid")
+    if new:
+        steps.append(identity.UnshareNamespaces(new))
+    for join in launch.join:
+        kinds = tuple(kind for kind in join.kinds if kind != "pid")
+        if kinds:
+            steps.append(identity.JoinNamespaces(join._replace(kinds=kinds)))
+    if "net" in new:
+        steps.append(identity.RaiseLoopback())
+    if "uts" in new and launch.hostname:
+        steps.append(identity.SetHostname(launch.hostname))
+    if launch.root is not None:
+        steps.append(mounts.MountRoot(launch.root))
+        steps += _inside(launch, sources, host_devices)
+    else:
+        steps.append(identity.TakeRoot())
+    steps.append(identity.ResolveUser(launch.user, launch.groups))
+    steps.append(identity.TakeStdio())
+    steps.append(identity.ChangeDirectory(launch.workdir))
+    if mounted and launch.read_only:
+        steps.append(mounts.ProtectRoot())
+    steps.append(identity.JoinKeyring())
+    if launch.rlimits:
+        steps.append(identity.SetRlimits(launch.rlimits))
+    steps.append(identity.DropPrivileges(launch.capabilities, launch.no_new_privileges, launch.seccomp))
+    return steps
+
+
+def _inside(launch: Launch, sources: dict[str, int], host_devices: list[Device]) -> list[Step]:
+    wanted: list[tuple[str, Step]] = [(item.target, mounts.MountTmpfs(item)) for item in launch.tmpfs]
+    wanted += [(item.target, mounts.MountVolume(item)) for item in launch.volumes]
+    taken = {posixpath.normpath(target) for target, _ in wanted}
+    usual: list[tuple[str, Step]] = []
+    if launch.proc:
+        usual = [
+            ("/proc", mounts.MountProc()),
+            ("/dev", mounts.MountDev()),
+            ("/dev/pts", mounts.MountPts()),
+            ("/dev/shm", mounts.MountShm(launch.shm_size)),
+            ("/dev/mqueue", mounts.MountMqueue()),
+            ("/sys", mounts.MountSys(not launch.privileged)),
+        ]
+        if launch.cgroup_mounts:
+            cgroups = mounts.MountCgroups(launch.cgroup_mounts, sources, not launch.privileged)
+            usual.append(("/sys/fs/cgroup", cgroups))
+    # "/dev" taken by a volume takes what is in it along: a volume of the host's /dev has its own pts and shm.
+    steps = [step for place, step in usual if not any(place == t or place.startswith(f"{t}/") for t in taken)]
+    wanted.sort(key=lambda item: posixpath.normpath(item[0]).count("/"))
+    steps += [step for _, step in wanted]
+    steps += [mounts.MakeDevice(device) for device in launch.devices]
+    if launch.privileged:
+        steps.append(mounts.MakeHostDevices(host_devices))
+    if launch.sysctls:
+        steps.append(mounts.SetSysctls(launch.sysctls))
+    if launch.read_only_paths:
+        steps.append(mounts.ProtectPaths(launch.read_only_paths))
+    if launch.masked:
+        steps.append(mounts.Mask(launch.masked))
+    return steps
