@@ -19,13 +19,22 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 Message = dict[str, object]
 
 DESCRIPTORS_A_PACKET = 64
 INLINE_BYTES = 48 * 1024
-_ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_A_PACKET * 4)
-_MSG_CMSG_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0x40000000)
+
+# The arguments of recvmsg that every packet fits into.
+ROOM = (INLINE_BYTES + 1, socket.CMSG_SPACE(DESCRIPTORS_A_PACKET * 4), getattr(socket, "MSG_CMSG_CLOEXEC", 0x40000000))
+
+
+class Requester(Protocol):
+    """Whoever takes a request to one of the small processes and brings back the answer."""
+
+    async def request(self, message: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+        """The answer and its descriptors, the caller's from now on; *fds* stay the caller's. Raises ``Failed``."""
 
 
 class Closed(Exception):
@@ -93,7 +102,7 @@ class Assembler:
     def feed(
         self, data: bytes, ancillary: Iterable[tuple[int, int, bytes]], flags: int
     ) -> tuple[Message, list[int]] | None:
-        """Takes what recvmsg returned; gives the message when complete. ``Closed`` at the end, ``Malformed`` on rubbish."""
+        """Takes what recvmsg returned, gives the message if complete; ``Closed`` at the end, ``Malformed`` if rubbish."""
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")
@@ -138,7 +147,7 @@ class Assembler:
 
 def receive_packet(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
     """recvmsg(2) with room for the largest packet, as ``Assembler.feed`` wants it."""
-    data, ancillary, flags, _ = sock.recvmsg(INLINE_BYTES + 1, _ANCILLARY_BYTES, _MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(*ROOM)
     return data, ancillary, flags
 
 

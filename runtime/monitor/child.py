@@ -100,7 +100,7 @@ def become(argv: tuple[str, ...], env: dict[str, str]) -> NoReturn:
             os.execve(path, argv, env)
         except (FileNotFoundError, NotADirectoryError):
             if os.path.lexists(path) and os.path.isfile(path):
-                words = f'the interpreter of "{path}", which its first line or its ELF header names, is not in the image'
+                words = f'the interpreter of "{path}", which its first line or its ELF header names, is missing'
                 raise OSError(errno.ENOENT, words) from None
         except PermissionError:
             denied = True
