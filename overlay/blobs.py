@@ -1,0 +1,119 @@
+"""The content addressed store: ``blobs/ALGORITHM/HEX`` of an OCI image layout.
+
+A blob is written to a temporary file, verified, and renamed to its digest; so what has a digest's name has its
+content, whenever the process is killed. See the OCI image-spec, image-layout.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from pydock.overlay.compression import CHUNK
+from pydock.overlay.digest import Digest
+from pydock.overlay.errors import Invalid, NotFound
+
+
+class BlobWriter:
+    """A blob in the making. Nothing is in the store before :meth:`commit`, and nothing is left after a failure."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        descriptor, name = tempfile.mkstemp(prefix="blob-", dir=blobs.temporary)
+        self._path = Path(name)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append *data*; OSError as write(2), ENOSPC above all."""
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self._hash.update(data)
+        self.size += len(data)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what has been written so far."""
+        return Digest("sha256", self._hash.hexdigest())
+
+    def commit(self, expected: Digest | None = None) -> Digest:
+        """Put it into the store. Invalid if *expected* is not what was written."""
+        digest = self.digest
+        if expected is not None and expected != digest:
+            raise Invalid(f"the blob is {digest}, but {expected} was wanted: it is damaged")
+        self._file.close()
+        target = self._blobs.path(digest)
+        self._path.chmod(0o644)
+        self._path.replace(target)
+        return digest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)  # after a commit it has another name
+
+
+class Blobs:
+    """The blobs below *directory*; *temporary* is a directory on the same file system for those in the making."""
+
+    def __init__(self, directory: Path, temporary: Path) -> None:
+        self.directory = directory
+        self.temporary = temporary
+        (directory / "sha256").mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob is or would be."""
+        return self.directory / digest.algorithm / digest.hex
+
+    def has(self, digest: Digest) -> bool:
+        """Whether it is there."""
+        return self.path(digest).exists()
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """The blob, open for reading; NotFound if it is not there."""
+        try:
+            return self.path(digest).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise NotFound(f"blob {digest} is not in the store") from None
+
+    def read(self, digest: Digest) -> bytes:
+        """A small blob (a document) as a whole."""
+        with self.open(digest) as file:
+            return file.read()
+
+    def chunks(self, digest: Digest) -> Iterator[bytes]:
+        """The blob in pieces."""
+        with self.open(digest) as file:
+            while data := file.read(CHUNK):
+                yield data
+
+    def writer(self) -> BlobWriter:
+        """A new blob; a context manager."""
+        return BlobWriter(self)
+
+    def put(self, data: bytes) -> Digest:
+        """Store a small blob."""
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def collect(self, keep: frozenset[Digest]) -> int:
+        """Remove every blob that is not in *keep*; the bytes that were freed."""
+        freed = 0
+        for algorithm in self.directory.iterdir():
+            for path in algorithm.iterdir():
+                if Digest(algorithm.name, path.name) not in keep:
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed

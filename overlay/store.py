@@ -1,0 +1,497 @@
+"""The images of this machine: references, documents, blobs and unpacked layers.
+
+``Store(ROOT/images)`` keeps a valid OCI image layout (image-layout.md: ``oci-layout``, ``index.json``, ``blobs/``),
+so that other tools can read it in place, and beside it ``layers/`` by chain id, ``tmp/`` for what is being made and
+``trash/`` for what is to be deleted. An image is there when index.json names it, and index.json is replaced by rename
+after everything it needs has its final name; so a kill at any instant leaves an image whole or absent, and
+:meth:`Store.recover` clears away the rest.
+
+All calls block and may come from any thread. One lock guards the index and the decision what is garbage; unpacking
+happens outside it, protected by an :class:`Intake`, whose blobs and layers nobody collects before it is left.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from pydock.overlay import manifest as documents
+from pydock.overlay.blobs import Blobs
+from pydock.overlay.compression import CHUNK, Compression, ZstdWriter
+from pydock.overlay.digest import Digest, chain_ids
+from pydock.overlay.errors import Exists, Invalid, NotFound
+from pydock.overlay.layers import Layers, LayerStream
+from pydock.overlay.manifest import ConfigFile, Descriptor, History, ImageConfig, Index, Manifest, RootFs
+from pydock.overlay.reference import Reference
+from pydock.overlay.trees import remove_tree
+
+ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+_INDEXES: Final = (documents.INDEX, documents.DOCKER_LIST)
+_MEDIA_TYPES: Final = {
+    Compression.NONE: documents.LAYER,
+    Compression.GZIP: documents.LAYER_GZIP,
+    Compression.ZSTD: documents.LAYER_ZSTD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of an image: its digests, and bytes as it came and unpacked (0 when it is not unpacked)."""
+
+    digest: str
+    diff_id: str
+    chain_id: str
+    compressed: int
+    unpacked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image under one of its names. *id* is the digest of its configuration, *digest* that of its manifest.
+
+    *size* are bytes unpacked, *created* RFC 3339 or "". Of a directory that serves as an image, *reference* is the
+    path, *directory* too, and most is empty.
+    """
+
+    reference: str
+    id: str
+    digest: str
+    size: int
+    created: str
+    architecture: str
+    os: str
+    author: str
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+    directory: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What must stay on disk for some image."""
+
+    blobs: frozenset[Digest] = frozenset()
+    chain_ids: frozenset[Digest] = frozenset()
+
+    def __or__(self, other: _Needs) -> _Needs:
+        return _Needs(self.blobs | other.blobs, self.chain_ids | other.chain_ids)
+
+    def __sub__(self, other: _Needs) -> _Needs:
+        return _Needs(self.blobs - other.blobs, self.chain_ids - other.chain_ids)
+
+
+class Store:
+    """The images below *directory*, which is made if need be."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._temporary = directory / "tmp"
+        self._trash = directory / "trash"
+        for path in (directory, self._temporary, self._trash):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.blobs = Blobs(directory / "blobs", self._temporary)
+        self.layers = Layers(directory / "layers", self._temporary, self._trash)
+        self._lock = threading.RLock()
+        self._images: dict[str, Image] = {}  # by manifest digest; reference is ""
+        self._intakes: list[Intake] = []
+        layout = directory / "oci-layout"
+        if not layout.exists():
+            self._replace(layout, b'{"imageLayoutVersion":"1.0.0"}')
+        self._index_path = directory / "index.json"
+        if not self._index_path.exists():
+            self._replace(self._index_path, documents.encode(Index()))
+        self._index = documents.decode(self._index_path.read_bytes(), Index, str(self._index_path))
+
+    # -- reading
+
+    def references(self) -> tuple[str, ...]:
+        """The short canonical form of every reference, sorted."""
+        with self._lock:
+            return tuple(sorted(str(reference) for reference in self._tags()))
+
+    def image(self, ref: str) -> Image:
+        """The image of that name, in any form. NotFound; Invalid if the name or a stored document is damaged."""
+        reference = Reference.parse(ref)
+        with self._lock:
+            descriptor = self._tags().get(reference)
+            if descriptor is None:
+                raise NotFound(f"no such image: {reference}")
+            return replace(self._load(descriptor.digest), reference=str(reference))
+
+    def manifest(self, image: Image) -> bytes:
+        """The manifest as stored."""
+        return self.blobs.read(Digest.parse(image.digest))
+
+    def config_file(self, image: Image) -> bytes:
+        """The configuration document as stored."""
+        return self.blobs.read(Digest.parse(image.id))
+
+    def layer_paths(self, image: Image) -> tuple[Path, ...]:
+        """The directories of its layers, bottom first. NotFound if one is not unpacked."""
+        if image.directory is not None:
+            return (image.directory,)
+        paths = []
+        for layer in image.layers:
+            chain_id = Digest.parse(layer.chain_id)
+            if not self.layers.has(chain_id):
+                raise NotFound(f"layer {layer.digest} of {image.reference} is not unpacked")
+            paths.append(self.layers.path(chain_id))
+        return tuple(paths)
+
+    @staticmethod
+    def directory_image(path: Path) -> Image:
+        """The directory at the absolute *path* as an image: its tree is the only layer. NotFound, Invalid."""
+        if not path.is_absolute():
+            raise Invalid(f"{path} is not an absolute path")
+        if not path.exists():
+            raise NotFound(f"no such directory: {path}")
+        if not path.is_dir():
+            raise Invalid(f"{path} is not a directory")
+        return Image(
+            reference=str(path),
+            id="",
+            digest="",
+            size=0,
+            created="",
+            architecture=ARCHITECTURE,
+            os="linux",
+            author="",
+            config=ImageConfig(),
+            layers=(),
+            directory=path,
+        )
+
+    # -- changing
+
+    def import_tar(self, path: Path, ref: str) -> Image:
+        """Make an image of one layer of the root file system in the tar at *path*, compressed or not.
+
+        An image that has the name loses it, and its files stay until :meth:`collect`. Invalid for a damaged archive,
+        OSError (ENOSPC) for the disk; then nothing has changed.
+        """
+        reference = Reference.parse(ref)
+        with path.open("rb", buffering=0) as file, self.intake() as intake:
+            intake.add_layer(chunks_of(file))
+            return intake.finish(reference, ImageConfig())
+
+    def tag(self, old: str, new: str) -> Image:
+        """Give the image *old* the further name *new*, taking it from whoever has it. NotFound, Invalid."""
+        reference = Reference.parse(new)
+        with self._lock:
+            descriptor = self._descriptor(Reference.parse(old))
+            self._set_tags({**self._tags(), reference: descriptor})
+            return self.image(new)
+
+    def rename(self, old: str, new: str) -> Image:
+        """Replace the name *old* by *new*. NotFound, Invalid; Exists if *new* names something else."""
+        source, target = Reference.parse(old), Reference.parse(new)
+        with self._lock:
+            tags = dict(self._tags())
+            descriptor = self._descriptor(source)
+            if target != source and target in tags:
+                raise Exists(f"{target} is an image already")
+            del tags[source]
+            self._set_tags({**tags, target: descriptor})
+            return self.image(new)
+
+    def untag(self, ref: str, *, keep: frozenset[str] = frozenset()) -> None:
+        """Take the name away; with the last name of an image, the image.
+
+        Layers whose chain ids are in *keep* stay on disk until :meth:`collect` is called without them. NotFound.
+        """
+        reference = Reference.parse(ref)
+        with self._lock:
+            tags = dict(self._tags())
+            descriptor = self._descriptor(reference)
+            del tags[reference]
+            self._set_tags(tags)
+            self._remove(self._needs(descriptor), keep)
+
+    def collect(self, *, keep: frozenset[str] = frozenset()) -> int:
+        """Remove blobs and layers that no image, no intake and no chain id in *keep* needs; the bytes of blobs freed.
+
+        Call :meth:`empty_trash` to free those of layers.
+        """
+        with self._lock:
+            needed = self._needed()
+            self.layers.collect(needed.chain_ids | frozenset(map(Digest.parse, keep)))
+            self._images.clear()
+            return self.blobs.collect(needed.blobs)
+
+    def empty_trash(self) -> None:
+        """Delete what was removed; may take seconds for large layers."""
+        for path in list(self._trash.iterdir()):
+            remove_tree(path, aside=self._trash)
+
+    def recover(self, *, keep: frozenset[str] = frozenset()) -> None:
+        """Clear away what a killed process left half made; to be called at the start, before anything else."""
+        for path in list(self._temporary.iterdir()):
+            remove_tree(path, aside=self._temporary)
+        self.layers.recover()
+        self.collect(keep=keep)
+
+    def intake(self) -> Intake:
+        """The way in for a new image; a context manager."""
+        return Intake(self)
+
+    def unpack_layers(self, image: Image) -> Image:
+        """Unpack those layers that are not (another tool brought them, say) from their blobs; the image as it is then.
+
+        Invalid, OSError, NotFound if a blob is missing.
+        """
+        for layer in image.layers:
+            if self.layers.has(chain_id := Digest.parse(layer.chain_id)):
+                continue
+            with self.blobs.open(Digest.parse(layer.digest)) as file, self.layers.pending() as pending:
+                facts = pending.unpack(LayerStream(chunks_of(file)), expected=Digest.parse(layer.diff_id))
+                with self._lock:
+                    pending.commit(chain_id, facts)
+                    self._images.pop(image.digest, None)
+        return self.image(image.reference)
+
+    # -- inside; all with the lock held
+
+    def _tags(self) -> dict[Reference, Descriptor]:
+        tags = {}
+        for descriptor in self._index.manifests:
+            name = (descriptor.annotations or {}).get(documents.REF_NAME)
+            if name is not None and descriptor.media_type not in _INDEXES:
+                try:
+                    tags[Reference.parse(name)] = descriptor
+                except Invalid:
+                    continue  # another tool's entry: not an image to us, but kept
+        return tags
+
+    def _descriptor(self, reference: Reference) -> Descriptor:
+        try:
+            return self._tags()[reference]
+        except KeyError:
+            raise NotFound(f"no such image: {reference}") from None
+
+    def _set_tags(self, tags: dict[Reference, Descriptor]) -> None:
+        """Write an index with *tags*, and with the entries that are no tags of ours as they are."""
+        ours = self._tags().values()
+        entries = [descriptor for descriptor in self._index.manifests if not any(descriptor is tag for tag in ours)]
+        for reference, descriptor in tags.items():
+            entries.append(
+                Descriptor(
+                    media_type=descriptor.media_type,
+                    digest=descriptor.digest,
+                    size=descriptor.size,
+                    annotations={**(descriptor.annotations or {}), documents.REF_NAME: reference.full},
+                    platform=descriptor.platform,
+                )
+            )
+        index = Index(manifests=tuple(entries))
+        self._replace(self._index_path, documents.encode(index))
+        self._index = index
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        """Replace a file's content at once. The kernel has the data before the name points to it."""
+        descriptor, name = tempfile.mkstemp(prefix="document-", dir=self._temporary)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _load(self, digest: str) -> Image:
+        """The image of a manifest, without a reference."""
+        if (known := self._images.get(digest)) is not None:
+            return known
+        manifest = documents.decode(self.blobs.read(Digest.parse(digest)), Manifest, f"manifest {digest}")
+        config_digest = manifest.config.digest
+        config = documents.decode(self.blobs.read(Digest.parse(config_digest)), ConfigFile, f"config {config_digest}")
+        diff_ids = config.rootfs.diff_ids
+        if len(diff_ids) != len(manifest.layers):
+            raise Invalid(f"manifest {digest} has {len(manifest.layers)} layers, its config {len(diff_ids)}")
+        layers = []
+        for blob, diff_id, chain_id in zip(
+            manifest.layers, diff_ids, chain_ids(map(Digest.parse, diff_ids)), strict=True
+        ):
+            unpacked = self.layers.facts(chain_id).bytes if self.layers.has(chain_id) else 0
+            layers.append(Layer(blob.digest, diff_id, str(chain_id), blob.size, unpacked))
+        image = Image(
+            reference="",
+            id=config_digest,
+            digest=digest,
+            size=sum(layer.unpacked for layer in layers),
+            created=config.created or "",
+            architecture=config.architecture,
+            os=config.os,
+            author=config.author or "",
+            config=ImageConfig.from_document(config.config),
+            layers=tuple(layers),
+        )
+        self._images[digest] = image
+        return image
+
+    def _needs(self, descriptor: Descriptor) -> _Needs:
+        """Everything that hangs on an entry of an index; what is damaged or missing needs nothing further."""
+        digest = Digest.parse(descriptor.digest)
+        needs = _Needs(frozenset((digest,)))
+        try:
+            if descriptor.media_type in _INDEXES:
+                index = documents.decode(self.blobs.read(digest), Index, f"index {digest}")
+                for child in index.manifests:
+                    needs |= self._needs(child)
+                return needs
+            image = self._load(descriptor.digest)
+        except (Invalid, NotFound):
+            return needs
+        blobs = {Digest.parse(image.id), *(Digest.parse(layer.digest) for layer in image.layers)}
+        return needs | _Needs(frozenset(blobs), frozenset(Digest.parse(layer.chain_id) for layer in image.layers))
+
+    def _needed(self) -> _Needs:
+        needed = _Needs()
+        for descriptor in self._index.manifests:
+            needed |= self._needs(descriptor)
+        for intake in self._intakes:
+            needed |= intake.needs
+        return needed
+
+    def _remove(self, candidates: _Needs, keep: frozenset[str]) -> None:
+        """Remove those of *candidates* that nobody needs."""
+        garbage = candidates - self._needed() - _Needs(chain_ids=frozenset(map(Digest.parse, keep)))
+        for blob in garbage.blobs:
+            self.blobs.path(blob).unlink(missing_ok=True)
+            self._images.pop(str(blob), None)
+        for chain_id in garbage.chain_ids:
+            self.layers.discard(self.layers.path(chain_id))
+            self.layers.facts_path(chain_id).unlink(missing_ok=True)
+
+
+class Intake:
+    """An image on its way in, layer by layer, bottom first; a context manager.
+
+    Left without :meth:`finish`, whatever it brought in is removed again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._layers: list[Descriptor] = []
+        self._diff_ids: list[Digest] = []
+        self._brought = _Needs()
+        self.needs = _Needs()
+
+    def begin_with(self, image: Image) -> None:
+        """Take the layers of *image* as the first ones. NotFound if it is gone."""
+        with self._store._lock:
+            manifest = documents.decode(self._store.manifest(image), Manifest, f"manifest {image.digest}")
+            self._diff_ids = [Digest.parse(layer.diff_id) for layer in image.layers]
+            self._layers = list(manifest.layers)
+            blobs = frozenset(Digest.parse(layer.digest) for layer in manifest.layers)
+            self.needs |= _Needs(blobs, frozenset(chain_ids(self._diff_ids)))
+
+    def add_layer(self, chunks: Iterable[bytes], *, expected: Digest | None = None) -> Descriptor:
+        """The next layer: a tar, compressed or not, stored as it comes and unpacked.
+
+        What is compressed in a way that OCI has no media type for (bzip2, xz) is stored with zstd instead. Invalid,
+        also if the digest of what is stored is not *expected*; OSError.
+        """
+        with self._store.blobs.writer() as writer, self._store.layers.pending() as pending:
+            stream = LayerStream(chunks)
+            media_type = _MEDIA_TYPES.get(stream.compression)
+            if media_type is not None:
+                facts = pending.unpack(stream.shown_to(raw=writer.write))
+            else:
+                media_type, zstd = documents.LAYER_ZSTD, ZstdWriter()
+                facts = pending.unpack(stream.shown_to(plain=lambda data: writer.write(zstd.feed(data))))
+                writer.write(zstd.finish())
+            diff_ids = [*self._diff_ids, stream.diff_id]
+            chain_id = chain_ids(diff_ids)[-1]
+            with self._store._lock:
+                self._bring(writer.digest, chain_id)
+                digest = writer.commit(expected)
+                pending.commit(chain_id, facts)
+        descriptor = Descriptor(media_type=media_type, digest=str(digest), size=writer.size)
+        self._diff_ids = diff_ids
+        self._layers.append(descriptor)
+        return descriptor
+
+    def finish(
+        self,
+        reference: Reference,
+        config: ImageConfig,
+        *,
+        created: str | None = None,
+        author: str | None = None,
+        history: tuple[History, ...] | None = None,
+    ) -> Image:
+        """Make the image of the layers so far, for this machine's architecture. *created* is RFC 3339, now if None."""
+        created = created or datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        document = ConfigFile(
+            architecture=ARCHITECTURE,
+            os="linux",
+            rootfs=RootFs(diff_ids=tuple(map(str, self._diff_ids))),
+            created=created,
+            author=author,
+            config=config.to_document(),
+            history=history or tuple(History(created=created, comment="imported") for _ in self._layers),
+        )
+        return self.finish_with(reference, documents.encode(document))
+
+    def finish_with(self, reference: Reference, config: bytes, manifest: bytes | None = None) -> Image:
+        """The same with documents that exist already, which are stored as they are. Invalid if they don't fit.
+
+        An image that has the name loses it, and its files stay until :meth:`Store.collect`.
+        """
+        parsed = documents.decode(config, ConfigFile, f"the config of {reference}")
+        if parsed.rootfs.diff_ids != tuple(map(str, self._diff_ids)):
+            raise Invalid(f"the config of {reference} lists other layers than there are")
+        config_digest = Digest.of(config)
+        if manifest is None:
+            descriptor = Descriptor(media_type=documents.CONFIG, digest=str(config_digest), size=len(config))
+            manifest = documents.encode(Manifest(config=descriptor, layers=tuple(self._layers)))
+        described = documents.decode(manifest, Manifest, f"the manifest of {reference}")
+        if described.config.digest != str(config_digest) or (
+            [layer.digest for layer in described.layers] != [layer.digest for layer in self._layers]
+        ):
+            raise Invalid(f"the manifest of {reference} names another config or other layers than there are")
+        with self._store._lock:
+            for document in (config, manifest):
+                self._bring(Digest.of(document))
+                self._store.blobs.put(document)
+            entry = Descriptor(media_type=described.media_type, digest=str(Digest.of(manifest)), size=len(manifest))
+            self._store._set_tags({**self._store._tags(), reference: entry})
+            self._brought = _Needs()
+            return self._store.image(str(reference))
+
+    def _bring(self, blob: Digest, chain_id: Digest | None = None) -> None:
+        """Note what is about to be stored, and whether it is new."""
+        layers = self._store.layers
+        self.needs |= _Needs(frozenset((blob,)), frozenset((chain_id,)) if chain_id else frozenset())
+        if not self._store.blobs.has(blob):
+            self._brought |= _Needs(blobs=frozenset((blob,)))
+        if chain_id and not layers.has(chain_id):
+            self._brought |= _Needs(chain_ids=frozenset((chain_id,)))
+
+    def __enter__(self) -> Self:
+        with self._store._lock:
+            self._store._intakes.append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._store._lock:
+            self._store._intakes.remove(self)
+            self._store._remove(self._brought, frozenset())
+
+
+def chunks_of(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of *file* in pieces."""
+    while data := file.read(CHUNK):
+        yield data
