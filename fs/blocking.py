@@ -1,0 +1,127 @@
+"""Callers that wait: woken by data or by their own signals, never left in uninterruptible sleep.
+
+FUSE tells a file system that the caller of a request was interrupted (FUSE_INTERRUPT), but the binding does not pass it
+on; a caller blocked in a handler would sleep in state D even after SIGKILL. So whoever blocks a caller looks at it
+every :data:`PERIOD` seconds: a pending signal that is not blocked, or state D (a signal has already reached it), ends the
+wait with EINTR (signal(7)).
+
+A request names no caller beyond the open: the descriptor may have been inherited or passed on (``{ cat; } < file``). The
+waiting task is known by its wait channel and by the descriptor it is blocked on: the second field of
+``/proc/TID/syscall``, whose ``fdinfo`` shows the inode number; files that block have one of their own for each look-up.
+See proc_pid_status(5), proc_pid_syscall(5), proc_pid_fdinfo(5).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import trio
+
+from pydock.fs.node import Refused
+
+T = TypeVar("T")
+
+PERIOD: Final = 0.2
+#: Seconds between scans of all tasks, for a caller that is not the opener.
+_SCAN_PERIOD: Final = 0.5
+
+
+class Interrupted(Refused):
+    """The caller has a signal to handle: EINTR, without words."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EINTR, "")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(4096).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def waits_on(task: str, number: int) -> bool:
+    """Whether the task at *task* (a path in /proc) is blocked in a request on the file with inode *number*."""
+    if _read(f"{task}/wchan") != "request_wait_answer":
+        return False
+    fields = _read(f"{task}/syscall").split()
+    if len(fields) < 2 or fields[0] == "-1":
+        return False
+    return f"ino:\t{number}\n" in _read(f"{task}/fdinfo/{int(fields[1], 16) & 0xFFFFFFFF}")
+
+
+def signalled(task: str) -> bool:
+    """Whether a signal is about to be, or has been, delivered to the task; also when the task is gone."""
+    status = _read(f"{task}/status")
+    if not status:
+        return True
+    values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    if values.get("State", "").startswith(("D", "Z", "X")):
+        return True
+    pending = int(values.get("SigPnd", "0"), 16) | int(values.get("ShdPnd", "0"), 16)
+    return bool(pending & ~int(values.get("SigBlk", "0"), 16))
+
+
+def _scan(number: int) -> list[str]:
+    """Every task that is blocked on the file with inode *number*."""
+    found: list[str] = []
+    for process in os.listdir("/proc"):
+        if not process.isdigit() or int(process) == os.getpid():
+            continue
+        try:
+            tasks = os.listdir(f"/proc/{process}/task")
+        except OSError:
+            continue
+        found.extend(task for tid in tasks if waits_on(task := f"/proc/{process}/task/{tid}", number))
+    return found
+
+
+class Caller:
+    """Who waits for an answer on one open file."""
+
+    __slots__ = ("_known", "_number", "_opener", "_scanned")
+
+    def __init__(self, opener: int, number: int) -> None:
+        self._opener = f"/proc/{opener}" if opener else ""  # also of a thread that is not its process's first
+        self._number = number
+        self._known: list[str] = []
+        self._scanned = 0.0
+
+    async def interrupted(self) -> bool:
+        """Whether the waiting task has a signal to handle."""
+        if self._opener and waits_on(self._opener, self._number):
+            return signalled(self._opener)
+        waiting = [task for task in self._known if waits_on(task, self._number)]
+        if not waiting and trio.current_time() - self._scanned >= _SCAN_PERIOD:
+            self._known = waiting = await trio.to_thread.run_sync(_scan, self._number)
+            self._scanned = trio.current_time()
+            if not waiting:
+                return False
+        return any(signalled(task) for task in waiting)
+
+
+async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]]) -> T:
+    """Await ``wait()`` for *caller*; Interrupted, with the wait cancelled, when the caller has a signal to handle."""
+    results: list[T] = []
+    interrupted = False
+    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+
+        async def watch() -> None:
+            nonlocal interrupted
+            while True:
+                await trio.sleep(PERIOD)
+                if await caller.interrupted():
+                    interrupted = True
+                    nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        results.append(await wait())
+        nursery.cancel_scope.cancel()
+    if results:
+        return results[0]
+    assert interrupted
+    raise Interrupted

@@ -1,0 +1,54 @@
+"""From exception to errno: the only table.
+
+pyfuse3 ends the whole mount when anything but a FUSEError leaves a handler, so everything comes through
+:func:`translate`. What is not in the table is a fault in pydock: it is logged with its traceback and becomes EIO.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import Final
+
+from pydock.overlay import errors as overlay
+from pydock.runtime import errors as runtime
+
+log = logging.getLogger(__name__)
+
+_TABLE: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (runtime.Invalid, errno.EINVAL),
+    (overlay.Invalid, errno.EINVAL),
+    (runtime.NotFound, errno.ENOENT),
+    (overlay.NotFound, errno.ENOENT),
+    (runtime.Busy, errno.EBUSY),
+    (overlay.Busy, errno.EBUSY),
+    (runtime.Exists, errno.EEXIST),
+    (overlay.Exists, errno.EEXIST),
+    (runtime.Taken, errno.EADDRINUSE),
+    (runtime.Forbidden, errno.EPERM),
+    (runtime.Unsupported, errno.EOPNOTSUPP),
+    (runtime.TimedOut, errno.ETIMEDOUT),
+)
+
+
+def one_line(words: str) -> str:
+    """*words* without anything that would break the one line of ``error``."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
+
+
+def translate(error: BaseException) -> tuple[int, str]:
+    """The errno for the caller and the words for ``error``."""
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return translate(error.exceptions[0])
+    for kind, number in _TABLE:
+        if isinstance(error, kind):
+            return number, one_line(str(error))
+    number = getattr(error, "errno", None)
+    if isinstance(error, (runtime.PydockError, OSError)) and isinstance(number, int) and number > 0:
+        if isinstance(error, OSError):
+            path = f"{error.filename}: " if error.filename else ""
+            return number, one_line(f"{path}{error.strerror or os.strerror(number)}")
+        return number, one_line(str(error))
+    log.error("a fault in pydock", exc_info=error)
+    return errno.EIO, one_line(f"a fault in pydock: {type(error).__name__}: {error}")

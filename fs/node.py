@@ -1,0 +1,345 @@
+"""The vocabulary of the tree: nodes, and the entries of the tables that describe directories.
+
+A directory of the mount is a :class:`Directory` with a *table*: a tuple of entries, one a file. An entry is a plain
+value; it says name, mode, how to show, how to store, and carries the text of the reference. The machinery
+(``fs.file`` for open files, ``fs.operations`` for the kernel's side) gives meaning to the kinds; no other module knows
+about inodes, offsets or handles. Nothing here needs a mount: tests call it directly.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import trio
+
+from pydock.runtime.errors import Forbidden, PydockError
+
+S = TypeVar("S", bound="Subject")
+
+
+class Subject(Protocol):
+    """What a directory is about: whose settings these are, and where failures are reported."""
+
+    @property
+    def label(self) -> str:
+        """The object's path below the mount point, for ``errors``: ``containers/web``; empty at the root."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """Modes, owners and times of the object's files."""
+
+    def failed(self, words: str) -> None:
+        """A command or setting was refused; *words* is one line."""
+
+    def succeeded(self) -> None:
+        """A command or setting was taken."""
+
+
+@dataclass(slots=True)
+class Attributes:
+    """What chmod, chown and utimens leave on a file; None where the default holds. Times in ns since the epoch."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    mtime: int | None = None
+
+
+@dataclass(slots=True)
+class Metadata:
+    """The attributes of one object's files, by path below the object's directory (``""`` is the directory)."""
+
+    born: int
+    files: dict[str, Attributes] = field(default_factory=dict)
+    changed: Callable[[], None] = lambda: None
+
+    def of(self, path: str) -> Attributes:
+        """The attributes of *path*, made when missing."""
+        return self.files.setdefault(path, Attributes())
+
+
+# Entries: the rows of a table. ``show`` must be cheap: stat(2) calls it for the size.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Generic[S]):
+    """One file of a directory.
+
+    *mode* are the permission bits; *listed* is false for an alias that opens but readdir does not show; *volatile* files
+    change without pydock's doing, so that the kernel must not cache their attributes. *changed* gives the time of the last
+    change where it is not that of the last successful write, in ns since the epoch.
+    """
+
+    name: str
+    doc: str
+    mode: int = 0o600
+    listed: bool = True
+    volatile: bool = False
+    changed: Callable[[S], int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value(Entry[S]):
+    """One value. ``show`` gives it without the newline, None for nothing. ``store`` takes the text without its trailing newline,
+    or None to unset; without ``store`` the file is read-only."""
+
+    show: Callable[[S], str | None]
+    store: Callable[[S, str | None, int], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class List(Entry[S]):
+    """One item a line. ``parse`` validates a line and gives its canonical form, ``key`` what makes two items the same one;
+    ``store`` takes the whole new list, None to unset."""
+
+    show: Callable[[S], Sequence[str]]
+    parse: Callable[[S, str], str]
+    store: Callable[[S, tuple[str, ...] | None], Awaitable[None]]
+    key: Callable[[str], str] = lambda item: item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb(Generic[S]):
+    """A command of a control file. ``run`` takes the words behind the verb and gives the outcome in words. A verb that is
+    *cancelled* ends with the signal that ends its caller; the others carry on."""
+
+    name: str
+    usage: str
+    doc: str
+    run: Callable[[S, tuple[str, ...]], Awaitable[str]]
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control(Entry[S]):
+    """A ``ctl`` file: one line, one command."""
+
+    verbs: tuple[Verb[S], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document(Entry[S]):
+    """A whole text, applied all or nothing when it is closed."""
+
+    show: Callable[[S], str]
+    apply: Callable[[S, str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report(Entry[S]):
+    """Rendered when opened; stat never renders it."""
+
+    render: Callable[[S], Awaitable[str]]
+
+
+class Channel(Protocol):
+    """One open stream. ``receive`` and ``send`` block in trio's sense; the machinery ends them for a signalled caller."""
+
+    async def receive(self, limit: int) -> bytes:
+        """Up to *limit* bytes once there are some; empty at the end."""
+
+    async def send(self, data: bytes) -> int:
+        """Take *data*, or its beginning, once there is room; the number of bytes taken."""
+
+    def readable(self) -> bool:
+        """Whether ``receive`` would return at once."""
+
+    def writable(self) -> bool:
+        """Whether ``send`` would return at once."""
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        """Call *wake* whenever readiness may have changed."""
+
+    def close(self) -> None:
+        """The file was closed for the last time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream(Entry[S]):
+    """Data as it comes; each open file is a channel of its own."""
+
+    open: Callable[[S], Channel]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link(Entry[S]):
+    """A symlink to where the bytes really are; ``target`` is asked at each readlink(2)."""
+
+    target: Callable[[S], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder(Entry[S]):
+    """A directory within the object's directory."""
+
+    make: Callable[[S], Directory]
+    mode: int = 0o755
+
+
+class Node:
+    """Something with an inode number. *number* is given by the inode table at the first look-up; 0 before."""
+
+    __slots__ = ("name", "number", "parent")
+
+    def __init__(self, name: str, parent: Directory | None) -> None:
+        self.name = name
+        self.parent = parent
+        self.number = 0
+
+
+class File(Node):
+    """An entry of a table, in one directory. *lock* orders writers, and openers behind a release that is still at work.
+    *hidden* is the trio time until which an unlinked setting is out of sight."""
+
+    __slots__ = ("directory", "entry", "hidden", "lock", "reported")
+
+    def __init__(self, entry: Entry[Subject], directory: Directory) -> None:
+        super().__init__(entry.name, directory)
+        self.entry = entry
+        self.directory = directory
+        self.lock = trio.Lock()
+        self.hidden = 0.0
+        self.reported = 4096  # the size of a report's last rendering
+
+    @property
+    def subject(self) -> Subject:
+        return self.directory.subject
+
+    @property
+    def attributes(self) -> Attributes:
+        return self.subject.metadata.of(self.directory.prefix + self.name)
+
+    @property
+    def mode(self) -> int:
+        kind = stat.S_IFLNK if isinstance(self.entry, Link) else stat.S_IFREG
+        if kind == stat.S_IFLNK:
+            return kind | 0o777
+        own = self.subject.metadata.files.get(self.directory.prefix + self.name)
+        return kind | (self.entry.mode if own is None or own.mode is None else own.mode)
+
+    @property
+    def settable(self) -> bool:
+        """Whether file tools may replace it by rename and unlink."""
+        match self.entry:
+            case Value(store=store):
+                return store is not None
+            case List() | Document():
+                return True
+        return False
+
+
+class Scratch(Node):
+    """A file in memory that an editor or a copying tool makes beside a setting on the way."""
+
+    __slots__ = ("content", "gid", "mode", "mtime", "uid")
+
+    LIMIT = 1 << 20
+    PER_DIRECTORY = 16
+
+    def __init__(self, name: str, parent: Directory, *, mode: int, uid: int, gid: int, mtime: int) -> None:
+        super().__init__(name, parent)
+        self.content = bytearray()
+        self.mode = stat.S_IFREG | mode
+        self.uid = uid
+        self.gid = gid
+        self.mtime = mtime
+
+
+class Directory(Node):
+    """A directory whose files are its table's entries. Subclasses add children that come and go."""
+
+    #: Whether scratch files may be made here.
+    scratchable = False
+
+    def __init__(
+        self,
+        name: str,
+        parent: Directory | None,
+        subject: Subject,
+        table: Iterable[Entry[Subject]],
+        *,
+        prefix: str = "",
+    ) -> None:
+        super().__init__(name, parent)
+        self.subject = subject
+        self.prefix = prefix  # of the path below the object's own directory: "cgroup/"
+        self.entries: Mapping[str, Entry[Subject]] = {entry.name: entry for entry in table}
+        self.files: dict[str, File | Directory] = {}
+        self.scratch: dict[str, Scratch] = {}
+        self.mode_bits = 0o755
+
+    # what the kernel asks
+
+    def child(self, name: str) -> Node | None:
+        """The child of that name; None when there is none (or it is hidden)."""
+        if (scratch := self.scratch.get(name)) is not None:
+            return scratch
+        if (dynamic := self.dynamic(name)) is not None:
+            return dynamic
+        node = self.static(name)
+        if isinstance(node, File) and node.hidden > trio.current_time():
+            return None
+        return node
+
+    def static(self, name: str) -> File | Directory | None:
+        """The table's node of that name, hidden or not."""
+        node = self.files.get(name)
+        if node is None and (entry := self.entries.get(name)) is not None:
+            node = entry.make(self.subject) if isinstance(entry, Folder) else File(entry, self)
+            node.parent = self
+            self.files[name] = node
+        return node
+
+    def children(self) -> Sequence[tuple[str, Node]]:
+        """What readdir shows."""
+        now = trio.current_time()
+        found: list[tuple[str, Node]] = []
+        for name, entry in self.entries.items():
+            if entry.listed and (node := self.static(name)) is not None:
+                if isinstance(node, File) and node.hidden > now:
+                    continue
+                found.append((name, node))
+        found.extend((name, node) for name in self.dynamic_names() if (node := self.dynamic(name)) is not None)
+        found.extend(self.scratch.items())
+        return found
+
+    @property
+    def attributes(self) -> Attributes:
+        return self.subject.metadata.of(self.prefix)
+
+    # what subclasses give
+
+    def dynamic(self, name: str) -> Node | None:
+        """A child that is not in the table."""
+        return None
+
+    def dynamic_names(self) -> Sequence[str]:
+        """The names of the children that are not in the table."""
+        return ()
+
+    async def make(self, name: str) -> None:
+        """mkdir(2)."""
+        raise Forbidden(f"{self.place(name)}: no directory can be made here")
+
+    async def remove(self, name: str) -> None:
+        """rmdir(2)."""
+        raise Forbidden(f"{self.place(name)} is part of the tree and can't be removed")
+
+    async def rename(self, name: str, new: str) -> None:
+        """rename(2) within this directory."""
+        raise Forbidden(f"{self.place(name)} can't be renamed")
+
+    def place(self, name: str) -> str:
+        """A path to show in an error."""
+        return f"{self.subject.label}/{self.prefix}{name}".lstrip("/")
+
+
+class Refused(PydockError):
+    """The words and errno of an earlier refusal, given again on the same descriptor."""
+
+    def __init__(self, errno: int, words: str) -> None:
+        super().__init__(words)
+        self.errno = errno

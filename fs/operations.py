@@ -1,0 +1,658 @@
+"""The kernel's side of the tree: inode numbers, look-up counts, handles, and the guard around every request.
+
+The one module (with ``__main__``) that knows pyfuse3. Requests are dispatched to nodes and handles; whatever they raise
+becomes an errno here. Rules that hold throughout:
+
+- A handler that may be followed by a dependent request (release before a later open) takes its lock before its first
+  await; requests are started in the order in which the kernel sent them.
+- Names and attributes are cached by the kernel for long and invalidated when pydock itself changes them; files whose writes
+  may block get an inode number of their own for every look-up, as the kernel serialises writers of one inode.
+- mkdir, rmdir and rename are short: look-ups in that directory wait for them.
+- ``invalidate_entry`` (the synchronous one) is never called: it can deadlock with a pending request.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Concatenate, Final, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
+
+from pydock.fs import file as files
+from pydock.fs.errors import translate
+from pydock.fs.file import Handle, ScratchHandle
+from pydock.fs.node import (
+    Control,
+    Directory,
+    File,
+    Link,
+    Node,
+    Refused,
+    Report,
+    Scratch,
+    Stream,
+    Subject,
+)
+from pydock.runtime.errors import Forbidden
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LONG: Final = 86400.0
+_SCRATCH: Final = re.compile(r"\..+|.+~|#.*#|sed.{6}|4913", re.DOTALL)
+_HIDDEN: Final = 2.0
+_BLOCK: Final = 4096
+
+
+@dataclass(slots=True)
+class Known:
+    """An inode number that the kernel may hold: its node, and how often it was looked up."""
+
+    node: Node
+    count: int = 0
+
+
+class Inodes:
+    """Numbers and look-up counts. A number is never used again while mounted, so a generation is not needed."""
+
+    def __init__(self, root: Directory) -> None:
+        root.number = pyfuse3.ROOT_INODE
+        self.known: dict[int, Known] = {root.number: Known(root, 1)}
+        self._next = 1 << 32  # clear of any other file system's small numbers, see fs.blocking
+
+    def new(self, node: Node) -> int:
+        """A number of its own for *node*, beside any that it has."""
+        self._next += 1
+        self.known[self._next] = Known(node)
+        return self._next
+
+    def number(self, node: Node) -> int:
+        """The number of *node*."""
+        if node.number == 0:
+            node.number = self.new(node)
+        self.known.setdefault(node.number, Known(node))  # forgotten by the kernel in between
+        return node.number
+
+    def __getitem__(self, number: int) -> Node:
+        try:
+            return self.known[number].node
+        except KeyError:
+            raise Refused(errno.ESTALE, "") from None
+
+    def looked_up(self, number: int) -> None:
+        self.known[number].count += 1
+
+    def forget(self, number: int, count: int) -> None:
+        known = self.known.get(number)
+        if known is None:
+            return
+        known.count -= count
+        if known.count <= 0 and number != pyfuse3.ROOT_INODE:
+            del self.known[number]
+
+    def rebind(self, number: int, node: Node) -> None:
+        """What the kernel knows by *number* is *node* from now on (a rename)."""
+        if number in self.known:
+            self.known[number].node = node
+            node.number = number
+
+    def kernel_knows(self, node: Node) -> bool:
+        return node.number in self.known
+
+
+def guarded(
+    handler: Callable[Concatenate[Operations, P], Awaitable[R]],
+) -> Callable[Concatenate[Operations, P], Awaitable[R]]:
+    """Let nothing but a FUSEError (and trio's cancellation) leave *handler*."""
+
+    async def guard(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            number, _ = translate(error)
+            raise pyfuse3.FUSEError(number) from None
+
+    return guard
+
+
+class Operations(pyfuse3.Operations):
+    """The tree below *root* as pyfuse3 wants it. *nursery* is for what outlives a request."""
+
+    enable_writeback_cache = False
+
+    def __init__(self, root: Directory, nursery: trio.Nursery) -> None:
+        super().__init__()
+        self.root = root
+        self.nursery = nursery
+        self.inodes = Inodes(root)
+        self.handles: dict[int, Handle] = {}
+        self.directories: dict[int, list[tuple[str, Node]]] = {}
+        self._next_handle = 0
+        self.supports_dot_lookup = True
+
+    # attributes
+
+    def entry_of(self, node: Node, number: int) -> EntryAttributes:
+        """The attributes of *node* under inode number *number*."""
+        entry = EntryAttributes()
+        entry.st_ino = cast(InodeT, number)
+        entry.generation = 0
+        entry.entry_timeout = entry.attr_timeout = _LONG
+        entry.st_nlink = 1
+        entry.st_blksize = _BLOCK
+        entry.st_uid = entry.st_gid = 0
+        if isinstance(node, Scratch):
+            entry.st_mode = cast(ModeT, node.mode)
+            entry.st_uid, entry.st_gid = node.uid, node.gid
+            size, mtime = len(node.content), node.mtime
+            entry.entry_timeout = entry.attr_timeout = 0
+        elif isinstance(node, Directory):
+            own = node.attributes
+            entry.st_mode = cast(ModeT, stat.S_IFDIR | (node.mode_bits if own.mode is None else own.mode))
+            entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
+            entry.st_nlink = 2
+            size, mtime = 0, own.mtime or node.subject.metadata.born
+        else:
+            assert isinstance(node, File)
+            size, mtime = self._file_attributes(node, entry)
+        entry.st_size = size
+        entry.st_blocks = (size + 511) // 512
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime
+        return entry
+
+    def _file_attributes(self, node: File, entry: EntryAttributes) -> tuple[int, int]:
+        row = node.entry
+        metadata = node.subject.metadata
+        own = metadata.files.get(node.directory.prefix + node.name)
+        entry.st_mode = cast(ModeT, node.mode)
+        if own is not None:
+            entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
+        if row.volatile or isinstance(row, Report):
+            entry.attr_timeout = 0
+        if self._of_its_own(node):
+            entry.entry_timeout = 0
+        size = 0
+        if isinstance(row, Report):
+            size = node.reported
+        elif not isinstance(row, Link | Stream):
+            try:
+                size = len(files.shown(node))
+            except Exception as error:
+                translate(error)  # logged when it is a fault; stat(2) must not fail for it
+        if row.changed is not None:
+            return size, row.changed(node.subject)
+        return size, (own.mtime if own is not None and own.mtime is not None else metadata.born)
+
+    @staticmethod
+    def _of_its_own(node: Node) -> bool:
+        """Whether a write may block, and so every look-up needs an inode number of its own."""
+        return isinstance(node, File) and isinstance(node.entry, Control | Stream)
+
+    def _looked_up(self, node: Node) -> EntryAttributes:
+        number = self.inodes.new(node) if self._of_its_own(node) else self.inodes.number(node)
+        entry = self.entry_of(node, number)
+        self.inodes.looked_up(number)
+        return entry
+
+    # changes that pydock makes itself
+
+    def changed(self, node: Node) -> None:
+        """The attributes of *node* changed without the kernel's doing."""
+        if self.inodes.kernel_knows(node):
+            try:
+                pyfuse3.invalidate_inode(cast(InodeT, node.number), attr_only=True)
+            except OSError:  # the kernel has just dropped it
+                pass
+
+    def gone(self, directory: Directory, name: str) -> None:
+        """The entry *name* of *directory* went, or became another, without the kernel's doing."""
+        if self.inodes.kernel_knows(directory):
+            pyfuse3.invalidate_entry_async(
+                cast(InodeT, directory.number), cast(FileNameT, os.fsencode(name)), ignore_enoent=True
+            )
+
+    # errors
+
+    async def _reporting(self, subject: Subject, action: Callable[[], Awaitable[R]]) -> R:
+        """Run a changing *action*; its failure goes into the object's ``error``."""
+        try:
+            return await action()
+        except Exception as error:
+            number, words = translate(error)
+            if words and number not in (errno.EINTR, errno.EAGAIN):
+                subject.failed(words)
+            raise pyfuse3.FUSEError(number) from None
+
+    @staticmethod
+    def _only_root(ctx: RequestContext) -> None:
+        if ctx.uid != 0:
+            raise Refused(errno.EPERM, "only root may write here")
+
+    def _directory(self, number: int) -> Directory:
+        node = self.inodes[number]
+        if not isinstance(node, Directory):
+            raise Refused(errno.ENOTDIR, "")
+        return node
+
+    @staticmethod
+    def _name(raw: bytes) -> str:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return os.fsdecode(raw)
+
+    def _nearest(self, directory: Directory, name: str) -> str:
+        """``did you mean`` for a name that does not exist, from all settings of the object."""
+        known: dict[str, str] = {}
+        for entry, node in directory.children():
+            known.setdefault(entry, entry)
+            if isinstance(node, Directory) and isinstance(directory.static(entry), Directory):
+                for inner in [*node.entries, *node.dynamic_names()]:
+                    known.setdefault(inner, f"{entry}/{inner}")
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        return f": did you mean {known[close[0]]}?" if close else ""
+
+    # look-up
+
+    @guarded
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        directory = self._directory(parent_inode)
+        if name == b".":
+            return self._looked_up(directory)
+        if name == b"..":
+            return self._looked_up(directory.parent or directory)
+        node = directory.child(self._name(name))
+        if node is None:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return self._looked_up(node)
+
+    async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
+        for number, count in inode_list:
+            self.inodes.forget(number, count)
+
+    @guarded
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self.entry_of(self.inodes[inode], inode)
+
+    @guarded
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        node = self.inodes[inode]
+        if not isinstance(node, File) or not isinstance(node.entry, Link):
+            raise Refused(errno.EINVAL, "")
+        entry, subject = node.entry, node.subject
+
+        async def read() -> str:
+            return await entry.target(subject)
+
+        return cast(FileNameT, os.fsencode(await self._reporting(subject, read)))
+
+    @guarded
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node = self.inodes[inode]
+        handle = self.handles.get(fh) if fh is not None else None
+        if isinstance(node, Scratch):
+            if fields.update_size:
+                files.resize(node, attr.st_size)
+            if fields.update_mode:
+                node.mode = stat.S_IFREG | stat.S_IMODE(attr.st_mode)
+            node.uid = attr.st_uid if fields.update_uid else node.uid
+            node.gid = attr.st_gid if fields.update_gid else node.gid
+            node.mtime = attr.st_mtime_ns if fields.update_mtime else node.mtime
+            return self.entry_of(node, inode)
+        assert isinstance(node, File | Directory)
+        if fields.update_size:
+            if not isinstance(node, File):
+                raise Refused(errno.EISDIR, "")
+            self._only_root(ctx)
+            file = node
+            await self._reporting(
+                node.subject,
+                lambda: handle.truncate(attr.st_size) if handle is not None else files.truncate(file, attr.st_size),
+            )
+        own = node.attributes
+        if fields.update_mode:
+            own.mode = stat.S_IMODE(attr.st_mode)
+        if fields.update_uid:
+            own.uid = attr.st_uid
+        if fields.update_gid:
+            own.gid = attr.st_gid
+        if fields.update_mtime:
+            own.mtime = attr.st_mtime_ns
+        node.subject.metadata.changed()
+        return self.entry_of(node, inode)
+
+    # directories
+
+    @guarded
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        directory = self._directory(inode)
+        self._next_handle += 1
+        self.directories[self._next_handle] = list(directory.children())
+        return cast(FileHandleT, self._next_handle)
+
+    @guarded
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        found = self.directories[fh]
+        for index in range(start_id, len(found)):
+            name, node = found[index]
+            number = self.inodes.new(node) if self._of_its_own(node) else self.inodes.number(node)
+            entry = self.entry_of(node, number)
+            if not pyfuse3.readdir_reply(token, cast(FileNameT, os.fsencode(name)), entry, index + 1):
+                if self.inodes.known[number].count == 0:
+                    self.inodes.forget(number, 0)
+                break
+            self.inodes.looked_up(number)
+
+    @guarded
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self.directories.pop(fh, None)
+
+    @guarded
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        pass
+
+    @guarded
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory, text = self._directory(parent_inode), self._name(name)
+
+        async def make() -> Node:
+            self._only_root(ctx)
+            if directory.child(text) is not None:
+                raise Refused(errno.EEXIST, f"{directory.place(text)} exists")
+            await directory.make(text)
+            node = directory.child(text)
+            assert node is not None
+            return node
+
+        return self._looked_up(await self._reporting(directory.subject, make))
+
+    @guarded
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        directory, text = self._directory(parent_inode), self._name(name)
+        child = directory.child(text)
+        if child is None:
+            raise Refused(errno.ENOENT, "")
+        if not isinstance(child, Directory):
+            raise Refused(errno.ENOTDIR, "")
+
+        async def remove() -> None:
+            self._only_root(ctx)
+            await directory.remove(text)
+
+        owner = child.subject if directory.dynamic(text) is child else directory.subject
+        await self._reporting(owner, remove)
+
+    @guarded
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory, text = self._directory(parent_inode), self._name(name)
+
+        async def link() -> EntryAttributes:
+            raise Forbidden(f"{directory.place(text)}: no symlink can be made here")
+
+        return await self._reporting(directory.subject, link)
+
+    @guarded
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory, text = self._directory(parent_inode), self._name(name)
+
+        async def make() -> EntryAttributes:
+            self._only_root(ctx)
+            if not stat.S_ISREG(mode):
+                raise Forbidden(f"{directory.place(text)}: only plain files live here")
+            return self._looked_up(self._created(directory, text, mode, ctx))
+
+        return await self._reporting(directory.subject, make)
+
+    @guarded
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise Refused(errno.EPERM, "")
+
+    @guarded
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        directory, text = self._directory(parent_inode), self._name(name)
+        node = directory.child(text)
+        if node is None:
+            raise Refused(errno.ENOENT, "")
+
+        async def remove() -> None:
+            self._only_root(ctx)
+            if isinstance(node, Scratch):
+                del directory.scratch[text]
+            elif isinstance(node, File) and node.settable:
+                self._hide(node)
+            elif isinstance(node, Directory):
+                raise Refused(errno.EISDIR, f"{directory.place(text)} is a directory: use rmdir")
+            else:
+                raise Forbidden(f"{directory.place(text)} can't be removed; an object goes with rmdir of its directory")
+
+        await self._reporting(directory.subject, remove)
+
+    def _hide(self, node: File) -> None:
+        """An unlinked setting keeps its value and is out of sight for two seconds, or until it is created again."""
+        node.hidden = trio.current_time() + _HIDDEN
+        node.number = 0  # the kernel takes the inode it knew for deleted
+
+    @guarded
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        source, target = self._directory(parent_inode_old), self._directory(parent_inode_new)
+        old, new = self._name(name_old), self._name(name_new)
+        node = source.child(old)
+        if node is None:
+            raise Refused(errno.ENOENT, "")
+
+        async def move() -> None:
+            self._only_root(ctx)
+            if source is not target:
+                raise Forbidden(f"{source.place(old)} can't be moved to another directory: {target.place(new)}")
+            present = target.child(new)
+            if flags == pyfuse3.RENAME_NOREPLACE and present is not None:
+                raise Refused(errno.EEXIST, f"{target.place(new)} exists")
+            if flags not in (0, pyfuse3.RENAME_NOREPLACE):
+                raise Refused(errno.EINVAL, "names can't be exchanged")
+            if isinstance(node, Directory):
+                await source.rename(old, new)
+            elif isinstance(node, Scratch):
+                await self._rename_scratch(target, node, new, ctx)
+            elif isinstance(node, File) and node.settable:
+                self._set_aside(target, node, new, ctx)
+            else:
+                raise Forbidden(f"{source.place(old)} can't be renamed")
+
+        owner = node.subject if isinstance(node, Directory) and source.dynamic(old) is node else source.subject
+        await self._reporting(owner, move)
+
+    async def _rename_scratch(self, directory: Directory, scratch: Scratch, new: str, ctx: RequestContext) -> None:
+        setting = directory.static(new)
+        if isinstance(setting, File) and setting.settable:
+            await files.replace(setting, bytes(scratch.content), ctx.pid)
+            own = setting.attributes
+            own.mode, own.uid, own.gid = stat.S_IMODE(scratch.mode), scratch.uid, scratch.gid
+            setting.hidden = 0.0
+            del directory.scratch[scratch.name]
+            self.inodes.rebind(scratch.number, setting)
+            scratch.number = 0
+            return
+        if setting is not None or not self._may_scratch(directory, new):
+            raise self._unknown(directory, new)
+        del directory.scratch[scratch.name]
+        scratch.name = new
+        directory.scratch[new] = scratch
+
+    def _set_aside(self, directory: Directory, node: File, new: str, ctx: RequestContext) -> None:
+        """An editor moves a setting to a back-up name: a scratch file takes that name, the setting keeps its value, unseen."""
+        if not self._may_scratch(directory, new):
+            raise Forbidden(f"{directory.place(node.name)} can't be renamed to {new}")
+        scratch = self._new_scratch(directory, new, stat.S_IMODE(node.mode), ctx)
+        scratch.content += files.shown(node)
+        if node.number:
+            self.inodes.rebind(node.number, scratch)
+        self._hide(node)
+
+    # files
+
+    @staticmethod
+    def _may_scratch(directory: Directory, name: str) -> bool:
+        return directory.scratchable and _SCRATCH.fullmatch(name) is not None
+
+    def _new_scratch(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Scratch:
+        if name not in directory.scratch and len(directory.scratch) >= Scratch.PER_DIRECTORY:
+            raise Refused(errno.ENOSPC, f"{directory.place(name)}: {Scratch.PER_DIRECTORY} scratch files are the most here")
+        scratch = Scratch(name, directory, mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid, mtime=files.now())
+        directory.scratch[name] = scratch
+        return scratch
+
+    def _unknown(self, directory: Directory, name: str) -> Exception:
+        return Forbidden(f"{directory.place(name)} is not a setting{self._nearest(directory, name)}")
+
+    def _created(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Node:
+        """The node that an O_CREAT open, or mknod, of a name that is out of sight makes."""
+        setting = directory.static(name)
+        if isinstance(setting, File) and setting.settable:
+            setting.hidden = 0.0
+            return setting
+        if self._may_scratch(directory, name):
+            return self._new_scratch(directory, name, stat.S_IMODE(mode) & ~ctx.umask, ctx)
+        raise self._unknown(directory, name)
+
+    @guarded
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        directory, text = self._directory(parent_inode), self._name(name)
+
+        async def make() -> tuple[FileInfo, EntryAttributes]:
+            self._only_root(ctx)
+            node = directory.child(text)
+            if node is not None and flags & os.O_EXCL:
+                raise Refused(errno.EEXIST, f"{directory.place(text)} exists")
+            if node is None:
+                # A tool that unlinked a setting creates it anew and expects it empty.
+                flags_ = flags | os.O_TRUNC if isinstance(directory.static(text), File) else flags
+                node = self._created(directory, text, mode, ctx)
+            else:
+                flags_ = flags
+            entry = self._looked_up(node)
+            return await self._opened(node, flags_, ctx, entry.st_ino), entry
+
+        return await self._reporting(directory.subject, make)
+
+    @guarded
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        node = self.inodes[inode]
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return await self._opened(node, flags, ctx, inode)
+
+        async def opened() -> FileInfo:
+            if not isinstance(node, Scratch):
+                self._only_root(ctx)
+            return await self._opened(node, flags, ctx, inode)
+
+        subject = node.subject if isinstance(node, File | Directory) else cast(Directory, node.parent).subject
+        return await self._reporting(subject, opened)
+
+    async def _opened(self, node: Node, flags: int, ctx: RequestContext, number: int) -> FileInfo:
+        handle: Handle
+        if isinstance(node, Scratch):
+            handle = ScratchHandle(node, truncated=bool(flags & os.O_TRUNC))
+        elif isinstance(node, File):
+            handle = await files.open_file(node, flags, ctx.pid, number, self.nursery)
+        else:
+            raise Refused(errno.EISDIR, "")
+        self._next_handle += 1
+        self.handles[self._next_handle] = handle
+        stream = isinstance(node, File) and isinstance(node.entry, Stream)
+        return FileInfo(
+            fh=cast(FileHandleT, self._next_handle), direct_io=True, keep_cache=False, nonseekable=stream
+        )
+
+    def _subject(self, handle: Handle) -> Subject | None:
+        return None if isinstance(handle, ScratchHandle) else handle.file.subject
+
+    @guarded
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await self.handles[fh].read(off, size)
+
+    @guarded
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        handle = self.handles[fh]
+        subject = self._subject(handle)
+        if subject is None:
+            return await handle.write(off, buf)
+        return await self._reporting(subject, lambda: handle.write(off, buf))
+
+    @guarded
+    async def flush(self, fh: FileHandleT) -> None:
+        handle = self.handles[fh]
+        subject = self._subject(handle)
+        if subject is not None:
+            await self._reporting(subject, handle.flush)
+
+    @guarded
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self.flush(fh)
+
+    @guarded
+    async def release(self, fh: FileHandleT) -> None:
+        handle = self.handles.pop(fh)
+        subject = self._subject(handle)
+        if subject is None:
+            return
+        await self._reporting(subject, handle.release)
+        self.changed(handle.file)
+
+    @guarded
+    async def poll(
+        self, inode: InodeT, fh: FileHandleT, poll_handle: pyfuse3.PollHandle | None, ctx: RequestContext
+    ) -> int:
+        handle = self.handles.get(fh)
+        if handle is None:
+            return 0
+        if poll_handle is not None:
+            handle.on_ready(poll_handle.notify)
+        return handle.poll()
+
+    # the file system
+
+    @guarded
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = _BLOCK
+        data.f_namemax = 255
+        return data
+
+    @guarded
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return True

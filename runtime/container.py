@@ -1,0 +1,490 @@
+"""A container: its settings, its state, and the life between mkdir and rmdir.
+
+``created → running ⇄ paused → exited``; ``restarting`` while the restart command is between two runs. Commands take the
+container's lock one after another. An exit may come at any time; it is handled by :meth:`Container.exited` without the
+lock, and between its awaits the state is still ``running``: it changes, and waiters wake, only when the log is complete
+and the exit code is kept on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import select
+import shutil
+import signal
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal, cast
+
+import trio
+
+from pydock.runtime import spec as spec_
+from pydock.runtime import syscalls
+from pydock.runtime.cgroup import Cgroup
+from pydock.runtime.engine import Defaults, Engine
+from pydock.runtime.errors import Busy, Invalid
+from pydock.runtime.formats import now, parse_limit
+from pydock.runtime.launching import Place, prepare
+from pydock.runtime.monitor import launch as plain
+from pydock.runtime.rootfs import RootFilesystem
+from pydock.runtime.spec import Spec, parse_signal
+from pydock.runtime.state import replace, replace_json
+from pydock.runtime.stdio import Stdio
+
+State = Literal["created", "running", "paused", "exited", "restarting"]
+STOP_TIMEOUT: Final = 10.0
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a container besides its settings. Times in ns since the epoch, 0 for never."""
+
+    id: str
+    name: str
+    created: int
+    state: State = "created"
+    pid: int = 0
+    starttime: int = 0  # field 22 of /proc/PID/stat: with the boot's id it tells a process from a later one of that number
+    boot: str = ""
+    started: int = 0
+    finished: int = 0
+    exit_code: int | None = None
+    error: str = ""
+    changed: int = 0
+    image_id: str = ""
+    layers: tuple[str, ...] = ()  # of the writable layer that exists; empty when none does
+    files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of files
+
+
+class End:
+    """The end of a run, for those who wait: set once, with the exit code (None: unknown)."""
+
+    __slots__ = ("code", "event")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.code: int | None = None
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def exit_code_of(status: int) -> int:
+    """The shell's number for a wait(2) status: the code, or 128 and the signal."""
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+class Container:
+    """One container. *directory* holds ``spec.toml``, ``state.json``, the writable layer and the log."""
+
+    def __init__(self, engine: Engine, record: Record, spec: Spec) -> None:
+        self.engine = engine
+        self.record = record
+        self.spec = spec
+        self.directory = engine.root / "containers" / record.id
+        self.cgroup: Cgroup = engine.hierarchy.cgroup(record.id, dict(spec.cgroup))
+        self.root = RootFilesystem(engine, record, self.directory)
+        self.lock = trio.Lock()
+        self.end = End()  # what waiters see: a restart does not end it
+        self.pidfd = -1
+        self._down = trio.Event()  # the current run is over, its log complete, its exit code kept
+        self._restarting = False
+        self._starting = False
+        self._early: tuple[int | None, int] | None = None
+        self._stdio = Stdio(engine.run, record.id)
+        self._oom_kills = 0
+
+    # names and places
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def label(self) -> str:
+        """The path below the mount point."""
+        return f"containers/{self.record.name}"
+
+    @property
+    def state(self) -> State:
+        return self.record.state
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is, or is about to be again, a process."""
+        return self.record.state in ("running", "paused", "restarting")
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log"
+
+    @property
+    def stdio(self) -> Stdio:
+        return self._stdio
+
+    # what is in force
+
+    def defaults(self) -> Defaults:
+        """The image's configuration; an empty one when there is no image (yet, or any more)."""
+        if self.spec.image is None:
+            return Defaults()
+        try:
+            return self.engine.images.find(self.spec.image).defaults
+        except Exception:
+            return Defaults()
+
+    def log_max(self) -> int | None:
+        """Bytes, None for no limit."""
+        return parse_limit(self.spec.log_max or self.engine.log_max)
+
+    # settings
+
+    async def change(self, setting: str, value: object, *, live: bool = False) -> None:
+        """Set (or, with None, unset) a field of the spec, and keep it. Busy while running unless it is *live*."""
+        if self.alive and not live:
+            raise Busy(f"{setting} can't be changed while {self.name} is {self.state}: stop it first")
+        await self.replace(dataclasses.replace(self.spec, **{setting: value}))  # type: ignore[arg-type]
+        self.engine.events.publish("container", self.name, "set", setting=setting)
+
+    async def change_image(self, reference: str | None) -> None:
+        """The image may change only as long as no writable layer was made on top of it."""
+        if self.record.layers and reference != self.spec.image:
+            raise Busy(f"image can't be changed: {self.name} has a writable layer on {self.spec.image}: reset discards it")
+        await self.change("image", reference)
+
+    async def replace(self, spec: Spec) -> None:
+        """Keep *spec*, on disk first."""
+        before, self.spec = self.spec, spec
+        try:
+            await trio.to_thread.run_sync(replace, self.directory / "spec.toml", spec.to_toml())
+        except OSError:
+            self.spec = before
+            raise
+        self.engine.settler.touched(self.directory / "spec.toml")
+
+    async def keep_cgroup(self) -> None:
+        """The cgroup's limits, as they are now, become part of the spec."""
+        limits = await trio.to_thread.run_sync(self.cgroup.limits)
+        if limits != dict(self.spec.cgroup):
+            await self.replace(dataclasses.replace(self.spec, cgroup=MappingProxyType(limits)))
+
+    async def save(self) -> None:
+        """Keep the record on disk."""
+        values = dataclasses.asdict(self.record)
+        await trio.to_thread.run_sync(replace_json, self.directory / "state.json", values)
+        self.engine.settler.touched(self.directory / "state.json")
+
+    def _changed(self, state: State) -> None:
+        self.record.state = state
+        self.record.changed = now()
+        self.engine.on_change(self)
+
+    # commands
+
+    async def start(self) -> str:
+        """``start``: run it. The outcome in words; Busy when it runs already."""
+        async with self.lock:
+            if self.alive:
+                raise Busy(f"{self.name} is {self.state} already")
+            return await self._start()
+
+    async def _start(self) -> str:
+        if self.spec.image is None:
+            raise Invalid(f"{self.name} has no image: write one into image first")
+        source = self.engine.images.find(self.spec.image)
+        union = await self.root.union(source)
+        with ExitStack() as stack:
+            launch, fds = await trio.to_thread.run_sync(self._prepare, source.defaults, stack)
+            fds[0] = syscalls.open_tree(union, "", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH)
+            stack.callback(os.close, fds[0])
+            self._starting, self._early = True, None
+            try:
+                await self.engine.keeper.keep(self.stdio.key, stack.enter_context(self.stdio.open()))
+                await self._follow()
+                started = await self.engine.monitor.start(launch, fds)
+            except BaseException:
+                self._starting = False
+                with trio.CancelScope(shield=True):
+                    await self._release_stdio()
+                raise
+        record = self.record
+        if self.end.event.is_set():
+            self.end = End()
+        self._down = trio.Event()
+        self.pidfd = started.pidfd
+        record.pid, record.starttime, record.boot = started.pid, started.starttime, boot_id()
+        record.started, record.finished, record.exit_code, record.error = now(), 0, None, ""
+        self._changed("running")
+        await self.save()
+        self.engine.events.publish("container", self.name, "start", pid=str(record.pid))
+        self._starting = False
+        if self._early is not None:
+            self.engine.nursery.start_soon(self.exited, *self._early)
+        if started.warnings:
+            self.failed("; ".join(started.warnings))
+        return f"started, pid {started.pid}"
+
+    def _prepare(self, defaults: Defaults, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
+        if not self.cgroup.exists:
+            self.cgroup.create()
+            self.cgroup.apply(self.spec.cgroup)
+        self._oom_kills = self.cgroup.oom_kills()
+        place = Place(
+            self.id,
+            self.engine.run / "etc" / self.id,
+            self.engine.mountpoint,
+            self.engine.root / "cache" / "seccomp",
+        )
+        self.stdio.make()
+        return prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
+
+    async def _follow(self) -> None:
+        await self.engine.logger.follow(
+            self.id,
+            stdout=self.stdio.stdout,
+            stderr=self.stdio.stderr,
+            directory=self.directory,
+            log_max=self.log_max(),
+        )
+
+    async def _release_stdio(self) -> None:
+        await self.engine.logger.unfollow(self.id)
+        await self.engine.keeper.drop(self.stdio.key)
+        await trio.to_thread.run_sync(self.stdio.remove)
+
+    def send_signal(self, number: int) -> None:
+        """Signal the container's first process; nothing when it has just gone."""
+        try:
+            syscalls.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass
+
+    async def stop(self, seconds: float | None = None) -> str:
+        """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited."""
+        async with self.lock:
+            return await self._stop(seconds)
+
+    async def _stop(self, seconds: float | None) -> str:
+        down = self._running()
+        if seconds is None:
+            seconds = STOP_TIMEOUT if self.spec.stop_timeout is None else self.spec.stop_timeout
+        name = self.spec.stop_signal or self.defaults().stop_signal or "SIGTERM"
+        self.send_signal(parse_signal(name))
+        if self.state == "paused":
+            await self._thaw()
+        with trio.move_on_after(seconds):
+            await down.wait()
+        if not down.is_set():
+            self.send_signal(signal.SIGKILL)
+            await down.wait()
+        return f"stopped, exit code {'unknown' if self.record.exit_code is None else self.record.exit_code}"
+
+    def _running(self) -> trio.Event:
+        if self.state not in ("running", "paused"):
+            raise Busy(f"{self.name} is not running: it is {self.state}")
+        return self._down
+
+    async def kill(self, signal_name: str | None = None) -> str:
+        """``kill [SIGNAL]``: without a signal SIGKILL, and returns once it has exited; with one it is sent."""
+        down = self._running()
+        number = signal.SIGKILL if signal_name is None else parse_signal(signal_name)
+        self.send_signal(number)
+        self.engine.events.publish("container", self.name, "kill", signal=spec_.print_signal(number))
+        if number == signal.SIGKILL and self.state == "paused":
+            await self._thaw()
+        if signal_name is None:
+            await down.wait()
+            return "killed"
+        return f"sent {spec_.print_signal(number)}"
+
+    async def pause(self) -> str:
+        """``pause``: freeze every process of its cgroup."""
+        async with self.lock:
+            if self.state != "running":
+                raise Busy(f"{self.name} is not running: it is {self.state}")
+            await trio.to_thread.run_sync(self.cgroup.freeze)
+            if self.state == "running":
+                self._changed("paused")
+                await self.save()
+                self.engine.events.publish("container", self.name, "pause")
+            return "paused"
+
+    async def resume(self) -> str:
+        """``resume``: let them run again."""
+        async with self.lock:
+            if self.state != "paused":
+                raise Busy(f"{self.name} is not paused: it is {self.state}")
+            await self._thaw()
+            return "resumed"
+
+    async def _thaw(self) -> None:
+        await trio.to_thread.run_sync(self.cgroup.thaw)
+        if self.state == "paused":
+            self._changed("running")
+            await self.save()
+            self.engine.events.publish("container", self.name, "resume")
+
+    async def restart(self, seconds: float | None = None) -> str:
+        """``restart [SECONDS]``: stop it if it runs, then start it. Who waits goes on waiting, for the new run's end."""
+        async with self.lock:
+            if self.alive:
+                self._restarting = True
+                try:
+                    await self._stop(seconds)
+                finally:
+                    self._restarting = False
+            try:
+                outcome = await self._start()
+            except BaseException:
+                if self.state == "restarting":
+                    self._end_run()
+                    with trio.CancelScope(shield=True):
+                        await self.save()
+                raise
+            self.engine.events.publish("container", self.name, "restart")
+            return f"re{outcome}"
+
+    async def reset(self) -> str:
+        """``reset``: discard the writable layer."""
+        async with self.lock:
+            if self.alive:
+                raise Busy(f"{self.name} is {self.state}: stop it first")
+            await self.root.discard()
+            await self.save()
+            return "the writable layer is discarded"
+
+    async def close_stdin(self) -> str:
+        """``eof``: nothing more comes from stdin."""
+        self._running()
+        await self.engine.keeper.drop(self.stdio.key, "stdin")
+        return "stdin is closed"
+
+    # exits
+
+    async def exited(self, status: int | None, time: int) -> None:
+        """Its first process has ended, with wait(2) *status* (None: nobody can know), at *time*."""
+        if self._starting:
+            self._early = (status, time)
+            return
+        if self.record.pid == 0:
+            return
+        record = self.record
+        record.pid = 0
+        await self.engine.logger.drain(self.id)
+        await self._release_stdio()
+        await trio.to_thread.run_sync(shutil.rmtree, self.engine.run / "etc" / self.id, True)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        if self.state == "paused":
+            await trio.to_thread.run_sync(self.cgroup.thaw)
+        await self._look_for_oom()
+        record.finished = time
+        record.exit_code = None if status is None else exit_code_of(status)
+        record.state = "restarting" if self._restarting else "exited"
+        await self.save()
+        await self.engine.monitor.forget(self.id)
+        code = "" if record.exit_code is None else str(record.exit_code)
+        self.engine.events.publish("container", self.name, "exit", exit_code=code)
+        if self._restarting:
+            self._changed("restarting")
+        else:
+            self._end_run()
+        self._down.set()
+
+    def _end_run(self) -> None:
+        self.end.code = self.record.exit_code
+        self._changed("exited")
+        self.end.event.set()
+
+    async def _look_for_oom(self) -> None:
+        try:
+            kills = await trio.to_thread.run_sync(self.cgroup.oom_kills) - self._oom_kills
+        except OSError:
+            return
+        if kills > 0:
+            limit = await trio.to_thread.run_sync(self.cgroup.read, "memory.max")
+            self.failed(f"oom: the kernel killed {kills} process{'es' * (kills > 1)}: memory.max is {limit.strip()}")
+            self.engine.events.publish("container", self.name, "oom", kills=str(kills))
+
+    async def watch_orphan(self) -> None:
+        """Await the exit of a process whose monitor has died: by pidfd, with the status where the kernel tells it."""
+        pidfd = self.pidfd
+        await trio.lowlevel.wait_readable(pidfd)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        for _ in range(500):  # readable comes at the exit, the hang-up with the reap by init, soon after
+            if any(mask & select.POLLHUP for _, mask in poller.poll(0)):
+                break
+            await trio.sleep(0.01)
+        if self.pidfd == pidfd:
+            await self.exited(syscalls.pidfd_exit_status(pidfd), now())
+
+    # reporting
+
+    def failed(self, words: str) -> None:
+        """*words* go into ``error`` and the root's ``errors``."""
+        self.record.error = words
+        self.engine.failures.add(self.label, words)
+        self.engine.on_change(self)
+
+    def succeeded(self) -> None:
+        """The last failure is history."""
+        if self.record.error:
+            self.record.error = ""
+            self.engine.on_change(self)
+
+    async def follow_again(self) -> None:
+        """The logger was started anew."""
+        if self.record.pid:
+            await self._follow()
+
+    async def keep_again(self) -> None:
+        """The keeper was started anew: the pipes are opened by name, the union's descriptor is still here."""
+        await self.root.keep()
+        if self.record.pid:
+            with ExitStack() as stack:
+                await self.engine.keeper.keep(self.stdio.key, stack.enter_context(self.stdio.open()))
+
+    def adopt(self, pidfd: int) -> None:
+        """After pydockd's own restart: the run goes on. -1 when its process is gone already."""
+        self.pidfd = pidfd
+        self._down = trio.Event()
+        if self.record.state == "restarting":
+            self.record.state = "running"
+
+    def settle_exited(self) -> None:
+        """After pydockd's own restart: it does not run."""
+        self.record.state, self.record.pid = "exited", 0
+        self.end.code = self.record.exit_code
+        self.end.event.set()
+        self._down.set()
+
+    async def limit_log(self) -> None:
+        """``log_max`` changed."""
+        if self.record.pid:
+            await self.engine.logger.limit(self.id, self.log_max())
+
+
+def new_record(identity: str, name: str) -> Record:
+    """The record of a container that is made now."""
+    time = now()
+    return Record(id=identity, name=name, created=time, changed=time)
+
+
+def record_of(values: Mapping[str, object]) -> Record:
+    """The record in a ``state.json``; TypeError when it is none."""
+    record = Record(**cast("dict[str, str]", dict(values)))  # type: ignore[arg-type]
+    record.layers = tuple(record.layers)
+    return record
+

@@ -1,0 +1,234 @@
+"""All containers: made, found, renamed, removed, and found again after the engine's death.
+
+On disk a container exists as soon as its ``state.json`` does, and until its directory is renamed into the trash; what a death
+left in between is removed at the next start. Directories are named by id, so a rename touches one file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from pydock.runtime import syscalls
+from pydock.runtime.container import Container, Record, boot_id, new_record, record_of
+from pydock.runtime.engine import Engine
+from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
+from pydock.runtime.formats import now, quote
+from pydock.runtime.rootfs import detach
+from pydock.runtime.spec import Spec
+from pydock.runtime.state import read_json, replace, replace_json
+
+log = logging.getLogger(__name__)
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
+
+
+def checked_name(name: str) -> str:
+    """*name*, when it may be an object's; Invalid otherwise."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(f"{quote(name)} is not a name: 1 to 128 of a-z A-Z 0-9 _ . -, the first a letter or digit")
+    return name
+
+
+class Containers:
+    """The containers of one engine, by name and by id."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.directory = engine.root / "containers"
+        self._by_name: dict[str, Container] = {}
+        self._by_id: dict[str, Container] = {}
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def get(self, name: str) -> Container | None:
+        return self._by_name.get(name)
+
+    def by_id(self, identity: str) -> Container | None:
+        return self._by_id.get(identity)
+
+    async def create(self, name: str) -> Container:
+        """mkdir: a container with its cgroup, and every default."""
+        checked_name(name)
+        if name in self._by_name:
+            raise Exists(f"containers/{name} exists")
+        record = new_record(secrets.token_hex(32), name)
+        container = Container(self.engine, record, Spec())
+        self._by_name[name] = self._by_id[record.id] = container
+        try:
+            await trio.to_thread.run_sync(self._make, container)
+        except BaseException:
+            del self._by_name[name], self._by_id[record.id]
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._unmake, container)
+            raise
+        self.engine.settler.touched(container.directory / "state.json")
+        self.engine.events.publish("container", name, "create", id=record.id)
+        return container
+
+    def _make(self, container: Container) -> None:
+        container.cgroup.create()
+        container.directory.mkdir(mode=0o700)
+        for name in ("log", "log.index"):
+            (container.directory / name).touch(mode=0o600)
+        replace(container.directory / "spec.toml", container.spec.to_toml())
+        replace_json(container.directory / "state.json", dataclasses.asdict(container.record))
+
+    @staticmethod
+    def _unmake(container: Container) -> None:
+        shutil.rmtree(container.directory, ignore_errors=True)
+        container.cgroup.remove()
+
+    async def remove(self, name: str) -> None:
+        """rmdir: Busy while it runs, while somebody is in its rootfs, or while foreign processes are in its cgroup."""
+        container = self._by_name.get(name)
+        if container is None:
+            raise NotFound(f"containers/{name} does not exist")
+        async with container.lock:
+            if container.alive:
+                raise Busy(f"{name} is {container.state}: stop it first")
+            await container.root.detach()
+            await trio.to_thread.run_sync(container.cgroup.remove)
+            trash = self.directory / f".trash-{container.id}"
+            await trio.to_thread.run_sync(os.rename, container.directory, trash)
+            del self._by_name[name], self._by_id[container.id]
+            container.end.event.set()
+        self.engine.events.publish("container", name, "remove", id=container.id)
+        self.engine.nursery.start_soon(self._clear, container, trash)
+
+    async def _clear(self, container: Container, trash: Path) -> None:
+        with trio.CancelScope(shield=True):
+            await container.root.close()
+            await trio.to_thread.run_sync(lambda: shutil.rmtree(trash, ignore_errors=True))
+
+    async def rename(self, name: str, new: str) -> None:
+        """mv: also while it runs."""
+        container = self._by_name.get(name)
+        if container is None:
+            raise NotFound(f"containers/{name} does not exist")
+        checked_name(new)
+        if new == name:
+            return
+        if new in self._by_name:
+            raise Exists(f"containers/{new} exists")
+        self._by_name[new] = self._by_name.pop(name)
+        container.record.name = new
+        try:
+            await container.save()
+        except OSError:
+            self._by_name[name] = self._by_name.pop(new)
+            container.record.name = name
+            raise
+        self.engine.events.publish("container", new, "rename", before=name)
+
+    # after a death
+
+    async def load(self) -> None:
+        """Read what is on disk, undo what was half done, adopt what lives."""
+        await trio.to_thread.run_sync(self._read)
+        alive = await self.engine.monitor.alive()
+        for container in tuple(self):
+            await self._adopt(container, alive.get(container.id, -1))
+
+    def _read(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        roots = self.engine.run / "roots"
+        for place in roots.iterdir() if roots.is_dir() else ():
+            try:
+                detach(place)
+            except OSError:
+                syscalls.umount2(str(place), syscalls.MNT_DETACH)
+        for directory in sorted(self.directory.iterdir()):
+            values = None if directory.name.startswith(".") else read_json(directory / "state.json")
+            if values is None:
+                shutil.rmtree(directory, ignore_errors=True)
+                if not directory.name.startswith("."):
+                    self.engine.hierarchy.cgroup(directory.name, {}).remove()
+                continue
+            try:
+                record = record_of(values)
+                spec = Spec.from_toml((directory / "spec.toml").read_text())
+            except (TypeError, OSError, Invalid) as error:
+                log.error("container in %s can't be read, left alone: %s", directory, error)
+                continue
+            container = Container(self.engine, record, spec)
+            if not container.cgroup.exists:
+                container.cgroup.create()
+                container.cgroup.apply(spec.cgroup)
+            self._by_name[record.name] = self._by_id[record.id] = container
+
+    async def _adopt(self, container: Container, pidfd: int) -> None:
+        record = container.record
+        if record.state == "created":
+            return
+        if record.pid == 0 or record.state == "exited":
+            container.settle_exited()
+            return
+        exit_record = await trio.to_thread.run_sync(read_json, self.engine.run / "exits" / container.id)
+        if pidfd < 0 and exit_record is None and lives(record):
+            pidfd = syscalls.pidfd_open(record.pid)
+            container.adopt(pidfd)
+            self.engine.nursery.start_soon(container.watch_orphan)
+        elif pidfd >= 0:
+            container.adopt(pidfd)
+        else:
+            container.adopt(-1)
+        await container.follow_again()
+        if exit_record is not None:
+            await self.exit_recorded(container, exit_record)
+        elif container.pidfd < 0:
+            await container.exited(None, now())
+
+    async def exit_recorded(self, container: Container, values: dict[str, object]) -> None:
+        """The monitor kept an exit that nobody heard of."""
+        status, time = values.get("status"), values.get("time")
+        await container.exited(status if isinstance(status, int) else None, time if isinstance(time, int) else now())
+
+    async def exited(self, identity: str, pid: int, status: int, time: int) -> None:
+        """The monitor tells of an exit."""
+        container = self._by_id.get(identity)
+        if container is not None:
+            await container.exited(status, time)
+
+    async def monitor_restarted(self) -> None:
+        """The monitor died and a new one is there: its children are orphans now, watched by pidfd."""
+        for container in tuple(self):
+            if container.record.pid:
+                values = await trio.to_thread.run_sync(read_json, self.engine.run / "exits" / container.id)
+                if values is not None:
+                    await self.exit_recorded(container, values)
+                else:
+                    self.engine.nursery.start_soon(container.watch_orphan)
+
+    async def logger_restarted(self) -> None:
+        """The logger died and a new one is there."""
+        for container in tuple(self):
+            await container.follow_again()
+
+    async def keeper_restarted(self) -> None:
+        """The keeper died and a new one is there: it gets again what pydockd can give."""
+        for container in tuple(self):
+            await container.keep_again()
+
+
+def lives(record: Record) -> bool:
+    """Whether the process of *record* is still that process."""
+    if record.boot != boot_id():
+        return False
+    try:
+        fields = Path(f"/proc/{record.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return int(fields[19]) == record.starttime and fields[0] not in ("Z", "X")

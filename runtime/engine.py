@@ -1,0 +1,86 @@
+"""What every container shares: directories, the cgroup hierarchy, the helper processes, the bus.
+
+An :class:`Engine` is made once, by the composition, and passed to whatever needs it. Where the runtime needs an image it asks
+:class:`Images`, a small protocol; who keeps images is not known here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from pydock.runtime.cgroup import Hierarchy
+from pydock.runtime.events import Events
+from pydock.runtime.formats import now, print_time
+from pydock.runtime.keeper import Keeper
+from pydock.runtime.logger.client import Logger
+from pydock.runtime.monitor.client import Monitor
+from pydock.runtime.state import Settler
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What an image says about the containers made of it; empty where it says nothing."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    stop_signal: str = ""
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image found: its canonical *reference*, its *id*, its layers' directories (bottom first), its defaults."""
+
+    reference: str
+    id: str
+    layers: tuple[str, ...]
+    defaults: Defaults
+
+
+class Images(Protocol):
+    """Who gives containers their root file systems."""
+
+    def find(self, reference: str) -> Source:
+        """The image of that name, or directory of that absolute path; an exception for ENOENT otherwise. Quick: no I/O to speak of."""
+
+    def union(self, layers: tuple[str, ...], upper: Path, work: Path) -> int:
+        """A detached union mount. Blocks; mounting one *upper* twice at a time corrupts it, so the caller keeps the descriptor."""
+
+
+class Failures:
+    """The last failures of everything, for the root's ``errors``: ``TIME OBJECT WORDS`` a line."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=64)
+
+    def add(self, label: str, words: str) -> None:
+        self.lines.append(f"{print_time(now())} {label or '/'} {words}")
+
+
+@dataclass(slots=True, kw_only=True)
+class Engine:
+    """Everything a container needs besides its own state."""
+
+    root: Path
+    run: Path
+    mountpoint: str
+    log_max: str  # the default: bytes, or max
+    hierarchy: Hierarchy
+    images: Images
+    events: Events
+    settler: Settler
+    monitor: Monitor
+    logger: Logger
+    keeper: Keeper
+    nursery: trio.Nursery
+    failures: Failures = field(default_factory=Failures)
+    on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed

@@ -1,0 +1,181 @@
+"""From settings to a launch: the plain description of one start, and the descriptors that go with it.
+
+Blocking code, called in a thread. Everything that can be refused is refused here, before a process exists: a source that
+is missing, a filter that does not compile, a device that is not there.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydock.runtime import volumes
+from pydock.runtime.cgroup import Cgroup
+from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls
+from pydock.runtime.engine import Defaults
+from pydock.runtime.errors import Invalid
+from pydock.runtime.monitor import launch as plain
+from pydock.runtime.spec import Spec
+
+#: What a shell finds when nobody said otherwise: docker's PATH.
+PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHM: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one container lives on the machine."""
+
+    id: str
+    files: Path  # generated files of /etc
+    mountpoint: str  # what no source may lead into
+    seccomp_cache: Path
+
+
+def capability_names(spec: Spec) -> tuple[str, ...]:
+    """The whole set that is in force, without privileged."""
+    return capabilities.DEFAULT if spec.capabilities is None else spec.capabilities
+
+
+def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
+    """Entrypoint and command, as docker joins them: an entrypoint that was set drops the image's command."""
+    entrypoint = defaults.entrypoint if spec.entrypoint is None else spec.entrypoint
+    if spec.command is not None:
+        command = spec.command
+    else:
+        command = defaults.command if spec.entrypoint is None else ()
+    words = entrypoint + command
+    if not words:
+        raise Invalid("nothing to run: neither command nor entrypoint is set, nor does the image have one")
+    return words
+
+
+def hostname(spec: Spec, identity: str) -> str:
+    """The setting, or as docker does the beginning of the id."""
+    return spec.hostname or identity[:12]
+
+
+def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, str]]:
+    """/etc/hostname, /etc/hosts and /etc/resolv.conf, which docker gives every container."""
+    place.files.mkdir(parents=True, exist_ok=True, mode=0o755)
+    name = os.uname().nodename if host_network and not spec.hostname else hostname(spec, place.id)
+    hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
+    resolver = ""
+    if host_network:
+        for path in ("/etc/hosts", "/etc/resolv.conf"):
+            try:
+                text = Path(path).read_text()
+            except OSError:
+                continue
+            hosts, resolver = (text, resolver) if path == "/etc/hosts" else (hosts, text)
+    made = []
+    for target, text in (("hostname", f"{name}\n"), ("hosts", hosts), ("resolv.conf", resolver)):
+        path = place.files / target
+        path.write_text(text)
+        made.append((path, f"/etc/{target}"))
+    return made
+
+
+def prepare(
+    place: Place, spec: Spec, defaults: Defaults, cgroup: Cgroup, stack: ExitStack, stdio: tuple[str, str, str]
+) -> tuple[plain.Launch, list[int]]:
+    """The launch of *spec*, without its root; the descriptors it names are closed by *stack*. Index 0 is left for the root."""
+    fds: list[int] = [-1]
+
+    def owned(fd: int) -> int:
+        stack.callback(os.close, fd)
+        fds.append(fd)
+        return len(fds) - 1
+
+    privileged = bool(spec.privileged)
+    host_network = spec.network == ("host",)
+    mounts: list[plain.Volume] = []
+    for path, target in _etc(place, spec, host_network=host_network):
+        fd = volumes.syscalls.open_tree(
+            volumes.syscalls.AT_FDCWD, str(path), volumes.syscalls.OPEN_TREE_CLONE | volumes.syscalls.OPEN_TREE_CLOEXEC
+        )
+        mounts.append(plain.Volume(owned(fd), target, False))
+    for text in spec.volumes or ():
+        volume = volumes.Volume.parse(text)
+        fd, is_directory = volumes.open_source(volume, outside=place.mountpoint)
+        mounts.append(plain.Volume(owned(fd), volume.target, is_directory, volume.readonly, volume.propagation))
+
+    wanted_devices = [devices.parse(text) for text in spec.devices or ()]
+    nodes = [node for device in wanted_devices for node in devices.look_up(device)]
+    cgroup.allow_devices(devices.cgroup_rules(nodes, privileged=privileged))
+
+    names = capability_names(spec)
+    mask = capabilities.mask(capabilities.ALL if privileged else names)
+    profile = spec.seccomp or seccomp.DEFAULT
+    filter_index = None
+    if not privileged and profile != seccomp.UNCONFINED:
+        program = seccomp.compile(profile, names, cache=place.seccomp_cache)
+        fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+        filter_index = owned(fd)
+        os.write(fd, program)
+
+    env = spec.env if spec.env is not None else defaults.env
+    given = {item.partition("=")[0] for item in env}
+    extra = [PATH] if "PATH" not in given else []
+    if "HOSTNAME" not in given:
+        extra.append(f"HOSTNAME={os.uname().nodename if host_network and not spec.hostname else hostname(spec, place.id)}")
+
+    new = tuple(kind for kind in plain.KINDS if not (kind == "net" and host_network) and not (
+        kind == "uts" and host_network and not spec.hostname
+    ))
+    launch = plain.Launch(
+        id=place.id,
+        argv=argv(spec, defaults),
+        env=(*extra, *env),
+        workdir=spec.workdir or defaults.workdir or "/",
+        user=spec.user if spec.user is not None else defaults.user,
+        hostname=hostname(spec, place.id) if "uts" in new else "",
+        new=new,
+        root=0,
+        read_only=bool(spec.readonly),
+        privileged=privileged,
+        shm_size=DEFAULT_SHM if spec.shm_size is None else spec.shm_size,
+        tmpfs=tuple(_tmpfs(volumes.Tmpfs.parse(text)) for text in spec.tmpfs or ()),
+        volumes=tuple(mounts),
+        devices=tuple(
+            plain.Device(node.path, node.kind, node.major, node.minor, node.mode, node.uid, node.gid) for node in nodes
+        ),
+        cgroup_mounts=tuple(plain.CgroupMount(name, source) for name, source in cgroup.mounts()),
+        masked=() if privileged else masks.MASKED,
+        read_only_paths=() if privileged else masks.READ_ONLY,
+        sysctls=tuple(sysctls.parse(text, host_network=host_network) for text in spec.sysctls or ()),
+        rlimits=tuple(plain.Rlimit(limit.name, limit.soft, limit.hard) for limit in map(rlimits.parse, spec.ulimits or ())),
+        capabilities=mask,
+        no_new_privileges=bool(spec.no_new_privileges),
+        seccomp=filter_index,
+        cgroups=cgroup.join_files,
+        stdin=stdio[0],
+        stdout=stdio[1],
+        stderr=stdio[2],
+    )
+    return launch, fds
+
+
+def _tmpfs(mount: volumes.Tmpfs) -> plain.Tmpfs:
+    """docker's defaults (noexec, nosuid, nodev) with the options on top."""
+    flags = {"noexec": True, "nosuid": True, "nodev": True}
+    size, mode, uid, gid, read_only = None, 0o1777, 0, 0, False
+    for option in mount.options:
+        name, _, value = option.partition("=")
+        match name:
+            case "size":
+                size = int(value) or None
+            case "mode":
+                mode = int(value, 8)
+            case "uid":
+                uid = int(value)
+            case "gid":
+                gid = int(value)
+            case "ro" | "rw":
+                read_only = name == "ro"
+            case "exec" | "suid" | "dev":
+                flags[f"no{name}"] = False
+    return plain.Tmpfs(mount.target, size, mode, uid, gid, tuple(key for key, on in flags.items() if on), read_only)

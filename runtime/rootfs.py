@@ -1,0 +1,147 @@
+"""A container's root file system: the union of its image's layers and its writable layer.
+
+One overlay superblock for the container's life: mounting an upper directory a second time succeeds silently and corrupts,
+so the detached mount's descriptor is kept, by pydockd and (so that it outlives pydockd) by the keeper; each start and the
+``rootfs`` link get a clone of it. ``rootfs`` leads to a clone at RUN/roots/ID that is nosuid, nodev and nosymfollow, attached
+when somebody reads the link, detached when it has been idle for a minute.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from pydock.runtime import syscalls
+from pydock.runtime.errors import Busy
+
+if TYPE_CHECKING:
+    from pydock.runtime.container import Record
+    from pydock.runtime.engine import Engine, Source
+
+_CLONE: Final = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
+_SAFE: Final = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSYMFOLLOW
+IDLE: Final = 60.0
+
+
+class RootFilesystem:
+    """The union mount of the container with *record*, over ``upper`` and ``work`` in *directory*."""
+
+    def __init__(self, engine: Engine, record: Record, directory: Path) -> None:
+        self._engine = engine
+        self._record = record
+        self._upper = directory / "upper"
+        self._work = directory / "work"
+        self._fd = -1
+        self._lock = trio.Lock()
+        self.place = engine.run / "roots" / record.id
+        self._attached = False
+        self._used = 0.0
+
+    @property
+    def _key(self) -> str:
+        return f"root:{self._record.id}"
+
+    async def union(self, source: Source) -> int:
+        """The detached union mount, made when there is none; the caller does not close it. Its layers are recorded."""
+        async with self._lock:
+            if self._fd < 0:
+                kept = await self._engine.keeper.get(self._key)
+                if (fd := kept.get("root")) is not None:
+                    self._fd = fd
+            if self._fd < 0:
+                if not self._record.layers:
+                    self._record.layers, self._record.image_id = source.layers, source.id
+                layers = self._record.layers
+                self._fd = await trio.to_thread.run_sync(self._mount, layers)
+                await self._engine.keeper.keep(self._key, {"root": self._fd})
+            return self._fd
+
+    async def keep(self) -> None:
+        """Give the descriptor to a keeper that has been started anew."""
+        if self._fd >= 0:
+            await self._engine.keeper.keep(self._key, {"root": self._fd})
+
+    def _mount(self, layers: tuple[str, ...]) -> int:
+        self._upper.mkdir(exist_ok=True, mode=0o755)
+        self._work.mkdir(exist_ok=True, mode=0o700)
+        return self._engine.images.union(layers, self._upper, self._work)
+
+    async def attach(self, source: Source) -> Path:
+        """Where the root can be looked at, safely for root."""
+        fd = await self.union(source)
+        async with self._lock:
+            self._used = trio.current_time()
+            if not self._attached:
+                await trio.to_thread.run_sync(self._attach, fd)
+                self._attached = True
+                self._engine.nursery.start_soon(self._detach_when_idle)
+        return self.place
+
+    def _attach(self, fd: int) -> None:
+        self.place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        clone = syscalls.open_tree(fd, "", _CLONE)
+        try:
+            syscalls.mount_setattr(clone, "", syscalls.AT_EMPTY_PATH, attr_set=_SAFE)
+            syscalls.move_mount(clone, "", syscalls.AT_FDCWD, str(self.place), syscalls.MOVE_MOUNT_F_EMPTY_PATH)
+        finally:
+            os.close(clone)
+
+    async def _detach_when_idle(self) -> None:
+        while self._attached:
+            await trio.sleep_until(self._used + IDLE)
+            if trio.current_time() - self._used < IDLE:
+                continue
+            try:
+                await self.detach()
+            except Busy:
+                self._used = trio.current_time()
+
+    async def detach(self) -> None:
+        """Take the mount at ``rootfs`` away; Busy when somebody is in it."""
+        async with self._lock:
+            if self._attached:
+                try:
+                    await trio.to_thread.run_sync(detach, self.place)
+                except OSError as error:
+                    if error.errno != errno.EBUSY:
+                        raise
+                    raise Busy(f"rootfs of {self._record.name} is in use, at {self.place}") from None
+                self._attached = False
+
+    async def discard(self) -> None:
+        """Forget the union and delete the writable layer."""
+        await self.close()
+        if self._record.layers:
+            await trio.to_thread.run_sync(self._delete)
+            self._record.layers, self._record.image_id = (), ""
+
+    async def close(self) -> None:
+        """Let go of the union; the writable layer stays."""
+        await self.detach()
+        async with self._lock:
+            await self._engine.keeper.drop(self._key)
+            if self._fd >= 0:
+                await trio.to_thread.run_sync(os.close, self._fd)
+                self._fd = -1
+
+    def _delete(self) -> None:
+        for path in (self._upper, self._work):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def detach(place: Path) -> None:
+    """umount2(2) of *place*, and the directory away; nothing when it is no mount."""
+    try:
+        syscalls.umount2(str(place), syscalls.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+    try:
+        place.rmdir()
+    except FileNotFoundError:
+        pass

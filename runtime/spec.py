@@ -1,0 +1,144 @@
+"""What a container is asked to be: every setting that was set, and nothing else.
+
+A :class:`Spec` is a frozen value; None means unset, so that the image's configuration or the engine's default holds.
+Fields hold canonical text, numbers and booleans only, which is why the form on disk, ``spec.toml`` (TOML 1.0), is the
+same thing: one key a setting, lists as arrays, the cgroup's files in a table of that name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+import tomli_w
+
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import quote
+
+EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A container's settings. Sizes in bytes, durations in seconds."""
+
+    image: str | None = None
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    env: tuple[str, ...] | None = None
+    workdir: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    labels: tuple[str, ...] | None = None
+    tty: bool | None = None
+    stop_signal: str | None = None
+    stop_timeout: float | None = None
+    readonly: bool | None = None
+    privileged: bool | None = None
+    no_new_privileges: bool | None = None
+    capabilities: tuple[str, ...] | None = None
+    seccomp: str | None = None
+    devices: tuple[str, ...] | None = None
+    ulimits: tuple[str, ...] | None = None
+    sysctls: tuple[str, ...] | None = None
+    tmpfs: tuple[str, ...] | None = None
+    shm_size: int | None = None
+    volumes: tuple[str, ...] | None = None
+    network: tuple[str, ...] | None = None
+    log_max: str | None = None
+    cgroup: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+
+    def to_toml(self) -> str:
+        """The document; an empty one when nothing is set."""
+        return tomli_w.dumps(self.plain())
+
+    def plain(self) -> dict[str, object]:
+        """What is set, as plain data: strings, numbers, booleans, lists, and a table for the cgroup."""
+        values: dict[str, object] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value is None or item.name == "cgroup":
+                continue
+            values[item.name] = list(value) if isinstance(value, tuple) else value
+        if self.cgroup:
+            values["cgroup"] = dict(self.cgroup)
+        return values
+
+    @classmethod
+    def from_toml(cls, text: str) -> Spec:
+        """The spec of a document that :meth:`to_toml` wrote; Invalid for anything else."""
+        try:
+            return cls.from_plain(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise Invalid(f"not TOML: {error}") from None
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, object]) -> Spec:
+        """The spec with the settings in *values*; Invalid for an unknown name or a wrong type."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        taken: dict[str, object] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise Invalid(f"{quote(name)} is not a setting")
+            taken[name] = _typed(name, value)
+        return cls(**taken)  # type: ignore[arg-type]  # the types were checked one by one above
+
+
+_BOOLEANS: Final = frozenset({"tty", "readonly", "privileged", "no_new_privileges"})
+_LISTS: Final = frozenset(
+    "command entrypoint env labels capabilities devices ulimits sysctls tmpfs volumes network".split()
+)
+
+
+def _typed(name: str, value: object) -> object:
+    if name == "cgroup":
+        if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+            return MappingProxyType(dict(value))
+        raise Invalid("cgroup is not a table of texts")
+    if name in _LISTS:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise Invalid(f"{name} is not a list of texts")
+    if name in _BOOLEANS:
+        if isinstance(value, bool):
+            return value
+        raise Invalid(f"{name} is neither true nor false")
+    if name == "stop_timeout":
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+            return float(value)
+        raise Invalid(f"{name} is not a number of seconds")
+    if name == "shm_size":
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        raise Invalid(f"{name} is not a number of bytes")
+    if isinstance(value, str):
+        return value
+    raise Invalid(f"{name} is not a text")
+
+
+def parse_signal(text: str) -> signal.Signals | int:
+    """A signal by name, with or without SIG, or by number; RTMIN+N too (signal(7))."""
+    name = text.strip().upper()
+    if name.isdigit() and 1 <= int(name) <= signal.SIGRTMAX:
+        number = int(name)
+        return signal.Signals(number) if number in set(signal.Signals) else number
+    short = name.removeprefix("SIG")
+    base, plus, offset = short.partition("+")
+    if base == "RTMIN" and plus and offset.isdigit() and signal.SIGRTMIN + int(offset) <= signal.SIGRTMAX:
+        return signal.SIGRTMIN + int(offset)
+    try:
+        return signal.Signals["SIG" + short]
+    except KeyError:
+        raise Invalid(f"{quote(text)} is not a signal: a name such as TERM or SIGUSR1, or a number") from None
+
+
+def print_signal(number: signal.Signals | int) -> str:
+    """``SIGTERM``, or ``SIGRTMIN+3`` for the nameless ones."""
+    if isinstance(number, signal.Signals):
+        return number.name
+    return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else str(int(number))

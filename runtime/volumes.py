@@ -1,0 +1,138 @@
+"""Volumes and tmpfs mounts of a container: what people write, and the values behind it.
+
+``SOURCE:TARGET[:OPTION,…]`` is docker's ``--volume``, ``TARGET[:OPTION,…]`` its ``--tmpfs``. Sources are opened once, with
+open_tree(2), and travel as descriptors from there on, so that nothing is resolved twice.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from pydock.runtime import syscalls
+from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.formats import parse_size, quote
+
+_PROPAGATIONS: Final = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
+_TMPFS_FLAGS: Final = frozenset({"ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec"})
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A directory or file of the machine, seen at *target* in the container. *propagation* as in mount(2), ``rprivate`` unless said."""
+
+    source: str
+    target: str
+    readonly: bool = False
+    propagation: str = "rprivate"
+
+    def __str__(self) -> str:
+        options = [*(["ro"] if self.readonly else []), *([self.propagation] if self.propagation != "rprivate" else [])]
+        return f"{self.source}:{self.target}" + (f":{','.join(options)}" if options else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Volume:
+        """The value of ``SOURCE:TARGET[:OPTION,…]``; Invalid otherwise."""
+        parts = text.split(":")
+        if len(parts) not in (2, 3) or not parts[0]:
+            raise Invalid(f"{quote(text)} is not a volume: SOURCE:TARGET[:ro,rprivate,…]")
+        if not parts[0].startswith("/"):
+            raise NotFound(f"volume {quote(parts[0])} not found: give the absolute path of a directory or file")
+        volume = cls(parts[0], target_path(parts[1]))
+        for option in parts[2].split(",") if len(parts) == 3 else ():
+            match option:
+                case "ro":
+                    volume = cls(volume.source, volume.target, True, volume.propagation)
+                case "rw":
+                    volume = cls(volume.source, volume.target, False, volume.propagation)
+                case _ if option in _PROPAGATIONS:
+                    volume = cls(volume.source, volume.target, volume.readonly, option)
+                case _:
+                    raise Invalid(f"{quote(option)} is not an option of a volume: ro, rw, or one of {', '.join(sorted(_PROPAGATIONS))}")
+        return volume
+
+
+@dataclass(frozen=True, slots=True)
+class Tmpfs:
+    """A file system in memory at *target*. *size* in bytes, None for the kernel's default (half of the memory)."""
+
+    target: str
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.target + (f":{','.join(self.options)}" if self.options else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Tmpfs:
+        """The value of ``TARGET[:OPTION,…]``; Invalid otherwise."""
+        target, _, rest = text.partition(":")
+        options: list[str] = []
+        for option in filter(None, rest.split(",")):
+            name, equals, value = option.partition("=")
+            if not equals and name in _TMPFS_FLAGS:
+                options.append(name)
+            elif name == "size" and value:
+                options.append(f"size={parse_size(value)}")
+            elif name == "mode" and 0 < len(value) <= 4 and all(digit in "01234567" for digit in value):
+                options.append(f"mode={value}")
+            elif name in ("uid", "gid") and value.isdecimal() and len(value) < 11:
+                options.append(option)
+            else:
+                raise Invalid(
+                    f"{quote(option)} is not an option of a tmpfs: size=BYTES, mode=OCTAL, uid=, gid=, "
+                    "ro, exec, suid, dev and their opposites"
+                )
+        return cls(target_path(target), tuple(options))
+
+
+def target_path(text: str) -> str:
+    """An absolute path inside the container, normalised; Invalid for a relative one and for the root itself."""
+    path = posixpath.normpath(text)
+    if not text.startswith("/") or path in ("/", "//") or ".." in text.split("/"):
+        raise Invalid(f"{quote(text)} is not a place in the container: an absolute path below / without ..")
+    return "/" + path.lstrip("/")
+
+
+def checked_source(path: str, *, outside: str) -> str:
+    """*path*, when it is absolute, exists, and does not lead into the mount at *outside*, which the daemon itself must never walk.
+
+    Symlinks are followed one component at a time, looking at each place before stepping into it.
+    """
+    if not path.startswith("/"):
+        raise Invalid(f"{quote(path)} is not an absolute path")
+    pending = path.split("/")[::-1]
+    place, steps = "/", 0
+    while pending:
+        part = pending.pop()
+        if part in ("", "."):
+            continue
+        place = posixpath.normpath(posixpath.join(place, part))
+        if outside and (place == outside or place.startswith(outside + "/")):
+            raise Invalid(f"{quote(path)} leads into the mount itself")
+        try:
+            mode = os.lstat(place).st_mode
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise NotFound(f"{quote(path)} does not exist") from None
+            raise
+        if stat.S_ISLNK(mode):
+            steps += 1
+            if steps > 40:
+                raise Invalid(f"{quote(path)}: too many symlinks")
+            link = os.readlink(place)
+            place = "/" if link.startswith("/") else posixpath.dirname(place)
+            pending.extend(link.split("/")[::-1])
+        elif pending and not stat.S_ISDIR(mode):
+            raise NotFound(f"{quote(path)} does not exist: {quote(place)} is not a directory")
+    return path
+
+
+def open_source(volume: Volume, *, outside: str) -> tuple[int, bool]:
+    """A detached clone of the mount at the volume's source, and whether it is a directory."""
+    checked_source(volume.source, outside=outside)
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
+    fd = syscalls.open_tree(syscalls.AT_FDCWD, volume.source, flags)
+    return fd, stat.S_ISDIR(os.fstat(fd).st_mode)
