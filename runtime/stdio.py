@@ -1,6 +1,6 @@
-"""The named pipes that are a container's stdin, stdout and stderr: ``RUN/io/ID/{stdin,stdout,stderr}``.
+"""The named pipes that are a process's stdin, stdout and stderr: ``RUN/io/ID/{stdin,stdout,stderr}``.
 
-See fifo(7). Each end that must not vanish is opened once by ``open_ends`` and given to the keeper: the write end of
+See fifo(7). Each end that must not vanish is opened once (``Stdio.open``) and given to the keeper: the write end of
 stdin, without which the container would read the end of file, and stdout and stderr for reading and writing, so that
 what a container wrote last is still there after it has gone, until the logger has taken it. Dropping the kept stdin is
 the end of file.
@@ -10,59 +10,55 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
-from typing import NamedTuple
-
-STREAMS = ("stdin", "stdout", "stderr")
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 
-class Pipes(NamedTuple):
-    """The paths of one process's pipes."""
+class Stdio:
+    """The pipes of the process *id* in the run directory *run*."""
 
-    stdin: str
-    stdout: str
-    stderr: str
+    def __init__(self, run: str | os.PathLike[str], id: str) -> None:
+        self.directory = f"{os.fspath(run)}/io/{id}"
+        self.key = f"io/{id}"  # what they are kept under
+        self.stdin = f"{self.directory}/stdin"
+        self.stdout = f"{self.directory}/stdout"
+        self.stderr = f"{self.directory}/stderr"
 
+    @property
+    def paths(self) -> tuple[str, str, str]:
+        """All three, in the order of their numbers."""
+        return self.stdin, self.stdout, self.stderr
 
-def paths(run: str, id: str) -> Pipes:
-    """Where the pipes of *id* are."""
-    return Pipes(*(f"{run}/io/{id}/{name}" for name in STREAMS))
+    def make(self) -> None:
+        """Makes the pipes, in the place of any that are left from before."""
+        self.remove()
+        os.makedirs(self.directory, mode=0o700)
+        for path in self.paths:
+            os.mkfifo(path, 0o600)
 
+    @contextmanager
+    def open(self) -> Iterator[dict[str, int]]:
+        """The ends to be kept, by name; closed at the end of the block, when the keeper has got them.
 
-def make(run: str, id: str) -> Pipes:
-    """Makes the pipes of *id*, in the place of any that are left from before."""
-    directory = f"{run}/io/{id}"
-    remove(run, id)
-    os.makedirs(directory, mode=0o700)
-    pipes = paths(run, id)
-    for path in pipes:
-        os.mkfifo(path, 0o600)
-    return pipes
+        Linux lets a FIFO be opened for reading and writing without anybody on the other side. stdin's write end is
+        opened with a reader at hand for a moment, as opening for writing alone waits for one (or is ENXIO).
+        """
+        fds: dict[str, int] = {}
+        with ExitStack() as stack:
+            for name, path, flags in (
+                ("stdin", self.stdin, os.O_WRONLY),
+                ("stdout", self.stdout, os.O_RDWR),
+                ("stderr", self.stderr, os.O_RDWR),
+            ):
+                reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fds[name] = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+                finally:
+                    os.close(reader)
+                stack.callback(os.close, fds[name])
+            yield fds
 
-
-def open_ends(pipes: Pipes) -> dict[str, int]:
-    """The ends to be kept, by name; the caller closes them when the keeper has got them.
-
-    Linux lets a FIFO be opened for reading and writing without anybody on the other side. stdin's write end is opened
-    with a reader at hand for a moment, as opening for writing alone waits for one (or is ENXIO).
-    """
-    fds: dict[str, int] = {}
-    try:
-        reader = os.open(pipes.stdin, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            fds["stdin"] = os.open(pipes.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        finally:
-            os.close(reader)
-        for name, path in (("stdout", pipes.stdout), ("stderr", pipes.stderr)):
-            fds[name] = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except BaseException:
-        for fd in fds.values():
-            os.close(fd)
-        raise
-    return fds
-
-
-def remove(run: str, id: str) -> None:
-    """Removes the pipes of *id* from the file system; whoever has them open keeps them."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(f"{run}/io/{id}")
+    def remove(self) -> None:
+        """Removes the pipes from the file system; whoever has them open keeps them."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)

@@ -102,7 +102,7 @@ class Assembler:
     def feed(
         self, data: bytes, ancillary: Iterable[tuple[int, int, bytes]], flags: int
     ) -> tuple[Message, list[int]] | None:
-        """Takes what recvmsg returned, gives the message if complete; ``Closed`` at the end, ``Malformed`` if rubbish."""
+        """Takes what recvmsg gave, gives the message if complete; ``Closed`` at the end, ``Malformed`` if rubbish."""
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")

@@ -16,6 +16,7 @@ import sys
 from typing import NoReturn
 
 from pydock.runtime import syscalls
+from pydock.runtime.errors import Invalid, NotFound
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.plan import steps_of
 from pydock.runtime.monitor.step import Context
@@ -54,12 +55,14 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
             name = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename)
             words = f"{name}: {words}"
         tell({"error": error.errno or errno.EIO, "words": words, "step": step})
-    except Exception as error:
-        # what other modules raise (an unknown user, say) are refused values; what is a fault is in the words, too
-        tell({"error": errno.EINVAL, "words": str(error) or type(error).__name__, "step": step})
-        if not isinstance(error, (ValueError, LookupError)):
-            sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
+    except NotFound as error:
+        tell({"error": errno.ENOENT, "words": str(error), "step": step})
+    except (Invalid, ValueError) as error:
+        tell({"error": errno.EINVAL, "words": str(error), "step": step})
+    except Exception as error:  # a fault of ours
+        tell({"error": errno.EIO, "words": f"{type(error).__name__}: {error}", "step": step})
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
     finally:
         os._exit(FAILED)
 

@@ -23,16 +23,6 @@ class Started:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A process that the monitor is the parent of. The *pidfd* is the receiver's to close."""
-
-    id: str
-    pid: int
-    starttime: int
-    pidfd: int
-
-
 class Monitor:
     """Every method is one request. ``event`` is to be subscribed to the companion; ``exits`` then gives each exit.
 
@@ -59,12 +49,12 @@ class Monitor:
         warnings = tuple(wire.texts(answer, "warnings"))
         return Started(wire.number(answer, "pid"), wire.number(answer, "starttime"), pidfd, warnings)
 
-    async def alive(self) -> list[Running]:
-        """All that run."""
+    async def alive(self) -> dict[str, int]:
+        """All that run: their pidfds by id, the receiver's to close."""
         answer, fds = await self._requester.request({"do": "list"})
         alive = answer["alive"]
         assert isinstance(alive, list)
-        return [Running(id, pid, starttime, fd) for (id, pid, starttime), fd in zip(alive, fds, strict=True)]
+        return {id: pidfd for (id, _, _), pidfd in zip(alive, fds, strict=True)}
 
     async def forget(self, id: str) -> None:
         """Removes the record of an exit that has been taken note of."""

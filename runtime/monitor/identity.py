@@ -198,8 +198,9 @@ class ResolveUser(NamedTuple):
     def execute(self, context: Context) -> None:
         passwd = read_inside(context.root, "/etc/passwd", _PASSWD_BYTES)
         group = read_inside(context.root, "/etc/group", _PASSWD_BYTES)
-        context.uid, context.gid, groups, context.home = resolve(self.user, passwd, group)
-        context.groups = tuple(dict.fromkeys((*groups, *self.groups)))
+        who = resolve(self.user, passwd, group)
+        context.uid, context.gid, context.home = who.uid, who.gid, who.home
+        context.groups = tuple(dict.fromkeys((*who.groups, *self.groups)))
         for fd in context.stdio:
             if fd >= 0:
                 os.fchown(fd, context.uid, context.gid)

@@ -1,0 +1,214 @@
+"""The logger: moves what containers write from their named pipes into their logs.
+
+It loses nothing by dying: bytes wait in the pipes, which the container and the keeper hold open, and the next logger
+goes on where this one was (``pydock.runtime.logger.index``). It opens the pipes for reading and writing, so that there
+is no end of file to run into between one holder and the next.
+
+A pipe that has been emptied is left alone for a few milliseconds while its writer goes on, so that many small writes
+become one move and one line of the index; one that was found nearly full is not. The first output after silence
+is moved at once.
+
+When the disk is full the bytes stay in the pipe, and the writer waits, until there is room: tried every second.
+
+Requests (``pydock.runtime.serving``):
+
+- ``follow {id, stdout, stderr, directory, log_max}``: paths of named pipes, the directory of the log, bytes or null
+- ``drain {id}`` -> ``{offset}`` when all that was in the pipes at the time of the request is in the log
+- ``limit {id, log_max}``, ``unfollow {id}``, ``list`` -> ``{followed: [id, ...]}``
+
+Events: ``{"event": "full", id, error}`` when a log can't take bytes, ``{"event": "relieved", id}`` when it can again.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import sys
+import termios
+
+from pydock.runtime import wire
+from pydock.runtime.logger.index import STREAMS, Log
+from pydock.runtime.serving import Options, Peer, Server, begin
+from pydock.runtime.wire import Message
+
+_PIPE_BYTES = 1 << 20
+_SHORT_REST = 0.004  # seconds
+_LONG_REST = 0.016
+_RETRY = 1.0
+_MUCH = 64 * 1024  # a pipe that held this much is one whose writer is in a hurry
+
+
+class Stream:
+    """One pipe."""
+
+    __slots__ = ("fd", "log", "name", "resting")
+
+    def __init__(self, log: Followed, name: str, path: str) -> None:
+        self.log = log
+        self.name = name
+        self.resting = False
+        self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def waiting(self) -> int:
+        """The bytes in the pipe."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self.fd, termios.FIONREAD, count)
+        return count[0]
+
+    def enlarge(self) -> None:
+        """Gives the pipe more room, once it has been seen to need it: room that is never used costs memory, too."""
+        try:
+            if fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ) < _PIPE_BYTES:
+                fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        except OSError as error:  # EPERM: beyond pipe-max-size or the user's pages. It works without.
+            if error.errno not in (errno.EPERM, errno.EBUSY, errno.ENOMEM):
+                raise
+
+
+class Followed:
+    """A container's log and its pipes."""
+
+    __slots__ = ("closed", "full", "id", "log", "streams")
+
+    def __init__(self, id: str, directory: str, limit: int | None, pipes: list[str]) -> None:
+        self.id = id
+        self.closed = False
+        self.full = False
+        self.streams: list[Stream] = []
+        self.log = Log(directory, limit)
+        try:
+            for name, path in zip(STREAMS, pipes, strict=True):
+                self.streams.append(Stream(self, name, path))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes files and pipes."""
+        self.closed = True
+        self.log.close()
+        for stream in self.streams:
+            os.close(stream.fd)
+
+
+class Logger(Server):
+    """The table of logs."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(begin("logger", options, many_files=True))
+        self.followed: dict[str, Followed] = {}
+
+    def idle(self) -> bool:
+        return not self.followed
+
+    def handle(self, peer: Peer, message: Message, fds: list[int]) -> Message | tuple[Message, list[int]] | None:
+        match message.get("do"):
+            case "follow":
+                return self._follow(message)
+            case "drain":
+                return self._drain(self._of(message))
+            case "limit":
+                self._of(message).log.limit = _limit(message)
+                return {}
+            case "unfollow":
+                item = self.followed.pop(wire.text(message, "id"), None)
+                if item is not None:
+                    self._close(item)
+                return {}
+            case "list":
+                return {"followed": list(self.followed)}
+            case _:
+                return super().handle(peer, message, fds)
+
+    def _of(self, message: Message) -> Followed:
+        id = wire.text(message, "id")
+        if id not in self.followed:
+            raise OSError(errno.ENOENT, f"{id} is not followed")
+        return self.followed[id]
+
+    def _follow(self, message: Message) -> Message:
+        id = wire.text(message, "id")
+        pipes = [wire.text(message, name) for name in STREAMS]
+        before = self.followed.pop(id, None)
+        if before is not None:
+            self._close(before)
+        item = Followed(id, wire.text(message, "directory"), _limit(message), pipes)
+        self.followed[id] = item
+        for stream in item.streams:
+            self._wake(stream)
+        return {}
+
+    def _close(self, item: Followed) -> None:
+        for stream in item.streams:
+            if not stream.resting:
+                self.unwatch(stream.fd)
+        item.close()
+
+    # Moving
+
+    def _wake(self, stream: Stream) -> None:
+        self.watch(stream.fd, lambda: self._readable(stream))
+
+    def _rest(self, stream: Stream, seconds: float) -> None:
+        stream.resting = True
+        self.unwatch(stream.fd)
+        self.later(seconds, lambda: self._rested(stream))
+
+    def _rested(self, stream: Stream) -> None:
+        if stream.log.closed:
+            return
+        stream.resting = False
+        self._wake(stream)
+        self._readable(stream)
+
+    def _readable(self, stream: Stream) -> None:
+        try:
+            moved = self._take(stream)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._rest(stream, _RETRY)
+            return
+        if moved < _MUCH:
+            self._rest(stream, _LONG_REST)
+        elif moved < _PIPE_BYTES // 2:
+            stream.enlarge()
+            self._rest(stream, _SHORT_REST)
+
+    def _take(self, stream: Stream, most: int = _PIPE_BYTES) -> int:
+        """Moves bytes, and tells clients when that begins to be impossible and when it is possible again."""
+        item = stream.log
+        try:
+            moved = item.log.take(stream.fd, stream.name, most)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if not item.full:
+                item.full = True
+                self.broadcast({"event": "full", "id": item.id, "error": error.errno, "words": error.strerror})
+            raise
+        if item.full:
+            item.full = False
+            self.broadcast({"event": "relieved", "id": item.id})
+        return moved
+
+    def _drain(self, item: Followed) -> Message:
+        for stream in item.streams:
+            # Not until it is empty: whoever else writes into the pipe could keep it from ever being.
+            left = stream.waiting()
+            while left > 0:
+                try:
+                    left -= self._take(stream, left)
+                except BlockingIOError:
+                    break
+        return {"offset": item.log.offset}
+
+
+def _limit(message: Message) -> int | None:
+    return None if message.get("log_max") is None else wire.number(message, "log_max")
+
+
+if __name__ == "__main__":
+    Logger(Options(sys.argv[1:])).run()
