@@ -95,8 +95,7 @@ class Blobs:
     def chunks(self, digest: Digest) -> Iterator[bytes]:
         """The blob in pieces."""
         with self.open(digest) as file:
-            while data := file.read(CHUNK):
-                yield data
+            yield from chunks_of(file)
 
     def writer(self) -> BlobWriter:
         """A new blob; a context manager."""
@@ -117,3 +116,9 @@ class Blobs:
                     freed += path.stat().st_size
                     path.unlink()
         return freed
+
+
+def chunks_of(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of *file* in pieces."""
+    while data := file.read(CHUNK):
+        yield data

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from pydock.overlay.errors import Invalid, NotFound
+from pydock.overlay.image import Image
 from pydock.overlay.manifest import History, ImageConfig
 from pydock.overlay.reference import Reference
-from pydock.overlay.store import Image, Store
+from pydock.overlay.store import Store
 
 BUSYBOX: Final = Path("/bin/busybox")
 _PACKAGE: Final = "install the package busybox-static (a busybox that is statically linked)"

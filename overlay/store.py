@@ -13,79 +13,24 @@ happens outside it, protected by an :class:`Intake`, whose blobs and layers nobo
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Final
 
 from pydock.overlay import manifest as documents
-from pydock.overlay.blobs import Blobs
-from pydock.overlay.compression import CHUNK, Compression, ZstdWriter
+from pydock.overlay.blobs import Blobs, chunks_of
 from pydock.overlay.digest import Digest, chain_ids
 from pydock.overlay.errors import Exists, Invalid, NotFound
+from pydock.overlay.image import ARCHITECTURE, Image, Layer, Needs
+from pydock.overlay.intake import Intake
 from pydock.overlay.layers import Layers, LayerStream
-from pydock.overlay.manifest import ConfigFile, Descriptor, History, ImageConfig, Index, Manifest, RootFs
+from pydock.overlay.manifest import ConfigFile, Descriptor, ImageConfig, Index, Manifest
 from pydock.overlay.reference import Reference
 from pydock.overlay.trees import remove_tree
 
-ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 _INDEXES: Final = (documents.INDEX, documents.DOCKER_LIST)
-_MEDIA_TYPES: Final = {
-    Compression.NONE: documents.LAYER,
-    Compression.GZIP: documents.LAYER_GZIP,
-    Compression.ZSTD: documents.LAYER_ZSTD,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer of an image: its digests, and bytes as it came and unpacked (0 when it is not unpacked)."""
-
-    digest: str
-    diff_id: str
-    chain_id: str
-    compressed: int
-    unpacked: int
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image under one of its names. *id* is the digest of its configuration, *digest* that of its manifest.
-
-    *size* are bytes unpacked, *created* RFC 3339 or "". Of a directory that serves as an image, *reference* is the
-    path, *directory* too, and most is empty.
-    """
-
-    reference: str
-    id: str
-    digest: str
-    size: int
-    created: str
-    architecture: str
-    os: str
-    author: str
-    config: ImageConfig
-    layers: tuple[Layer, ...]
-    directory: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Needs:
-    """What must stay on disk for some image."""
-
-    blobs: frozenset[Digest] = frozenset()
-    chain_ids: frozenset[Digest] = frozenset()
-
-    def __or__(self, other: _Needs) -> _Needs:
-        return _Needs(self.blobs | other.blobs, self.chain_ids | other.chain_ids)
-
-    def __sub__(self, other: _Needs) -> _Needs:
-        return _Needs(self.blobs - other.blobs, self.chain_ids - other.chain_ids)
 
 
 class Store:
@@ -338,10 +283,10 @@ class Store:
         self._images[digest] = image
         return image
 
-    def _needs(self, descriptor: Descriptor) -> _Needs:
+    def _needs(self, descriptor: Descriptor) -> Needs:
         """Everything that hangs on an entry of an index; what is damaged or missing needs nothing further."""
         digest = Digest.parse(descriptor.digest)
-        needs = _Needs(frozenset((digest,)))
+        needs = Needs(frozenset((digest,)))
         try:
             if descriptor.media_type in _INDEXES:
                 index = documents.decode(self.blobs.read(digest), Index, f"index {digest}")
@@ -352,146 +297,22 @@ class Store:
         except (Invalid, NotFound):
             return needs
         blobs = {Digest.parse(image.id), *(Digest.parse(layer.digest) for layer in image.layers)}
-        return needs | _Needs(frozenset(blobs), frozenset(Digest.parse(layer.chain_id) for layer in image.layers))
+        return needs | Needs(frozenset(blobs), frozenset(Digest.parse(layer.chain_id) for layer in image.layers))
 
-    def _needed(self) -> _Needs:
-        needed = _Needs()
+    def _needed(self) -> Needs:
+        needed = Needs()
         for descriptor in self._index.manifests:
             needed |= self._needs(descriptor)
         for intake in self._intakes:
             needed |= intake.needs
         return needed
 
-    def _remove(self, candidates: _Needs, keep: frozenset[str]) -> None:
+    def _remove(self, candidates: Needs, keep: frozenset[str]) -> None:
         """Remove those of *candidates* that nobody needs."""
-        garbage = candidates - self._needed() - _Needs(chain_ids=frozenset(map(Digest.parse, keep)))
+        garbage = candidates - self._needed() - Needs(chain_ids=frozenset(map(Digest.parse, keep)))
         for blob in garbage.blobs:
             self.blobs.path(blob).unlink(missing_ok=True)
             self._images.pop(str(blob), None)
         for chain_id in garbage.chain_ids:
             self.layers.discard(self.layers.path(chain_id))
             self.layers.facts_path(chain_id).unlink(missing_ok=True)
-
-
-class Intake:
-    """An image on its way in, layer by layer, bottom first; a context manager.
-
-    Left without :meth:`finish`, whatever it brought in is removed again.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._layers: list[Descriptor] = []
-        self._diff_ids: list[Digest] = []
-        self._brought = _Needs()
-        self.needs = _Needs()
-
-    def begin_with(self, image: Image) -> None:
-        """Take the layers of *image* as the first ones. NotFound if it is gone."""
-        with self._store._lock:
-            manifest = documents.decode(self._store.manifest(image), Manifest, f"manifest {image.digest}")
-            self._diff_ids = [Digest.parse(layer.diff_id) for layer in image.layers]
-            self._layers = list(manifest.layers)
-            blobs = frozenset(Digest.parse(layer.digest) for layer in manifest.layers)
-            self.needs |= _Needs(blobs, frozenset(chain_ids(self._diff_ids)))
-
-    def add_layer(self, chunks: Iterable[bytes], *, expected: Digest | None = None) -> Descriptor:
-        """The next layer: a tar, compressed or not, stored as it comes and unpacked.
-
-        What is compressed in a way that OCI has no media type for (bzip2, xz) is stored with zstd instead. Invalid,
-        also if the digest of what is stored is not *expected*; OSError.
-        """
-        with self._store.blobs.writer() as writer, self._store.layers.pending() as pending:
-            stream = LayerStream(chunks)
-            media_type = _MEDIA_TYPES.get(stream.compression)
-            if media_type is not None:
-                facts = pending.unpack(stream.shown_to(raw=writer.write))
-            else:
-                media_type, zstd = documents.LAYER_ZSTD, ZstdWriter()
-                facts = pending.unpack(stream.shown_to(plain=lambda data: writer.write(zstd.feed(data))))
-                writer.write(zstd.finish())
-            diff_ids = [*self._diff_ids, stream.diff_id]
-            chain_id = chain_ids(diff_ids)[-1]
-            with self._store._lock:
-                self._bring(writer.digest, chain_id)
-                digest = writer.commit(expected)
-                pending.commit(chain_id, facts)
-        descriptor = Descriptor(media_type=media_type, digest=str(digest), size=writer.size)
-        self._diff_ids = diff_ids
-        self._layers.append(descriptor)
-        return descriptor
-
-    def finish(
-        self,
-        reference: Reference,
-        config: ImageConfig,
-        *,
-        created: str | None = None,
-        author: str | None = None,
-        history: tuple[History, ...] | None = None,
-    ) -> Image:
-        """Make the image of the layers so far, for this machine's architecture. *created* is RFC 3339, now if None."""
-        created = created or datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        document = ConfigFile(
-            architecture=ARCHITECTURE,
-            os="linux",
-            rootfs=RootFs(diff_ids=tuple(map(str, self._diff_ids))),
-            created=created,
-            author=author,
-            config=config.to_document(),
-            history=history or tuple(History(created=created, comment="imported") for _ in self._layers),
-        )
-        return self.finish_with(reference, documents.encode(document))
-
-    def finish_with(self, reference: Reference, config: bytes, manifest: bytes | None = None) -> Image:
-        """The same with documents that exist already, which are stored as they are. Invalid if they don't fit.
-
-        An image that has the name loses it, and its files stay until :meth:`Store.collect`.
-        """
-        parsed = documents.decode(config, ConfigFile, f"the config of {reference}")
-        if parsed.rootfs.diff_ids != tuple(map(str, self._diff_ids)):
-            raise Invalid(f"the config of {reference} lists other layers than there are")
-        config_digest = Digest.of(config)
-        if manifest is None:
-            descriptor = Descriptor(media_type=documents.CONFIG, digest=str(config_digest), size=len(config))
-            manifest = documents.encode(Manifest(config=descriptor, layers=tuple(self._layers)))
-        described = documents.decode(manifest, Manifest, f"the manifest of {reference}")
-        if described.config.digest != str(config_digest) or (
-            [layer.digest for layer in described.layers] != [layer.digest for layer in self._layers]
-        ):
-            raise Invalid(f"the manifest of {reference} names another config or other layers than there are")
-        with self._store._lock:
-            for document in (config, manifest):
-                self._bring(Digest.of(document))
-                self._store.blobs.put(document)
-            entry = Descriptor(media_type=described.media_type, digest=str(Digest.of(manifest)), size=len(manifest))
-            self._store._set_tags({**self._store._tags(), reference: entry})
-            self._brought = _Needs()
-            return self._store.image(str(reference))
-
-    def _bring(self, blob: Digest, chain_id: Digest | None = None) -> None:
-        """Note what is about to be stored, and whether it is new."""
-        layers = self._store.layers
-        self.needs |= _Needs(frozenset((blob,)), frozenset((chain_id,)) if chain_id else frozenset())
-        if not self._store.blobs.has(blob):
-            self._brought |= _Needs(blobs=frozenset((blob,)))
-        if chain_id and not layers.has(chain_id):
-            self._brought |= _Needs(chain_ids=frozenset((chain_id,)))
-
-    def __enter__(self) -> Self:
-        with self._store._lock:
-            self._store._intakes.append(self)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._store._lock:
-            self._store._intakes.remove(self)
-            self._store._remove(self._brought, frozenset())
-
-
-def chunks_of(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of *file* in pieces."""
-    while data := file.read(CHUNK):
-        yield data
