@@ -1,0 +1,219 @@
+"""The store with images that have no layers, which takes no privileges; tests/kernel/test_overlay_store.py has layers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydock.overlay import manifest as documents
+from pydock.overlay.digest import Digest
+from pydock.overlay.errors import Exists, Invalid, NotFound
+from pydock.overlay.image import ARCHITECTURE, Image
+from pydock.overlay.manifest import ImageConfig
+from pydock.overlay.reference import Reference
+from pydock.overlay.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "images")
+
+
+def add(store: Store, name: str, **config: tuple[str, ...]) -> Image:
+    with store.intake() as intake:
+        return intake.finish(Reference.parse(name), ImageConfig(**config))
+
+
+def blobs(store: Store) -> int:
+    return len(list((store.directory / "blobs" / "sha256").iterdir()))
+
+
+def test_an_empty_store_is_an_oci_layout(store: Store) -> None:
+    assert json.loads((store.directory / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    index = json.loads((store.directory / "index.json").read_text())
+    assert (index["schemaVersion"], index["manifests"]) == (2, [])
+    assert (store.directory / "blobs").is_dir()
+    assert store.references() == ()
+
+
+def test_an_image_is_found_by_any_form_of_its_name(store: Store) -> None:
+    made = add(store, "app", command=("sh",))
+    assert store.references() == ("app:latest",)
+    assert store.image("docker.io/library/app:latest") == made == store.image("app")
+    assert made.reference == "app:latest"
+    assert made.config == ImageConfig(command=("sh",))
+    assert (made.os, made.architecture, made.size) == ("linux", ARCHITECTURE, 0)
+
+
+def test_the_index_names_the_full_reference(store: Store) -> None:
+    made = add(store, "app")
+    (entry,) = json.loads((store.directory / "index.json").read_text())["manifests"]
+    assert entry["annotations"] == {"org.opencontainers.image.ref.name": "docker.io/library/app:latest"}
+    assert entry["digest"] == made.digest
+    manifest = json.loads(store.manifest(made))
+    assert manifest["config"]["digest"] == made.id
+    assert json.loads(store.config_file(made))["architecture"] == ARCHITECTURE
+
+
+def test_a_new_store_on_the_same_directory_has_the_same_images(store: Store) -> None:
+    made = add(store, "app")
+    assert Store(store.directory).image("app") == made
+
+
+def test_a_missing_image_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFound, match="no such image: app:latest"):
+        store.image("app")
+    with pytest.raises(NotFound):
+        store.untag("app")
+    with pytest.raises(NotFound):
+        store.tag("app", "other")
+    with pytest.raises(NotFound):
+        store.rename("app", "other")
+
+
+def test_a_bad_name_is_invalid(store: Store) -> None:
+    with pytest.raises(Invalid):
+        store.image("../etc")
+
+
+def test_the_last_tag_takes_the_image_with_it(store: Store) -> None:
+    made = add(store, "app")
+    store.tag("app", "team/app:2")
+    assert store.references() == ("app:latest", "team/app:2")
+    assert store.image("team/app:2").id == made.id
+    store.untag("app")
+    assert store.image("team/app:2").id == made.id
+    store.untag("team/app:2")
+    assert (store.references(), blobs(store)) == ((), 0)
+
+
+def test_what_two_images_share_stays_with_the_other(store: Store) -> None:
+    with store.intake() as intake:
+        first = intake.finish(Reference.parse("a"), ImageConfig(), created="2020-01-01T00:00:00Z")
+    with store.intake() as intake:
+        manifest = store.manifest(first) + b"\n"
+        second = intake.finish_with(Reference.parse("b"), store.config_file(first), manifest)
+    assert (second.id, second.digest) == (first.id, str(Digest.of(manifest)))
+    store.untag("a")
+    assert store.image("b").id == first.id
+    assert blobs(store) == 2
+
+
+def test_rename_moves_the_tag(store: Store) -> None:
+    made = add(store, "app")
+    assert store.rename("app", "other:1").id == made.id
+    assert store.references() == ("other:1",)
+    assert store.rename("other:1", "other:1").id == made.id
+
+
+def test_rename_to_a_name_that_is_taken_is_refused(store: Store) -> None:
+    add(store, "a")
+    add(store, "b")
+    with pytest.raises(Exists, match="b:latest is an image already"):
+        store.rename("a", "b")
+    assert store.references() == ("a:latest", "b:latest")
+
+
+def test_a_retagged_image_stays_until_it_is_collected(store: Store) -> None:
+    add(store, "a", command=("old",))
+    add(store, "a", command=("new",))
+    assert store.image("a").config.command == ("new",)
+    assert blobs(store) == 4
+    store.collect()
+    assert blobs(store) == 2
+
+
+def test_an_intake_given_up_leaves_nothing(store: Store) -> None:
+    with pytest.raises(Invalid), store.intake() as intake:
+        intake.finish_with(Reference.parse("a"), b"{}")
+    assert (store.references(), blobs(store), list((store.directory / "tmp").iterdir())) == ((), 0, [])
+
+
+def test_documents_that_do_not_fit_are_invalid(store: Store) -> None:
+    config = documents.encode(
+        documents.ConfigFile("amd64", "linux", documents.RootFs(diff_ids=(str(Digest.of(b"other")),)))
+    )
+    with pytest.raises(Invalid, match="other layers"), store.intake() as intake:
+        intake.finish_with(Reference.parse("a"), config)
+    fine = documents.encode(documents.ConfigFile("amd64", "linux", documents.RootFs()))
+    manifest = documents.encode(
+        documents.Manifest(config=documents.Descriptor(documents.CONFIG, str(Digest.of(b"")), 0))
+    )
+    with pytest.raises(Invalid, match="another config"), store.intake() as intake:
+        intake.finish_with(Reference.parse("a"), fine, manifest)
+    assert blobs(store) == 0
+
+
+def test_entries_of_other_tools_are_kept_and_no_images_of_ours(store: Store) -> None:
+    made = add(store, "a")
+    index = json.loads((store.directory / "index.json").read_text())
+    (entry,) = index["manifests"]
+    foreign = {**entry, "annotations": {"org.opencontainers.image.ref.name": "NOT A NAME"}}
+    index["manifests"].append(foreign)
+    (store.directory / "index.json").write_text(json.dumps(index))
+    again = Store(store.directory)
+    assert again.references() == ("a:latest",)
+    again.untag("a")
+    assert json.loads((store.directory / "index.json").read_text())["manifests"] == [foreign]
+    assert again.blobs.has(Digest.parse(made.digest))
+
+
+def test_recover_clears_away_what_was_half_made(store: Store) -> None:
+    made = add(store, "a")
+    images = store.directory
+    (images / "tmp" / "layer-x" / "tree" / "etc").mkdir(parents=True)
+    (images / "tmp" / "blob-y").write_bytes(b"half")
+    (images / "tmp" / "document-z").write_bytes(b"{")
+    (images / "layers" / f"sha256-{'0' * 64}.json").write_text("{}")
+    (images / "layers" / f"sha256-{'1' * 64}").mkdir()
+    store.blobs.put(b"renamed, but in no index yet")
+    again = Store(images)
+    again.recover()
+    again.empty_trash()
+    assert again.image("a") == made
+    assert blobs(again) == 2
+    assert sum((list((images / name).iterdir()) for name in ("tmp", "layers", "trash")), []) == []
+
+
+def test_recover_keeps_layers_that_somebody_uses(store: Store) -> None:
+    used = Digest.of(b"used")
+    store.layers.path(used).mkdir()
+    store.recover(keep=frozenset((str(used),)))
+    assert store.layers.has(used)
+    store.recover()
+    assert not store.layers.has(used)
+
+
+def test_a_damaged_document_is_invalid_and_does_not_stand_in_the_way_of_its_removal(store: Store) -> None:
+    made = add(store, "a")
+    store.blobs.path(Digest.parse(made.digest)).write_bytes(b"{")
+    again = Store(store.directory)
+    with pytest.raises(Invalid):
+        again.image("a")
+    again.untag("a")
+    again.collect()
+    assert blobs(again) == 0
+
+
+def test_the_store_is_for_root_alone(store: Store) -> None:
+    assert {os.stat(store.directory / name).st_mode & 0o777 for name in (".", "layers", "tmp", "trash")} == {0o700}
+
+
+def test_a_directory_serves_as_an_image(tmp_path: Path) -> None:
+    tree = tmp_path / "a:b,c\\d"
+    tree.mkdir()
+    image = Store.directory_image(tree)
+    assert (image.reference, image.directory, image.config) == (str(tree), tree, ImageConfig())
+    assert Store(tmp_path / "images").layer_paths(image) == (tree,)
+
+
+def test_what_is_no_directory_serves_as_no_image(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotFound, match="no such directory"):
+        Store.directory_image(tmp_path / "nothing")
+    with pytest.raises(Invalid, match="is not a directory"):
+        Store.directory_image(tmp_path / "file")
+    with pytest.raises(Invalid, match="not an absolute path"):
+        Store.directory_image(Path("relative"))
