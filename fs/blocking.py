@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import trio
-
 from pydock.fs.node import Refused
 
 T = TypeVar("T")

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from typing import Final
 
 import trio
-
 from pydock.fs.blocking import Caller, Interrupted, interruptible
 from pydock.fs.errors import translate
 from pydock.fs.node import (
@@ -253,27 +252,27 @@ class ListHandle(Handle):
         subject = self.file.subject
         items = list(self.entry.show(subject))
         if line.startswith("-"):
-            removed = self._find(items, line[1:].strip())
-            items.remove(removed)
-            if removed in self.kept:
-                self.kept.remove(removed)
+            for removed in self._find(items, line[1:].strip()):
+                items.remove(removed)
+                if removed in self.kept:
+                    self.kept.remove(removed)
         else:
-            item = self.entry.parse(subject, line)
-            self._place(items, item)
-            self._place(self.kept, item)
+            for item in self.entry.parse(subject, line):
+                self._place(items, item)
+                self._place(self.kept, item)
         await self.entry.store(subject, tuple(items))
         self.touched = True
 
-    def _find(self, items: list[str], wanted: str) -> str:
-        if wanted in items:
-            return wanted
+    def _find(self, items: list[str], wanted: str) -> list[str]:
+        """The items that ``-wanted`` takes away: the item itself, in any form, or its key."""
         try:
             canonical = self.entry.parse(self.file.subject, wanted)
         except Exception:
-            canonical = wanted
-        for item in items:
-            if item == canonical or self.entry.key(item) in (wanted, self.entry.key(canonical)):
-                return item
+            canonical = ()
+        keys = {wanted, *map(self.entry.key, canonical)}
+        found = [item for item in items if item == wanted or self.entry.key(item) in keys]
+        if found:
+            return found
         raise NotFound(f"{quote(wanted)} is not in {self.file.name}, so it can't be removed")
 
     def _place(self, items: list[str], item: str) -> None:
@@ -531,8 +530,8 @@ async def replace(file: File, content: bytes, caller: int) -> None:
             items: list[str] = []
             for line in text_of(content).splitlines():
                 if line.strip():
-                    item = entry.parse(file.subject, line.strip())
-                    items = [other for other in items if entry.key(other) != entry.key(item)] + [item]
+                    for item in entry.parse(file.subject, line.strip()):
+                        items = [other for other in items if entry.key(other) != entry.key(item)] + [item]
             await entry.store(file.subject, tuple(items))
             written(file)
         else:
@@ -565,5 +564,3 @@ async def open_file(file: File, flags: int, caller: int, number: int, nursery: t
         case Document() if writing:
             return DocumentHandle(file, truncated=truncated)
     return Handle(file)
-
-

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import trio
-
 from pydock.runtime.errors import Forbidden, PydockError
 
 S = TypeVar("S", bound="Subject")
@@ -92,11 +91,11 @@ class Value(Entry[S]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class List(Entry[S]):
-    """One item a line. ``parse`` validates a line and gives its canonical form, ``key`` what makes two items the same one;
-    ``store`` takes the whole new list, None to unset."""
+    """One item a line. ``parse`` validates a line and gives its items in canonical form (one, but for ``ALL`` and the like), ``key``
+    what makes two items the same one; ``store`` takes the whole new list, None to unset."""
 
     show: Callable[[S], Sequence[str]]
-    parse: Callable[[S, str], str]
+    parse: Callable[[S, str], tuple[str, ...]]
     store: Callable[[S, tuple[str, ...] | None], Awaitable[None]]
     key: Callable[[str], str] = lambda item: item
 

@@ -24,8 +24,6 @@ from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
-
 from pydock.fs import file as files
 from pydock.fs.errors import translate
 from pydock.fs.file import Handle, ScratchHandle
@@ -42,6 +40,7 @@ from pydock.fs.node import (
     Subject,
 )
 from pydock.runtime.errors import Forbidden
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -369,9 +368,7 @@ class Operations(pyfuse3.Operations):
         pass
 
     @guarded
-    async def mkdir(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         directory, text = self._directory(parent_inode), self._name(name)
 
         async def make() -> Node:
@@ -529,7 +526,9 @@ class Operations(pyfuse3.Operations):
 
     def _new_scratch(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Scratch:
         if name not in directory.scratch and len(directory.scratch) >= Scratch.PER_DIRECTORY:
-            raise Refused(errno.ENOSPC, f"{directory.place(name)}: {Scratch.PER_DIRECTORY} scratch files are the most here")
+            raise Refused(
+                errno.ENOSPC, f"{directory.place(name)}: {Scratch.PER_DIRECTORY} scratch files are the most here"
+            )
         scratch = Scratch(name, directory, mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid, mtime=files.now())
         directory.scratch[name] = scratch
         return scratch
@@ -594,9 +593,7 @@ class Operations(pyfuse3.Operations):
         self._next_handle += 1
         self.handles[self._next_handle] = handle
         stream = isinstance(node, File) and isinstance(node.entry, Stream)
-        return FileInfo(
-            fh=cast(FileHandleT, self._next_handle), direct_io=True, keep_cache=False, nonseekable=stream
-        )
+        return FileInfo(fh=cast(FileHandleT, self._next_handle), direct_io=True, keep_cache=False, nonseekable=stream)
 
     def _subject(self, handle: Handle) -> Subject | None:
         return None if isinstance(handle, ScratchHandle) else handle.file.subject

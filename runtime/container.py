@@ -21,14 +21,15 @@ from types import MappingProxyType
 from typing import Final, Literal, cast
 
 import trio
-
 from pydock.runtime import spec as spec_
 from pydock.runtime import syscalls
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.engine import Defaults, Engine
 from pydock.runtime.errors import Busy, Invalid
 from pydock.runtime.formats import now, parse_limit
+from pydock.runtime.keeper import Keeper
 from pydock.runtime.launching import Place, prepare
+from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.rootfs import RootFilesystem
 from pydock.runtime.spec import Spec, parse_signal
@@ -37,6 +38,9 @@ from pydock.runtime.stdio import Stdio
 
 State = Literal["created", "running", "paused", "exited", "restarting"]
 STOP_TIMEOUT: Final = 10.0
+#: Settings that may change while it runs.
+LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "cgroup"})
+_SAVE_DELAY: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -48,7 +52,9 @@ class Record:
     created: int
     state: State = "created"
     pid: int = 0
-    starttime: int = 0  # field 22 of /proc/PID/stat: with the boot's id it tells a process from a later one of that number
+    starttime: int = (
+        0  # field 22 of /proc/PID/stat: with the boot's id it tells a process from a later one of that number
+    )
     boot: str = ""
     started: int = 0
     finished: int = 0
@@ -96,8 +102,10 @@ class Container:
         self._down = trio.Event()  # the current run is over, its log complete, its exit code kept
         self._restarting = False
         self._starting = False
+        self._saving = False
+        self.stdio = Stdio(engine.run, record.id)  # named pipes, there while it runs
         self._early: tuple[int | None, int] | None = None
-        self._stdio = Stdio(engine.run, record.id)
+        self.stdin_closed = False
         self._oom_kills = 0
 
     # names and places
@@ -128,10 +136,6 @@ class Container:
     def log(self) -> Path:
         return self.directory / "log"
 
-    @property
-    def stdio(self) -> Stdio:
-        return self._stdio
-
     # what is in force
 
     def defaults(self) -> Defaults:
@@ -158,8 +162,12 @@ class Container:
 
     async def change_image(self, reference: str | None) -> None:
         """The image may change only as long as no writable layer was made on top of it."""
+        if self.record.layers and reference != self.spec.image and not self.record.started:
+            await self.root.discard()  # nothing ran on it: it was made for somebody who looked at rootfs
         if self.record.layers and reference != self.spec.image:
-            raise Busy(f"image can't be changed: {self.name} has a writable layer on {self.spec.image}: reset discards it")
+            raise Busy(
+                f"image can't be changed: {self.name} has a writable layer on {self.spec.image}: reset discards it"
+            )
         await self.change("image", reference)
 
     async def replace(self, spec: Spec) -> None:
@@ -171,6 +179,36 @@ class Container:
             self.spec = before
             raise
         self.engine.settler.touched(self.directory / "spec.toml")
+
+    async def apply_spec(self, spec: Spec) -> None:
+        """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
+        changed = {
+            item.name for item in dataclasses.fields(Spec) if getattr(spec, item.name) != getattr(self.spec, item.name)
+        }
+        if self.alive and not changed <= LIVE:
+            raise Busy(
+                f"{', '.join(sorted(changed - LIVE))} can't be changed while {self.name} is {self.state}: stop it first"
+            )
+        if self.record.layers and "image" in changed:
+            raise Busy(
+                f"image can't be changed: {self.name} has a writable layer on {self.spec.image}: reset discards it"
+            )
+        if "cgroup" in changed:
+            before = self.spec.cgroup
+            try:
+                await trio.to_thread.run_sync(self._apply_cgroup, spec.cgroup)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._apply_cgroup, before)
+                raise
+        await self.replace(spec)
+        await self.limit_log()
+        self.engine.events.publish("container", self.name, "set", setting="spec.toml")
+
+    def _apply_cgroup(self, settings: Mapping[str, str]) -> None:
+        for name in set(self.cgroup.limits()) - set(settings):
+            self.cgroup.write(name, "")
+        self.cgroup.apply(settings)
 
     async def keep_cgroup(self) -> None:
         """The cgroup's limits, as they are now, become part of the spec."""
@@ -205,13 +243,16 @@ class Container:
         union = await self.root.union(source)
         with ExitStack() as stack:
             launch, fds = await trio.to_thread.run_sync(self._prepare, source.defaults, stack)
-            fds[0] = syscalls.open_tree(union, "", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH)
+            fds[0] = syscalls.open_tree(
+                union, "", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
+            )
             stack.callback(os.close, fds[0])
             self._starting, self._early = True, None
             try:
-                await self.engine.keeper.keep(self.stdio.key, stack.enter_context(self.stdio.open()))
-                await self._follow()
-                started = await self.engine.monitor.start(launch, fds)
+                await self._keep_pipes(self.engine.keeper)
+                await self._follow(self.engine.logger)
+                with trio.CancelScope(shield=True):
+                    started = await self.engine.monitor.start(launch, fds)
             except BaseException:
                 self._starting = False
                 with trio.CancelScope(shield=True):
@@ -221,6 +262,7 @@ class Container:
         if self.end.event.is_set():
             self.end = End()
         self._down = trio.Event()
+        self.stdin_closed = False
         self.pidfd = started.pidfd
         record.pid, record.starttime, record.boot = started.pid, started.starttime, boot_id()
         record.started, record.finished, record.exit_code, record.error = now(), 0, None, ""
@@ -235,7 +277,7 @@ class Container:
         return f"started, pid {started.pid}"
 
     def _prepare(self, defaults: Defaults, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
-        if not self.cgroup.exists:
+        if not self.cgroup.exists():
             self.cgroup.create()
             self.cgroup.apply(self.spec.cgroup)
         self._oom_kills = self.cgroup.oom_kills()
@@ -248,8 +290,13 @@ class Container:
         self.stdio.make()
         return prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
 
-    async def _follow(self) -> None:
-        await self.engine.logger.follow(
+    async def _keep_pipes(self, keeper: Keeper) -> None:
+        with self.stdio.open() as ends:
+            wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
+            await keeper.keep(self.stdio.key, wanted)
+
+    async def _follow(self, logger: Logger) -> None:
+        await logger.follow(
             self.id,
             stdout=self.stdio.stdout,
             stderr=self.stdio.stderr,
@@ -366,19 +413,20 @@ class Container:
     async def close_stdin(self) -> str:
         """``eof``: nothing more comes from stdin."""
         self._running()
+        self.stdin_closed = True
         await self.engine.keeper.drop(self.stdio.key, "stdin")
         return "stdin is closed"
 
     # exits
 
-    async def exited(self, status: int | None, time: int) -> None:
-        """Its first process has ended, with wait(2) *status* (None: nobody can know), at *time*."""
+    async def exited(self, status: int | None, time: int, pid: int | None = None) -> None:
+        """Its first process, number *pid*, has ended, with wait(2) *status* (None: nobody can know), at *time* (ns)."""
         if self._starting:
             self._early = (status, time)
             return
-        if self.record.pid == 0:
-            return
         record = self.record
+        if record.pid == 0 or pid not in (None, record.pid):
+            return
         record.pid = 0
         await self.engine.logger.drain(self.id)
         await self._release_stdio()
@@ -444,24 +492,40 @@ class Container:
             self.record.error = ""
             self.engine.on_change(self)
 
-    async def follow_again(self) -> None:
-        """The logger was started anew."""
-        if self.record.pid:
-            await self._follow()
+    async def follow_again(self, logger: Logger) -> None:
+        """A logger was started anew."""
+        if self.record.pid or self._starting:
+            await self._follow(logger)
 
-    async def keep_again(self) -> None:
-        """The keeper was started anew: the pipes are opened by name, the union's descriptor is still here."""
-        await self.root.keep()
-        if self.record.pid:
-            with ExitStack() as stack:
-                await self.engine.keeper.keep(self.stdio.key, stack.enter_context(self.stdio.open()))
+    async def keep_again(self, keeper: Keeper) -> None:
+        """A keeper was started anew: the pipes are opened by name, the union's descriptor is still here."""
+        await self.root.keep(keeper)
+        if self.record.pid or self._starting:
+            await self._keep_pipes(keeper)
 
-    def adopt(self, pidfd: int) -> None:
-        """After pydockd's own restart: the run goes on. -1 when its process is gone already."""
+    def save_soon(self) -> None:
+        """Keep the record on disk behind the reply: for what may be lost, as the times of files."""
+        if not self._saving:
+            self._saving = True
+            self.engine.nursery.start_soon(self._save_later)
+
+    async def _save_later(self) -> None:
+        try:
+            await trio.sleep(_SAVE_DELAY)
+        finally:
+            self._saving = False
+            if self.directory.exists():
+                with trio.CancelScope(shield=True):
+                    await self.save()
+
+    def adopt(self, pid: int, starttime: int, pidfd: int) -> None:
+        """After pydockd's own restart: the run goes on, or has gone on until its unnoticed end (pidfd -1)."""
+        self.record.pid, self.record.starttime, self.record.boot = pid, starttime, boot_id()
         self.pidfd = pidfd
         self._down = trio.Event()
-        if self.record.state == "restarting":
+        if self.record.state in ("restarting", "exited"):
             self.record.state = "running"
+        self.stdin_closed = False
 
     def settle_exited(self) -> None:
         """After pydockd's own restart: it does not run."""
@@ -487,4 +551,3 @@ def record_of(values: Mapping[str, object]) -> Record:
     record = Record(**cast("dict[str, str]", dict(values)))  # type: ignore[arg-type]
     record.layers = tuple(record.layers)
     return record
-

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Final
 
 import trio
-
 from pydock.runtime import syscalls
 from pydock.runtime.container import Container, Record, boot_id, new_record, record_of
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import now, quote
+from pydock.runtime.keeper import Keeper
+from pydock.runtime.logger.client import Logger
+from pydock.runtime.monitor.protocol import Exit, read_exits, start_time
 from pydock.runtime.rootfs import detach
 from pydock.runtime.spec import Spec
 from pydock.runtime.state import read_json, replace, replace_json
@@ -135,14 +137,8 @@ class Containers:
 
     # after a death
 
-    async def load(self) -> None:
-        """Read what is on disk, undo what was half done, adopt what lives."""
-        await trio.to_thread.run_sync(self._read)
-        alive = await self.engine.monitor.alive()
-        for container in tuple(self):
-            await self._adopt(container, alive.get(container.id, -1))
-
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read what is on disk, and undo what was half done. Blocks; before anything else."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         roots = self.engine.run / "roots"
         for place in roots.iterdir() if roots.is_dir() else ():
@@ -151,76 +147,99 @@ class Containers:
             except OSError:
                 syscalls.umount2(str(place), syscalls.MNT_DETACH)
         for directory in sorted(self.directory.iterdir()):
-            values = None if directory.name.startswith(".") else read_json(directory / "state.json")
-            if values is None:
-                shutil.rmtree(directory, ignore_errors=True)
-                if not directory.name.startswith("."):
-                    self.engine.hierarchy.cgroup(directory.name, {}).remove()
-                continue
-            try:
-                record = record_of(values)
-                spec = Spec.from_toml((directory / "spec.toml").read_text())
-            except (TypeError, OSError, Invalid) as error:
-                log.error("container in %s can't be read, left alone: %s", directory, error)
-                continue
-            container = Container(self.engine, record, spec)
-            if not container.cgroup.exists:
-                container.cgroup.create()
-                container.cgroup.apply(spec.cgroup)
-            self._by_name[record.name] = self._by_id[record.id] = container
+            self._read_one(directory)
 
-    async def _adopt(self, container: Container, pidfd: int) -> None:
+    def _read_one(self, directory: Path) -> None:
+        values = None if directory.name.startswith(".") else read_json(directory / "state.json")
+        if values is None:
+            shutil.rmtree(directory, ignore_errors=True)
+            if not directory.name.startswith("."):
+                self.engine.hierarchy.cgroup(directory.name).remove()
+            return
+        try:
+            record = record_of(values)
+            spec = Spec.from_toml((directory / "spec.toml").read_text())
+        except (TypeError, OSError, Invalid) as error:
+            log.error("the container in %s can't be read and is left alone: %s", directory, error)
+            return
+        container = Container(self.engine, record, spec)
+        if not container.cgroup.exists():
+            container.cgroup.create()
+            container.cgroup.apply(spec.cgroup)
+        self._by_name[record.name] = self._by_id[record.id] = container
+
+    async def adopt(self) -> None:
+        """Take up what still runs, and take note of what has ended meanwhile."""
+        alive = await self.engine.monitor.alive()
+        exits = await trio.to_thread.run_sync(read_exits, str(self.engine.run))
+        ended = {gone.id: gone for gone in exits}
+        for container in tuple(self):
+            await self._adopt(container, alive.pop(container.id, -1), ended.get(container.id))
+        for pidfd in alive.values():
+            os.close(pidfd)
+
+    async def _adopt(self, container: Container, pidfd: int, gone: Exit | None) -> None:
         record = container.record
+        if pidfd >= 0:
+            pid = pid_of(pidfd)
+            if pid > 0:
+                container.adopt(pid, start_time(pid), pidfd)
+                return
+            os.close(pidfd)
         if record.state == "created":
             return
-        if record.pid == 0 or record.state == "exited":
+        if record.pid == 0:
             container.settle_exited()
             return
-        exit_record = await trio.to_thread.run_sync(read_json, self.engine.run / "exits" / container.id)
-        if pidfd < 0 and exit_record is None and lives(record):
-            pidfd = syscalls.pidfd_open(record.pid)
-            container.adopt(pidfd)
+        container.adopt(record.pid, record.starttime, -1)
+        if gone is not None and gone.pid == record.pid:
+            await container.follow_again(self.engine.logger)
+            await container.exited(gone.status, gone.time)
+        elif lives(record):
+            container.pidfd = syscalls.pidfd_open(record.pid)
             self.engine.nursery.start_soon(container.watch_orphan)
-        elif pidfd >= 0:
-            container.adopt(pidfd)
         else:
-            container.adopt(-1)
-        await container.follow_again()
-        if exit_record is not None:
-            await self.exit_recorded(container, exit_record)
-        elif container.pidfd < 0:
+            await container.follow_again(self.engine.logger)
             await container.exited(None, now())
 
-    async def exit_recorded(self, container: Container, values: dict[str, object]) -> None:
-        """The monitor kept an exit that nobody heard of."""
-        status, time = values.get("status"), values.get("time")
-        await container.exited(status if isinstance(status, int) else None, time if isinstance(time, int) else now())
+    async def take_exits(self) -> None:
+        """Take note of every exit that the monitor tells, until cancelled."""
+        async for gone in self.engine.monitor.exits:
+            container = self._by_id.get(gone.id)
+            if container is not None:
+                self.engine.nursery.start_soon(container.exited, gone.status, gone.time, gone.pid)
+            else:
+                await self.engine.monitor.forget(gone.id)
 
-    async def exited(self, identity: str, pid: int, status: int, time: int) -> None:
-        """The monitor tells of an exit."""
-        container = self._by_id.get(identity)
-        if container is not None:
-            await container.exited(status, time)
-
-    async def monitor_restarted(self) -> None:
-        """The monitor died and a new one is there: its children are orphans now, watched by pidfd."""
+    def monitor_died(self) -> None:
+        """Its children are orphans now: an exit it had noted counts, the others are watched by pidfd."""
+        ended = {gone.id: gone for gone in read_exits(str(self.engine.run))}
         for container in tuple(self):
-            if container.record.pid:
-                values = await trio.to_thread.run_sync(read_json, self.engine.run / "exits" / container.id)
-                if values is not None:
-                    await self.exit_recorded(container, values)
-                else:
-                    self.engine.nursery.start_soon(container.watch_orphan)
+            if not container.record.pid:
+                continue
+            gone = ended.get(container.id)
+            if gone is not None and gone.pid == container.record.pid:
+                self.engine.nursery.start_soon(container.exited, gone.status, gone.time, gone.pid)
+            else:
+                self.engine.nursery.start_soon(container.watch_orphan)
 
-    async def logger_restarted(self) -> None:
-        """The logger died and a new one is there."""
+    async def logger_is_new(self, logger: Logger) -> None:
+        """Have it follow all that run."""
         for container in tuple(self):
-            await container.follow_again()
+            await container.follow_again(logger)
 
-    async def keeper_restarted(self) -> None:
-        """The keeper died and a new one is there: it gets again what pydockd can give."""
+    async def keeper_is_new(self, keeper: Keeper) -> None:
+        """Give it again what pydockd can give."""
         for container in tuple(self):
-            await container.keep_again()
+            await container.keep_again(keeper)
+
+
+def pid_of(pidfd: int) -> int:
+    """The number of the process behind *pidfd*; -1 when it has been reaped (pidfd_open(2), "fdinfo")."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return -1
 
 
 def lives(record: Record) -> bool:

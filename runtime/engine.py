@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import trio
-
 from pydock.runtime.cgroup import Hierarchy
 from pydock.runtime.events import Events
 from pydock.runtime.formats import now, print_time

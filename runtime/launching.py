@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from pydock.runtime import volumes
-from pydock.runtime.cgroup import Cgroup
+from pydock.runtime.cgroup import ALL, DEFAULT, Cgroup, DeviceRule
 from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls
 from pydock.runtime.engine import Defaults
 from pydock.runtime.errors import Invalid
@@ -37,7 +37,7 @@ class Place:
 
 def capability_names(spec: Spec) -> tuple[str, ...]:
     """The whole set that is in force, without privileged."""
-    return capabilities.DEFAULT if spec.capabilities is None else spec.capabilities
+    return capabilities.in_order(capabilities.DEFAULT) if spec.capabilities is None else spec.capabilities
 
 
 def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
@@ -103,29 +103,35 @@ def prepare(
         fd, is_directory = volumes.open_source(volume, outside=place.mountpoint)
         mounts.append(plain.Volume(owned(fd), volume.target, is_directory, volume.readonly, volume.propagation))
 
-    wanted_devices = [devices.parse(text) for text in spec.devices or ()]
-    nodes = [node for device in wanted_devices for node in devices.look_up(device)]
-    cgroup.allow_devices(devices.cgroup_rules(nodes, privileged=privileged))
+    nodes: list[devices.Node] = []
+    rules: list[DeviceRule] = []
+    for text in spec.devices or ():
+        found, allowed = devices.look_up(devices.parse(text))
+        nodes += found
+        rules += allowed
+    cgroup.allow_devices(ALL if privileged else (*DEFAULT, *rules))
 
     names = capability_names(spec)
-    mask = capabilities.mask(capabilities.ALL if privileged else names)
-    profile = spec.seccomp or seccomp.DEFAULT
+    mask = capabilities.bounding() if privileged else capabilities.mask(names)
+    program = b"" if privileged else seccomp.compile_filter(spec.seccomp or seccomp.DEFAULT, names, place.seccomp_cache)
     filter_index = None
-    if not privileged and profile != seccomp.UNCONFINED:
-        program = seccomp.compile(profile, names, cache=place.seccomp_cache)
-        fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-        filter_index = owned(fd)
-        os.write(fd, program)
+    if program:
+        filter_index = owned(os.memfd_create("seccomp", os.MFD_CLOEXEC))
+        os.write(fds[filter_index], program)
 
     env = spec.env if spec.env is not None else defaults.env
     given = {item.partition("=")[0] for item in env}
     extra = [PATH] if "PATH" not in given else []
     if "HOSTNAME" not in given:
-        extra.append(f"HOSTNAME={os.uname().nodename if host_network and not spec.hostname else hostname(spec, place.id)}")
+        extra.append(
+            f"HOSTNAME={os.uname().nodename if host_network and not spec.hostname else hostname(spec, place.id)}"
+        )
 
-    new = tuple(kind for kind in plain.KINDS if not (kind == "net" and host_network) and not (
-        kind == "uts" and host_network and not spec.hostname
-    ))
+    new = tuple(
+        kind
+        for kind in plain.KINDS
+        if not (kind == "net" and host_network) and not (kind == "uts" and host_network and not spec.hostname)
+    )
     launch = plain.Launch(
         id=place.id,
         argv=argv(spec, defaults),
@@ -143,11 +149,11 @@ def prepare(
         devices=tuple(
             plain.Device(node.path, node.kind, node.major, node.minor, node.mode, node.uid, node.gid) for node in nodes
         ),
-        cgroup_mounts=tuple(plain.CgroupMount(name, source) for name, source in cgroup.mounts()),
+        cgroup_mounts=_cgroup_mounts(cgroup),
         masked=() if privileged else masks.MASKED,
         read_only_paths=() if privileged else masks.READ_ONLY,
-        sysctls=tuple(sysctls.parse(text, host_network=host_network) for text in spec.sysctls or ()),
-        rlimits=tuple(plain.Rlimit(limit.name, limit.soft, limit.hard) for limit in map(rlimits.parse, spec.ulimits or ())),
+        sysctls=tuple(_sysctl(text, new) for text in spec.sysctls or ()),
+        rlimits=tuple(plain.Rlimit(limit.name, *limit.pair) for limit in map(rlimits.parse, spec.ulimits or ())),
         capabilities=mask,
         no_new_privileges=bool(spec.no_new_privileges),
         seccomp=filter_index,
@@ -157,6 +163,20 @@ def prepare(
         stderr=stdio[2],
     )
     return launch, fds
+
+
+def _cgroup_mounts(cgroup: Cgroup) -> tuple[plain.CgroupMount, ...]:
+    """Each hierarchy as the container sees it, under the name that it has on the machine."""
+    layout = cgroup.layout
+    if layout.kind == "v2":
+        return (plain.CgroupMount("", f"{layout.unified}/{cgroup.path}"),)
+    return tuple(plain.CgroupMount(root.name, str(root / cgroup.path)) for root in layout.roots)
+
+
+def _sysctl(text: str, new: tuple[str, ...]) -> tuple[str, str]:
+    sysctl = sysctls.parse(text)
+    sysctls.check(sysctl, own_network="net" in new, own_ipc="ipc" in new, own_uts="uts" in new)
+    return sysctl.path, sysctl.value
 
 
 def _tmpfs(mount: volumes.Tmpfs) -> plain.Tmpfs:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
-
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
 
 if TYPE_CHECKING:
     from pydock.runtime.container import Record
     from pydock.runtime.engine import Engine, Source
+    from pydock.runtime.keeper import Keeper
 
 _CLONE: Final = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
 _SAFE: Final = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSYMFOLLOW
@@ -61,10 +61,10 @@ class RootFilesystem:
                 await self._engine.keeper.keep(self._key, {"root": self._fd})
             return self._fd
 
-    async def keep(self) -> None:
+    async def keep(self, keeper: Keeper) -> None:
         """Give the descriptor to a keeper that has been started anew."""
         if self._fd >= 0:
-            await self._engine.keeper.keep(self._key, {"root": self._fd})
+            await keeper.keep(self._key, {"root": self._fd})
 
     def _mount(self, layers: tuple[str, ...]) -> int:
         self._upper.mkdir(exist_ok=True, mode=0o755)

@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Final
 
 import tomli_w
-
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import quote
 
@@ -91,7 +90,19 @@ class Spec:
 
 _BOOLEANS: Final = frozenset({"tty", "readonly", "privileged", "no_new_privileges"})
 _LISTS: Final = frozenset(
-    "command entrypoint env labels capabilities devices ulimits sysctls tmpfs volumes network".split()
+    [
+        "command",
+        "entrypoint",
+        "env",
+        "labels",
+        "capabilities",
+        "devices",
+        "ulimits",
+        "sysctls",
+        "tmpfs",
+        "volumes",
+        "network",
+    ]
 )
 
 

@@ -51,7 +51,9 @@ class Volume:
                 case _ if option in _PROPAGATIONS:
                     volume = cls(volume.source, volume.target, volume.readonly, option)
                 case _:
-                    raise Invalid(f"{quote(option)} is not an option of a volume: ro, rw, or one of {', '.join(sorted(_PROPAGATIONS))}")
+                    raise Invalid(
+                        f"{quote(option)} is not an option of a volume: ro, rw, or one of {', '.join(sorted(_PROPAGATIONS))}"
+                    )
         return volume
 
 

@@ -1,0 +1,1 @@
+"""The directory ``containers/`` and everything below it."""

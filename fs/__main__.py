@@ -1,0 +1,337 @@
+"""pydockd: mounts the tree and serves it until it is unmounted.
+
+``pydockd MOUNTPOINT [-o NAME=VALUE,…]`` runs in the foreground; with NOTIFY_SOCKET in its environment it tells systemd when it is
+ready (sd_notify(3)). This is the one place that composes the packages: what runs, what it runs on, and what shows it.
+
+Order at the start: lock; read what is on disk and undo what was half done; start, or find again, the small processes; adopt what
+lives; then mount. At the end nothing is stopped but this process, and, when no container is left, the small ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+from pydock.fs.containers.directory import ContainersDirectory
+from pydock.fs.imageroots import ImageRoots, clear
+from pydock.fs.images import Images, Library, images_directory
+from pydock.fs.operations import Operations
+from pydock.fs.options import Options, from_file, from_mount
+from pydock.fs.root import Root, RootDirectory, root_metadata, version
+from pydock.overlay import mount
+from pydock.overlay.busybox import make_busybox
+from pydock.overlay.errors import OverlayError
+from pydock.overlay.image import Image
+from pydock.overlay.store import Store
+from pydock.runtime import syscalls
+from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout, enter_service_leaf
+from pydock.runtime.companion import Companion, Link
+from pydock.runtime.container import Container
+from pydock.runtime.containers import Containers
+from pydock.runtime.engine import Engine
+from pydock.runtime.errors import Busy, Invalid, PydockError
+from pydock.runtime.events import Events
+from pydock.runtime.keeper import Keeper
+from pydock.runtime.logger.client import Logger
+from pydock.runtime.monitor.client import Monitor
+from pydock.runtime.state import Settler
+
+log = logging.getLogger("pydockd")
+
+FORMAT: Final = 1  # of the layout below root=
+_TASKS: Final = 4096  # requests at once: a blocked reader holds one
+_FILES: Final = 1 << 20
+
+
+def prepare_directories(options: Options) -> None:
+    """The data and run directories, with a layout that this version knows."""
+    for path in (options.root, options.run):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700 if path == options.root else 0o755)
+    marker = options.root / "format"
+    if marker.exists():
+        text = marker.read_text().strip()
+        if text != str(FORMAT):
+            raise Invalid(
+                f"{options.root} has layout {text}, this pydock knows {FORMAT}: use the version that wrote it"
+            )
+    else:
+        marker.write_text(f"{FORMAT}\n")
+
+
+@contextmanager
+def locked(options: Options) -> Iterator[None]:
+    """One pydockd a run directory and a data directory: Busy when another has them."""
+    with ExitStack() as stack:
+        for path in (options.run / "lock", options.root / "lock"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"another pydockd serves {path.parent}") from None
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
+        pid = options.run / "pid"
+        pid.write_text(f"{os.getpid()}\n")
+        yield
+        pid.unlink(missing_ok=True)
+
+
+def clear_stale_mount(mountpoint: str) -> None:
+    """A mount whose daemon has died answers ENOTCONN: take it away. The path itself is not looked at otherwise."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[4].encode().decode("unicode_escape") == mountpoint:
+            kind = fields[fields.index("-") + 1]
+            if not kind.startswith("fuse"):
+                continue
+            try:
+                os.stat(mountpoint)
+            except OSError as error:
+                if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+                    log.warning("a stale mount at %s is taken away", mountpoint)
+                    syscalls.umount2(mountpoint, syscalls.MNT_DETACH)
+            else:
+                raise Busy(f"{mountpoint} is mounted already")
+
+
+def notify(message: str) -> None:
+    """sd_notify(3): tell systemd, if it wants to know."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def tell_ready() -> None:
+    """Tell systemd, and whoever waits on the descriptor named in PYDOCK_READY_FD (mount.pydock)."""
+    notify("READY=1")
+    fd = os.environ.pop("PYDOCK_READY_FD", None)
+    if fd is not None:
+        os.write(int(fd), b"ready\n")
+        os.close(int(fd))
+
+
+class Daemon:
+    """The parts, put together."""
+
+    def __init__(self, mountpoint: str, options: Options) -> None:
+        self.mountpoint = mountpoint
+        self.options = options
+        self.store = Store(options.root / "images")
+        layout = detect_layout()
+        enter_service_leaf(layout)
+        self.hierarchy = Hierarchy(layout, options.cgroup_parent or default_parent(layout))
+        self.hierarchy.prepare()
+        self.helpers = self.hierarchy.create("engine")
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Serve until the unmount."""
+        options = self.options
+        events = Events(options.root / "journal")
+        settler = Settler()
+        join = self.helpers.join_files
+        try:
+            async with trio.open_nursery() as nursery:
+                run = str(options.run)
+                containers: Containers | None = None
+
+                async def monitor_connected(link: Link, fresh: bool) -> None:
+                    if fresh and containers is not None:
+                        containers.monitor_died()
+
+                async def logger_connected(link: Link, fresh: bool) -> None:
+                    if fresh and containers is not None:
+                        await containers.logger_is_new(Logger(link))
+
+                async def keeper_connected(link: Link, fresh: bool) -> None:
+                    if fresh and containers is not None:
+                        await containers.keeper_is_new(Keeper(link))
+
+                companions = {
+                    "monitor": Companion("monitor", run, join=join, on_connect=monitor_connected),
+                    "logger": Companion("logger", run, join=join, on_connect=logger_connected),
+                    "keeper": Companion("keeper", run, join=join, on_connect=keeper_connected),
+                }
+                monitor = Monitor(companions["monitor"])
+                companions["monitor"].subscribe(monitor.event)
+                engine = Engine(
+                    root=options.root,
+                    run=options.run,
+                    mountpoint=self.mountpoint,
+                    log_max=options.log_max,
+                    hierarchy=self.hierarchy,
+                    images=Library(self.store, mount.union),
+                    events=events,
+                    settler=settler,
+                    monitor=monitor,
+                    logger=Logger(companions["logger"]),
+                    keeper=Keeper(companions["keeper"]),
+                    nursery=nursery,
+                )
+                containers = Containers(engine)
+                await trio.to_thread.run_sync(containers.read)
+                await trio.to_thread.run_sync(self._recover_images, containers)
+                async with trio.open_nursery() as starting:
+                    for companion in companions.values():
+                        starting.start_soon(nursery.start, companion.run)
+                nursery.start_soon(settler.run)
+                await containers.adopt()
+                nursery.start_soon(containers.take_exits)
+                await self._serve(engine, containers, nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            events.close()
+        assert containers is not None
+        if not any(container.alive for container in containers):
+            await trio.to_thread.run_sync(self._clean_up)
+
+    def _recover_images(self, containers: Containers) -> None:
+        clear(self.options.run / "images")
+        self.store.recover(keep=self._chains(containers))
+        if "busybox:latest" not in self.store.references() and not (self.options.root / "busybox.made").exists():
+            try:
+                make_busybox(self.store)
+            except (OverlayError, OSError) as error:
+                log.warning("no busybox:latest: %s", error)
+            else:
+                (self.options.root / "busybox.made").touch()  # who removes it does not get it back
+
+    @staticmethod
+    def _chains(containers: Containers) -> frozenset[str]:
+        """The chain ids of the layers below writable layers: they stay on disk whatever becomes of the tag."""
+        names = {Path(layer).name for container in containers for layer in container.record.layers}
+        return frozenset(name.replace("-", ":", 1) for name in names if name.startswith("sha256-"))
+
+    async def _serve(self, engine: Engine, containers: Containers, nursery: trio.Nursery) -> None:
+        image_roots = ImageRoots(self.store, self.options.run / "images", nursery)
+
+        def users(image: Image) -> tuple[str, ...]:
+            return tuple(
+                container.name
+                for container in containers
+                if container.record.image_id == image.id or container.spec.image == image.reference
+            )
+
+        images = Images(self.store, engine, image_roots, users, lambda: self._chains(containers))
+
+        def counts() -> dict[str, int]:
+            references = self.store.references()
+            layers = {layer.chain_id for reference in references for layer in self.store.image(reference).layers}
+            return {"images": len(references), "layers": len(layers), "volumes": 0, "networks": 0}
+
+        async def reload() -> str:
+            fresh = await trio.to_thread.run_sync(from_file)
+            engine.log_max = fresh.log_max
+            return "read /etc/pydock.toml: log_max holds from now on, the places from the next mount on"
+
+        root = RootDirectory(Root(engine, containers, counts, reload, self._shutdown, root_metadata()))
+        containers_directory = ContainersDirectory(containers, root)
+        root.add(containers_directory)
+        root.add(images_directory(images))
+        operations = Operations(root, nursery)
+
+        def changed(what: object) -> None:
+            assert isinstance(what, Container)
+            if (directory := containers_directory.node(what)) is not None:
+                for node in directory.files.values():
+                    operations.changed(node)
+
+        engine.on_change = changed
+        clear_stale_mount(self.mountpoint)
+        fuse = {"fsname=pydock", "subtype=pydock", "allow_other", "default_permissions"}
+        pyfuse3.init(operations, self.mountpoint, fuse)
+        try:
+            async with trio.open_nursery() as serving:
+                serving.start_soon(self._signals)
+                tell_ready()
+                log.info("pydock %s serves %s", version(), self.mountpoint)
+                await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
+                serving.cancel_scope.cancel()
+        finally:
+            notify("STOPPING=1")
+            pyfuse3.close(unmount=True)
+            engine.on_change = lambda _: None
+            await image_roots.detach_all()
+            for container in containers:
+                try:
+                    await container.root.detach()
+                except Busy:
+                    continue
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for _ in received:
+                self._shutdown()
+
+    def _shutdown(self) -> None:
+        """End: the kernel lets go of the mount, lazily, and the loop ends with it."""
+        if not self._stopping:
+            self._stopping = True
+            pyfuse3.terminate()
+
+    def _clean_up(self) -> None:
+        """Nothing runs: the small processes end by themselves, and then their cgroup can go."""
+        try:
+            self.helpers.remove()
+            self.hierarchy.remove_parent()
+        except (PydockError, OSError) as error:
+            log.debug("the cgroup stays: %s", error)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line of pydockd(8)."""
+    parser = argparse.ArgumentParser(
+        prog="pydockd", description="Serve containers as a file system, in the foreground."
+    )
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an existing directory, usually /mnt/pydock")
+    parser.add_argument("-o", metavar="NAME=VALUE,…", dest="options", action="append", default=[], help="mount options")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
+    parser.add_argument("--version", action="version", version=f"pydock {version()}")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The program; its exit status."""
+    given = arguments(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if given.verbose else logging.INFO,
+        format="pydockd: %(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        if os.geteuid() != 0:
+            raise Invalid("only root can run containers")
+        mountpoint = os.path.abspath(given.mountpoint)
+        options = from_mount(from_file(), ",".join(given.options))
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(hard, _FILES) if hard != resource.RLIM_INFINITY else _FILES, hard)
+        )
+        prepare_directories(options)
+        os.chdir("/")
+        with locked(options):
+            trio.run(Daemon(mountpoint, options).run)
+    except (PydockError, OverlayError, OSError, RuntimeError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""``containers/``: mkdir makes a container, rmdir removes it, mv renames it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import cast
+
+from pydock.fs.containers.cgroup import cgroup_directory
+from pydock.fs.containers.settings import SETTINGS
+from pydock.fs.containers.status import STATUS
+from pydock.fs.containers.streams import STREAMS
+from pydock.fs.containers.subject import ContainerSubject
+from pydock.fs.node import Directory, Entry, Folder, Node, Refused, Subject
+from pydock.fs.subject import Place
+from pydock.runtime.container import Container
+from pydock.runtime.containers import Containers
+
+TABLE: tuple[Entry[ContainerSubject], ...] = (
+    *STATUS,
+    *STREAMS,
+    *SETTINGS,
+    Folder(
+        name="cgroup",
+        make=cgroup_directory,
+        doc="The container's cgroup with cgroup v2's files, whatever the kernel has; there from mkdir on, live. v1 names (tasks, "
+        "cpu.cfs_quota_us, memory.limit_in_bytes, …) open too, without being listed.",
+    ),
+)
+
+
+class ContainerDirectory(Directory):
+    """``containers/NAME/``."""
+
+    scratchable = True
+
+    def __init__(self, container: Container, parent: Directory) -> None:
+        super().__init__(container.name, parent, ContainerSubject(container), cast("tuple[Entry[Subject], ...]", TABLE))
+        self.container = container
+
+
+class ContainersDirectory(Directory):
+    """``containers/``."""
+
+    def __init__(self, containers: Containers, parent: Directory) -> None:
+        super().__init__("containers", parent, Place("containers", containers.engine), ())
+        self._containers = containers
+        self._nodes: dict[str, ContainerDirectory] = {}  # by id: a rename keeps the node
+
+    def dynamic(self, name: str) -> Node | None:
+        container = self._containers.get(name)
+        if container is None:
+            return None
+        node = self._nodes.get(container.id)
+        if node is None:
+            node = self._nodes[container.id] = ContainerDirectory(container, self)
+        return node
+
+    def dynamic_names(self) -> Sequence[str]:
+        return [container.name for container in self._containers]
+
+    async def make(self, name: str) -> None:
+        await self._containers.create(name)
+
+    async def remove(self, name: str) -> None:
+        container = self._containers.get(name)
+        await self._containers.remove(name)
+        if container is not None:
+            self._nodes.pop(container.id, None)
+
+    async def rename(self, name: str, new: str) -> None:
+        if self._containers.get(new) is not None and name != new:
+            raise Refused(errno.EEXIST, f"containers/{new} exists")
+        await self._containers.rename(name, new)
+
+    def node(self, container: Container) -> ContainerDirectory | None:
+        """The container's directory, if anybody has looked at it."""
+        return self._nodes.get(container.id)

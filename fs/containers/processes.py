@@ -1,0 +1,51 @@
+"""The report ``processes``: who runs in a container, from /proc (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import trio
+from pydock.runtime.container import Container
+
+HEADER = "PID NSPID USER CPU_SECONDS RSS_BYTES STATE COMMAND"
+
+
+async def processes(container: Container) -> str:
+    """The report, a process a line, in the order of their numbers."""
+    return await trio.to_thread.run_sync(_render, container)
+
+
+def _render(container: Container) -> str:
+    namespace = _pid_namespace(container.record.pid) if container.record.pid else None
+    lines = [HEADER]
+    for pid in sorted(container.cgroup.procs()):
+        if namespace is not None and _pid_namespace(pid) == namespace and (line := _line(pid)) is not None:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _pid_namespace(pid: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
+
+
+def _line(pid: int) -> str | None:
+    """One process; None when it has just gone. USER is the number: names belong to the image's own passwd."""
+    try:
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    cpu = (int(fields[11]) + int(fields[12])) / ticks
+    rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    command = " ".join(word.decode(errors="replace") for word in words) or f"[{status['Name']}]"
+    command = "".join(letter if letter.isprintable() else "?" for letter in command)
+    user = status["Uid"].split()[1]
+    return f"{pid} {status['NSpid'].split()[-1]} {user} {cpu:.2f} {rss} {fields[0]} {command}"

@@ -1,0 +1,242 @@
+"""The status of a container: read-only files, reports, links, and its commands."""
+
+from __future__ import annotations
+
+import json
+
+from pydock.fs.containers.processes import processes
+from pydock.fs.containers.settings import SETTINGS
+from pydock.fs.containers.subject import ContainerSubject
+from pydock.fs.node import Control, Entry, Link, List, Report, Value, Verb
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import parse_duration, print_time, quote
+
+C = ContainerSubject
+
+
+def _time(nanoseconds: int) -> str | None:
+    return print_time(nanoseconds) if nanoseconds else None
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _changed(subject: C) -> int:
+    return subject.container.record.changed
+
+
+async def _log(subject: C) -> str:
+    return str(subject.container.log)
+
+
+async def _log_1(subject: C) -> str:
+    return f"{subject.container.log}.1"
+
+
+async def _log_index(subject: C) -> str:
+    return f"{subject.container.log}.index"
+
+
+async def _rootfs(subject: C) -> str:
+    container = subject.container
+    if container.spec.image is None:
+        return str(container.root.place)  # dangling until there is an image: ls -l must not fail
+    source = container.engine.images.find(container.spec.image)
+    return str(await container.root.attach(source))
+
+
+async def _processes(subject: C) -> str:
+    return await processes(subject.container)
+
+
+async def _inspect(subject: C) -> str:
+    """Everything at once, as JSON: settings in force under their files' names, status, the cgroup."""
+    container = subject.container
+    record = container.record
+    status: dict[str, object] = {
+        "id": record.id,
+        "name": record.name,
+        "state": record.state,
+        "pid": record.pid or None,
+        "exit_code": record.exit_code,
+        "error": record.error,
+        "created": _time(record.created),
+        "started": _time(record.started),
+        "finished": _time(record.finished),
+        "image_id": record.image_id or None,
+        "log": str(container.log),
+    }
+    settings: dict[str, object] = {}
+    for entry in SETTINGS:
+        if isinstance(entry, List):
+            settings[entry.name] = list(entry.show(subject))
+        elif isinstance(entry, Value):
+            settings[entry.name] = entry.show(subject)
+    cgroup: dict[str, object] = {"path": container.cgroup.path}
+    for name in container.cgroup.names():
+        if container.cgroup.mode(name) != "wo":
+            try:
+                cgroup[name] = container.cgroup.read(name).rstrip("\n")
+            except OSError:
+                continue
+    return json.dumps({**status, "settings": settings, "cgroup": cgroup}, indent=2) + "\n"
+
+
+# commands
+
+
+def _none(verb: str, words: tuple[str, ...]) -> None:
+    if words:
+        raise Invalid(f"{verb} takes no arguments, not {quote(' '.join(words))}")
+
+
+def _seconds(verb: str, words: tuple[str, ...]) -> float | None:
+    if len(words) > 1:
+        raise Invalid(f"{verb} takes at most a number of seconds, not {quote(' '.join(words))}")
+    return parse_duration(words[0]) if words else None
+
+
+async def _start(subject: C, words: tuple[str, ...]) -> str:
+    _none("start", words)
+    return await subject.container.start()
+
+
+async def _stop(subject: C, words: tuple[str, ...]) -> str:
+    return await subject.container.stop(_seconds("stop", words))
+
+
+async def _kill(subject: C, words: tuple[str, ...]) -> str:
+    if len(words) > 1:
+        raise Invalid(f"kill takes at most a signal, not {quote(' '.join(words))}")
+    return await subject.container.kill(words[0] if words else None)
+
+
+async def _pause(subject: C, words: tuple[str, ...]) -> str:
+    _none("pause", words)
+    return await subject.container.pause()
+
+
+async def _resume(subject: C, words: tuple[str, ...]) -> str:
+    _none("resume", words)
+    return await subject.container.resume()
+
+
+async def _restart(subject: C, words: tuple[str, ...]) -> str:
+    return await subject.container.restart(_seconds("restart", words))
+
+
+async def _reset(subject: C, words: tuple[str, ...]) -> str:
+    _none("reset", words)
+    return await subject.container.reset()
+
+
+async def _eof(subject: C, words: tuple[str, ...]) -> str:
+    _none("eof", words)
+    return await subject.container.close_stdin()
+
+
+STATUS: tuple[Entry[C], ...] = (
+    Value(
+        name="state",
+        mode=0o644,
+        changed=_changed,
+        show=lambda c: c.container.state,
+        doc="``created``, ``running``, ``paused``, ``exited`` or ``restarting``.",
+    ),
+    Value(
+        name="id",
+        mode=0o644,
+        show=lambda c: c.container.id,
+        doc="64 hexadecimal digits, given by mkdir, never changed.",
+    ),
+    Value(
+        name="pid",
+        mode=0o644,
+        changed=_changed,
+        show=lambda c: _number(c.container.record.pid or None),
+        doc="The process id, on the machine, of the container's first process. Empty while it does not run.",
+    ),
+    Value(
+        name="exit_code",
+        mode=0o644,
+        changed=_changed,
+        show=lambda c: _number(c.container.record.exit_code),
+        doc="The exit code of the last run, 128 and the signal's number when a signal ended it. Empty before the first exit, while it "
+        "runs, and when it can't be known.",
+    ),
+    Value(
+        name="error",
+        show=lambda c: c.container.record.error or None,
+        volatile=True,
+        doc="One line on the last command or setting that failed: what was tried, what was wrong, what would be accepted. Empty after "
+        "the next success.",
+    ),
+    Value(
+        name="created",
+        mode=0o644,
+        show=lambda c: _time(c.container.record.created),
+        doc="When it was made, RFC 3339 in UTC with nanoseconds.",
+    ),
+    Value(
+        name="started",
+        changed=_changed,
+        show=lambda c: _time(c.container.record.started),
+        doc="When its last run began. Empty before.",
+    ),
+    Value(
+        name="finished",
+        changed=_changed,
+        show=lambda c: _time(c.container.record.finished),
+        doc="When its last run ended. Empty while it runs.",
+    ),
+    Control(
+        name="ctl",
+        doc="Commands, one a line; the write returns when the command is done, with its errno. Reading lists them; reading from the "
+        "descriptor that wrote tells the outcome in words.",
+        verbs=(
+            Verb(name="start", usage="start", doc="run it", run=_start),
+            Verb(
+                name="stop",
+                usage="stop [SECONDS]",
+                doc="send stop_signal, SIGKILL after stop_timeout or SECONDS; returns once it has exited",
+                run=_stop,
+            ),
+            Verb(
+                name="kill",
+                usage="kill [SIGNAL]",
+                doc="without SIGNAL end it at once and wait for the end; else send SIGNAL to its first process",
+                run=_kill,
+            ),
+            Verb(name="pause", usage="pause", doc="freeze its processes", run=_pause),
+            Verb(name="resume", usage="resume", doc="let frozen processes go on", run=_resume),
+            Verb(name="restart", usage="restart [SECONDS]", doc="stop it if it runs, then start it", run=_restart),
+            Verb(name="reset", usage="reset", doc="discard the writable layer", run=_reset),
+            Verb(name="eof", usage="eof", doc="close its standard input", run=_eof),
+        ),
+    ),
+    Link(
+        name="log",
+        target=_log,
+        doc="stdout and stderr as the bytes came, a link to the file itself. ``: > log`` clears it.",
+    ),
+    Link(name="log.1", target=_log_1, doc="The older half of the log, once log has reached half of log_max."),
+    Link(
+        name="log.index",
+        target=_log_index,
+        doc="``TIME STREAM OFFSET LENGTH`` a line for each piece of log; starts anew when the log shrinks. That of log.1 lies beside it, "
+        "as log.1.index.",
+    ),
+    Link(
+        name="rootfs",
+        target=_rootfs,
+        doc="The container's root without its volumes, running or not; a mount that is nosuid, nodev and nosymfollow, so a symlink in it "
+        "leads nowhere (ELOOP).",
+    ),
+    Report(
+        name="processes",
+        render=_processes,
+        doc="A header line, then ``PID NSPID USER CPU_SECONDS RSS_BYTES STATE COMMAND`` for each process of the container.",
+    ),
+    Report(name="inspect.json", render=_inspect, doc="Everything about the container, for machines."),
+)
