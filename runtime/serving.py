@@ -14,6 +14,7 @@ anything to hold.
 
 Requests are messages (``pydock.runtime.wire``) with ``do`` and ``seq``; each is answered by one with the same
 ``seq``, and ``error`` (an errno) and ``words`` if it failed. Messages without ``seq`` are events for every client.
+Every process answers ``who`` with its ``{pid}``.
 """
 
 from __future__ import annotations
@@ -161,6 +162,8 @@ class Server:
 
         *fds* are closed by the caller afterwards, save those that were taken out of the list.
         """
+        if message.get("do") == "who":
+            return {"pid": os.getpid()}
         raise ValueError(f"unknown request {message.get('do')!r}")
 
     def idle(self) -> bool:
@@ -257,9 +260,9 @@ class Server:
 
         def woken() -> None:
             numbers = os.read(reader, 4096)
-            self.signalled()
-            if signal.SIGTERM in numbers and self.idle():
+            if signal.SIGTERM in numbers and self.idle():  # idle when it came, not only after what else came
                 self.stopping = True
+            self.signalled()
 
         self._selector.register(reader, _READ, woken)
 

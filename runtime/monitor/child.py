@@ -11,6 +11,7 @@ import errno
 import gc
 import json
 import os
+import select
 import signal
 import sys
 from typing import NoReturn
@@ -37,7 +38,7 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         os.write(pipe, json.dumps(line).encode() + b"\n")
 
     try:
-        _begin()
+        _begin(fds, pipe)
         context = Context(launch, fds, run_directory, lambda words: tell({"warning": words}))
         for item in steps_of(launch):
             step = item.describe()
@@ -67,14 +68,24 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         os._exit(FAILED)
 
 
-def _begin() -> None:
+def _begin(fds: list[int], pipe: int) -> None:
+    before = 3
+    for fd in (*sorted((*fds, pipe)), _HIGHEST_FD):  # the monitor's own would only stay open while this one works
+        if before < fd:
+            syscalls.close_range(before, fd - 1)
+        before = fd + 1
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if number not in _NOT_TO_CATCH and signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    # A half-made container must not outlive the monitor: nobody would know of it.
+    # A half-made container must not outlive the monitor: nobody would know of it. Has it died before this, then nobody
+    # reads the pipe.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(pipe, 0)
+    if poll.poll(0):
+        os._exit(FAILED)
     os.setsid()
     os.umask(0)
 
