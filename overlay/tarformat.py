@@ -11,6 +11,7 @@ It is imported by the confined unpacker: standard library only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
@@ -175,11 +176,13 @@ class Reader:
             raise BadArchive("the archive ends in the middle of a header")
         if not block.strip(b"\0"):
             return None
-        stored = _number(block[148:156], "checksum", 0, 1 << 24)
+        # eight blanks stand for the sum itself; some old programs took the bytes for signed
         rest = block[:148] + block[156:]
-        if stored != sum(rest) + 256 and stored != sum(b - 256 if b > 127 else b for b in rest) + 256:
-            raise BadArchive("this is not a tar archive, or a damaged one: a header's checksum is wrong")
-        return block
+        with contextlib.suppress(BadArchive):
+            stored = _number(block[148:156], "checksum", 0, 1 << 24)
+            if stored == sum(rest) + 256 or stored == sum(b - 256 if b > 127 else b for b in rest) + 256:
+                return block
+        raise BadArchive("this is not a tar archive, or a damaged one: a header's checksum is wrong")
 
     def __iter__(self) -> Iterator[Entry]:
         local: list[tuple[bytes, bytes]] = []

@@ -195,16 +195,23 @@ class Unpacker:
 
     def _make_parents(self, path: bytes) -> None:
         """The directories above *path* that no entry made, root's and 0755. A whiteout in the way becomes one."""
-        parts = path.split(b"/")[:-1]
-        for length in range(1, len(parts) + 1):
-            parent = b"/".join(parts[:length])
+        missing = []
+        parent = path.rpartition(b"/")[0]
+        while parent:
             try:
                 os.mkdir(parent, 0o755)
+                break
             except FileExistsError:
                 if _is_whiteout(os.lstat(parent)):
                     os.unlink(parent)
                     os.mkdir(parent, 0o755)
                     self.opaque[parent] = None
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                missing.append(parent)
+                parent = parent.rpartition(b"/")[0]
+        for parent in reversed(missing):
+            os.mkdir(parent, 0o755)
 
     def _regular(self, path: bytes, entry: Entry, reader: tarformat.Reader) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,4 +1,4 @@
-"""The store with images that have no layers, which takes no privileges; tests/kernel/test_overlay_store.py has layers."""
+"""The store with images that have no layers, which takes no privileges; those with layers are in tests/kernel."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Callable
@@ -63,10 +64,8 @@ def test_what_the_standard_library_writes_is_read(wanted: list[tuple[tarfile.Tar
 
 @given(st.binary(max_size=3000))
 def test_any_bytes_are_an_archive_or_a_bad_one(data: bytes) -> None:
-    try:
+    with contextlib.suppress(BadArchive):
         read_all(data)
-    except BadArchive as error:
-        assert "\n" not in str(error)
 
 
 def header(name: bytes = b"x", size: int | bytes = 0, kind: bytes = b"0", **fields: bytes) -> bytes:
@@ -108,10 +107,8 @@ END = bytes(1024)
 def test_a_damaged_header_is_an_archive_or_a_bad_one(data: bytes, at: int, value: int) -> None:
     block = bytearray(header(size=512) + data + extended((b"path", b"y")) + header())
     block[at] = value
-    try:
+    with contextlib.suppress(BadArchive):
         read_all(bytes(block))
-    except BadArchive as error:
-        assert "\n" not in str(error)
 
 
 def test_times_keep_their_nanoseconds() -> None:
