@@ -139,67 +139,72 @@ class Daemon:
         self.hierarchy.prepare()
         self.helpers = self.hierarchy.create("engine")
         self._stopping = False
+        self._alive = True
 
     async def run(self) -> None:
         """Serve until the unmount."""
-        options = self.options
-        events = Events(options.root / "journal")
+        events = Events(self.options.root / "journal")
         settler = Settler()
-        join = self.helpers.join_files
         try:
-            async with trio.open_nursery() as nursery:
-                run = str(options.run)
-                containers: Containers | None = None
-
-                async def monitor_connected(link: Link, fresh: bool) -> None:
-                    if fresh and containers is not None:
-                        containers.monitor_died()
-
-                async def logger_connected(link: Link, fresh: bool) -> None:
-                    if fresh and containers is not None:
-                        await containers.logger_is_new(Logger(link))
-
-                async def keeper_connected(link: Link, fresh: bool) -> None:
-                    if fresh and containers is not None:
-                        await containers.keeper_is_new(Keeper(link))
-
-                companions = {
-                    "monitor": Companion("monitor", run, join=join, on_connect=monitor_connected),
-                    "logger": Companion("logger", run, join=join, on_connect=logger_connected),
-                    "keeper": Companion("keeper", run, join=join, on_connect=keeper_connected),
-                }
-                monitor = Monitor(companions["monitor"])
-                companions["monitor"].subscribe(monitor.event)
-                engine = Engine(
-                    root=options.root,
-                    run=options.run,
-                    mountpoint=self.mountpoint,
-                    log_max=options.log_max,
-                    hierarchy=self.hierarchy,
-                    images=Library(self.store, mount.union),
-                    events=events,
-                    settler=settler,
-                    monitor=monitor,
-                    logger=Logger(companions["logger"]),
-                    keeper=Keeper(companions["keeper"]),
-                    nursery=nursery,
-                )
-                containers = Containers(engine)
-                await trio.to_thread.run_sync(containers.read)
-                await trio.to_thread.run_sync(self._recover_images, containers)
-                async with trio.open_nursery() as starting:
-                    for companion in companions.values():
-                        starting.start_soon(nursery.start, companion.run)
-                nursery.start_soon(settler.run)
-                await containers.adopt()
-                nursery.start_soon(containers.take_exits)
-                await self._serve(engine, containers, nursery)
-                nursery.cancel_scope.cancel()
+            # The small processes are talked to until everything else has ended.
+            async with trio.open_nursery() as attending:
+                await self._work(events, settler, attending)
+                attending.cancel_scope.cancel()
         finally:
             events.close()
-        assert containers is not None
-        if not any(container.alive for container in containers):
+        if not self._alive:
             await trio.to_thread.run_sync(self._clean_up)
+
+    async def _work(self, events: Events, settler: Settler, attending: trio.Nursery) -> None:
+        options, run, join = self.options, str(self.options.run), self.helpers.join_files
+        containers: Containers | None = None
+
+        async def monitor_connected(link: Link, fresh: bool) -> None:
+            if fresh and containers is not None:
+                containers.monitor_died()
+
+        async def logger_connected(link: Link, fresh: bool) -> None:
+            if fresh and containers is not None:
+                await containers.logger_is_new(Logger(link))
+
+        async def keeper_connected(link: Link, fresh: bool) -> None:
+            if fresh and containers is not None:
+                await containers.keeper_is_new(Keeper(link))
+
+        companions = [
+            Companion("monitor", run, join=join, on_connect=monitor_connected),
+            Companion("logger", run, join=join, on_connect=logger_connected),
+            Companion("keeper", run, join=join, on_connect=keeper_connected),
+        ]
+        monitor = Monitor(companions[0])
+        companions[0].subscribe(monitor.event)
+        async with trio.open_nursery() as nursery:
+            engine = Engine(
+                root=options.root,
+                run=options.run,
+                mountpoint=self.mountpoint,
+                log_max=options.log_max,
+                hierarchy=self.hierarchy,
+                images=Library(self.store, mount.union),
+                events=events,
+                settler=settler,
+                monitor=monitor,
+                logger=Logger(companions[1]),
+                keeper=Keeper(companions[2]),
+                nursery=nursery,
+            )
+            containers = Containers(engine)
+            await trio.to_thread.run_sync(containers.read)
+            await trio.to_thread.run_sync(self._recover_images, containers)
+            async with trio.open_nursery() as starting:
+                for companion in companions:
+                    starting.start_soon(attending.start, companion.run)
+            nursery.start_soon(settler.run)
+            await containers.adopt()
+            nursery.start_soon(containers.take_exits)
+            await self._serve(engine, containers, nursery)
+            nursery.cancel_scope.cancel()
+        self._alive = any(container.alive for container in containers)
 
     def _recover_images(self, containers: Containers) -> None:
         clear(self.options.run / "images")

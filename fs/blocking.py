@@ -106,21 +106,23 @@ class Caller:
 async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]]) -> T:
     """Await ``wait()`` for *caller*; Interrupted, with the wait cancelled, when the caller has a signal to handle."""
     results: list[T] = []
-    interrupted = False
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
-            nonlocal interrupted
-            while True:
+            await trio.sleep(PERIOD)
+            while not await caller.interrupted():
                 await trio.sleep(PERIOD)
-                if await caller.interrupted():
-                    interrupted = True
-                    nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)
-        results.append(await wait())
+        try:
+            results.append(await wait())
+        except Exception as error:  # kept out of the nursery, which would wrap it
+            failure = error
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     if results:
         return results[0]
-    assert interrupted
     raise Interrupted

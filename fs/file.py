@@ -448,13 +448,20 @@ class StreamHandle(Handle):
         self.channel = channel
         self.caller = caller
         self.nonblocking = nonblocking
+        self.rest = b""  # a shell's read takes a byte at a time
 
     async def read(self, offset: int, size: int) -> bytes:
-        if not self.channel.readable():
-            if self.nonblocking:
-                raise Refused(errno.EAGAIN, "")
-            return await interruptible(self.caller, lambda: self.channel.receive(size))
-        return await self.channel.receive(size)
+        if not self.rest:
+            self.rest = await self._receive()
+        data, self.rest = self.rest[:size], self.rest[size:]
+        return data
+
+    async def _receive(self) -> bytes:
+        if self.channel.readable():
+            return await self.channel.receive()
+        if self.nonblocking:
+            raise Refused(errno.EAGAIN, "")
+        return await interruptible(self.caller, self.channel.receive)
 
     async def write(self, offset: int, data: bytes) -> int:
         if not self.channel.writable():
@@ -470,7 +477,7 @@ class StreamHandle(Handle):
         self.channel.close()
 
     def poll(self) -> int:
-        return (select.POLLIN if self.channel.readable() else 0) | (select.POLLOUT if self.channel.writable() else 0)
+        return (select.POLLIN if self.rest or self.channel.readable() else 0) | (select.POLLOUT if self.channel.writable() else 0)
 
     def on_ready(self, wake: Callable[[], None]) -> None:
         self.channel.on_ready(wake)

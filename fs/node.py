@@ -137,8 +137,8 @@ class Report(Entry[S]):
 class Channel(Protocol):
     """One open stream. ``receive`` and ``send`` block in trio's sense; the machinery ends them for a signalled caller."""
 
-    async def receive(self, limit: int) -> bytes:
-        """Up to *limit* bytes once there are some; empty at the end."""
+    async def receive(self) -> bytes:
+        """Some bytes once there are some; empty at the end."""
 
     async def send(self, data: bytes) -> int:
         """Take *data*, or its beginning, once there is room; the number of bytes taken."""

@@ -92,19 +92,15 @@ class EventChannel:
         for wake in wakes:
             wake()
 
-    async def receive(self, limit: int) -> bytes:
+    async def receive(self) -> bytes:
         while not self._lines:
             self._arrived = trio.Event()
             await self._arrived.wait()
         data = b""
         if self._dropped:
             data, self._dropped = f"# {self._dropped} events were not read in time: see journal\n".encode(), 0
-        while self._lines and len(data) + len(self._lines[0]) <= limit:
-            data += self._lines.popleft()
-        if not data:  # a reader with less room than a line gets it in pieces
-            line = self._lines.popleft()
-            data, rest = line[:limit], line[limit:]
-            self._lines.appendleft(rest)
+        data += b"".join(self._lines)
+        self._lines.clear()
         return data
 
     async def send(self, data: bytes) -> int:

@@ -41,6 +41,8 @@ STOP_TIMEOUT: Final = 10.0
 #: Settings that may change while it runs.
 LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "cgroup"})
 _SAVE_DELAY: Final = 1.0
+#: Seconds that tidying up may take when the engine ends meanwhile; the next start does what is left.
+GRACE: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -255,7 +257,7 @@ class Container:
                     started = await self.engine.monitor.start(launch, fds)
             except BaseException:
                 self._starting = False
-                with trio.CancelScope(shield=True):
+                with trio.move_on_after(GRACE, shield=True):
                     await self._release_stdio()
                 raise
         record = self.record

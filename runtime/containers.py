@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 from pydock.runtime import syscalls
-from pydock.runtime.container import Container, Record, boot_id, new_record, record_of
+from pydock.runtime.container import GRACE, Container, Record, boot_id, new_record, record_of
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import now, quote
@@ -111,8 +111,9 @@ class Containers:
         self.engine.nursery.start_soon(self._clear, container, trash)
 
     async def _clear(self, container: Container, trash: Path) -> None:
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(GRACE, shield=True):
             await container.root.close()
+        with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(lambda: shutil.rmtree(trash, ignore_errors=True))
 
     async def rename(self, name: str, new: str) -> None:

@@ -24,7 +24,7 @@ class Wait:
         self._end = container.end
         self._given = False
 
-    async def receive(self, limit: int) -> bytes:
+    async def receive(self) -> bytes:
         if self._given:
             return b""
         await self._end.event.wait()
@@ -62,7 +62,7 @@ class Stdin:
         self._container = container
         self._fd = -1
 
-    async def receive(self, limit: int) -> bytes:
+    async def receive(self) -> bytes:
         return b""
 
     async def send(self, data: bytes) -> int:
