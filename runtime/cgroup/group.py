@@ -112,6 +112,7 @@ class Cgroup(ABC):
                 raise Failed(number, f"cgroup {self.path}: mkdir {directory}: {error.strerror}") from error
             fresh.add(directory)
         if fresh:
+            self.written.clear()  # nothing of it is in force: it is for ``apply`` to write it again
             self._prepare(frozenset(fresh))
 
     def exists(self) -> bool:

@@ -1,7 +1,7 @@
 """Devices that a container gets: the few that every one has, and those that it was given in docker's words.
 
 ``/dev/sda:/dev/disk:r`` gives the machine's /dev/sda by the name /dev/disk for reading. Type and numbers are looked
-up at start, since devices come and go. What a container may do with device nodes is in ``pydock.runtime.cgroup.devices``.
+up at start, since devices come and go. What may be done with nodes is in ``pydock.runtime.cgroup.devices``.
 """
 
 from __future__ import annotations
