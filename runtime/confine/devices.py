@@ -75,7 +75,8 @@ def parse(text: str) -> Device:
     parts = text.strip().split(":")
     access = "rwm"
     if len(parts) > 1 and _is_access(parts[-1]):
-        access = "".join(letter for letter in "rwm" if letter in parts.pop())
+        given = parts.pop()
+        access = "".join(letter for letter in "rwm" if letter in given)
     source = parts[0]
     target = parts[1] if len(parts) == 2 else source
     if len(parts) > 2 or not _is_path(source) or not _is_path(target):
