@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -14,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor.launch import Launch, to_json
 from pydock.runtime.serving import listen
@@ -101,10 +101,8 @@ class Small:
 
     def kill(self) -> None:
         """kill -9, and wait until it has gone."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             syscalls.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.wait_for_end()
         self.disconnect()
         os.close(self.pidfd)
@@ -167,6 +165,8 @@ def root(tmp_path: Path) -> Path:
 class Containers:
     """The monitor, as far as tests of containers want to see it."""
 
+    Refused = Refused
+
     def __init__(self, monitor: Small, root: Path) -> None:
         self.monitor = monitor
         self.root = root
@@ -220,11 +220,10 @@ class Containers:
         answer, fds = self.monitor.answer(seq=999_999)
         alive = answer["alive"]
         assert isinstance(alive, list)
-        for (name, _, _), pidfd in zip(alive, fds, strict=True):
-            try:
+        assert len(alive) == len(fds)
+        for pidfd in fds:
+            with contextlib.suppress(ProcessLookupError):
                 syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             wait_for_end(pidfd)
             os.close(pidfd)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor.protocol import read_exits
 
@@ -70,7 +69,7 @@ def test_what_can_not_be_started_is_refused_in_words(
     script = containers.root / "bin/script"
     script.write_text("#!/bin/no-such-shell\n")
     script.chmod(0o755)
-    with pytest.raises(Exception, match=".") as caught:
+    with pytest.raises(containers.Refused, match=".") as caught:
         containers.start(*fields.get("argv", ()), **{key: value for key, value in fields.items() if key != "argv"})
     assert caught.value.errno == number
     assert words in f"{caught.value.step}: {caught.value.words}"
@@ -78,7 +77,7 @@ def test_what_can_not_be_started_is_refused_in_words(
 
 
 def test_nothing_of_a_failed_start_is_left(containers) -> None:
-    with pytest.raises(Exception, match="not found"):
+    with pytest.raises(containers.Refused, match="not found"):
         containers.start("nosuch", id="twice")
     name, _, _ = containers.start("true", id="twice")
     assert containers.status(name) == 0
@@ -87,7 +86,7 @@ def test_nothing_of_a_failed_start_is_left(containers) -> None:
 
 def test_an_id_that_runs_can_not_be_started_again(containers) -> None:
     containers.start("sleep", "1000", id="one")
-    with pytest.raises(Exception, match="one runs already"):
+    with pytest.raises(containers.Refused, match="one runs already"):
         containers.start("true", id="one")
 
 
@@ -98,7 +97,7 @@ def test_fifty_starts_leave_no_descriptor_in_the_monitor(containers) -> None:
 
     start_one()
     before = sorted(os.listdir(f"/proc/{containers.monitor.pid}/fd"))
-    list(map(lambda _: start_one(), range(50)))
+    assert [start_one() for _ in range(50)]
     assert sorted(os.listdir(f"/proc/{containers.monitor.pid}/fd")) == before
 
 
