@@ -97,7 +97,7 @@ def _nanoseconds(value: bytes) -> int:
     """A pax time, ``[-]SECONDS[.FRACTION]``; a negative one counts its fraction downwards too."""
     negative = value.startswith(b"-")
     whole, _, fraction = value.removeprefix(b"-").partition(b".")
-    seconds = _decimal(whole or b"0", "time", (1 << 62) // 10**9)
+    seconds = _decimal(whole or b"0", "time", 1 << 62)
     if fraction and not fraction.isdigit():
         raise BadArchive(f"a pax header's time is not a number: {value[:40]!r}")
     total = seconds * 10**9 + int(fraction[:9].ljust(9, b"0") or b"0")
