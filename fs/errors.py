@@ -44,11 +44,11 @@ def translate(error: BaseException) -> tuple[int, str]:
     for kind, number in _TABLE:
         if isinstance(error, kind):
             return number, one_line(str(error))
-    number = getattr(error, "errno", None)
-    if isinstance(error, (runtime.PydockError, OSError)) and isinstance(number, int) and number > 0:
+    own: object = getattr(error, "errno", None)
+    if isinstance(error, runtime.PydockError | OSError) and isinstance(own, int) and own > 0:
         if isinstance(error, OSError):
             path = f"{error.filename}: " if error.filename else ""
-            return number, one_line(f"{path}{error.strerror or os.strerror(number)}")
-        return number, one_line(str(error))
+            return own, one_line(f"{path}{error.strerror or os.strerror(own)}")
+        return own, one_line(str(error))
     log.error("a fault in pydock", exc_info=error)
     return errno.EIO, one_line(f"a fault in pydock: {type(error).__name__}: {error}")

@@ -477,7 +477,9 @@ class StreamHandle(Handle):
         self.channel.close()
 
     def poll(self) -> int:
-        return (select.POLLIN if self.rest or self.channel.readable() else 0) | (select.POLLOUT if self.channel.writable() else 0)
+        return (select.POLLIN if self.rest or self.channel.readable() else 0) | (
+            select.POLLOUT if self.channel.writable() else 0
+        )
 
     def on_ready(self, wake: Callable[[], None]) -> None:
         self.channel.on_ready(wake)

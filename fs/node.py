@@ -278,8 +278,7 @@ class Directory(Node):
             return scratch
         if (dynamic := self.dynamic(name)) is not None:
             return dynamic
-        node = self.static(name)
-        if isinstance(node, File) and node.hidden > trio.current_time():
+        if isinstance(node := self.static(name), File) and node.hidden > trio.current_time():
             return None
         return node
 
@@ -301,7 +300,9 @@ class Directory(Node):
                 if isinstance(node, File) and node.hidden > now:
                     continue
                 found.append((name, node))
-        found.extend((name, node) for name in self.dynamic_names() if (node := self.dynamic(name)) is not None)
+        for name in self.dynamic_names():
+            if (child := self.dynamic(name)) is not None:
+                found.append((name, child))
         found.extend(self.scratch.items())
         return found
 

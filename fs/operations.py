@@ -18,8 +18,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -27,6 +26,7 @@ import trio
 from pydock.fs import file as files
 from pydock.fs.errors import translate
 from pydock.fs.file import Handle, ScratchHandle
+from pydock.fs.inodes import Inodes, Removal
 from pydock.fs.node import (
     Control,
     Directory,
@@ -51,68 +51,12 @@ _HIDDEN: Final = 2.0
 _BLOCK: Final = 4096
 
 
-@dataclass(slots=True)
-class Known:
-    """An inode number that the kernel may hold: its node, and how often it was looked up."""
-
-    node: Node
-    count: int = 0
-
-
-class Inodes:
-    """Numbers and look-up counts. A number is never used again while mounted, so a generation is not needed."""
-
-    def __init__(self, root: Directory) -> None:
-        root.number = pyfuse3.ROOT_INODE
-        self.known: dict[int, Known] = {root.number: Known(root, 1)}
-        self._next = 1 << 32  # clear of any other file system's small numbers, see fs.blocking
-
-    def new(self, node: Node) -> int:
-        """A number of its own for *node*, beside any that it has."""
-        self._next += 1
-        self.known[self._next] = Known(node)
-        return self._next
-
-    def number(self, node: Node) -> int:
-        """The number of *node*."""
-        if node.number == 0:
-            node.number = self.new(node)
-        self.known.setdefault(node.number, Known(node))  # forgotten by the kernel in between
-        return node.number
-
-    def __getitem__(self, number: int) -> Node:
-        try:
-            return self.known[number].node
-        except KeyError:
-            raise Refused(errno.ESTALE, "") from None
-
-    def looked_up(self, number: int) -> None:
-        self.known[number].count += 1
-
-    def forget(self, number: int, count: int) -> None:
-        known = self.known.get(number)
-        if known is None:
-            return
-        known.count -= count
-        if known.count <= 0 and number != pyfuse3.ROOT_INODE:
-            del self.known[number]
-
-    def rebind(self, number: int, node: Node) -> None:
-        """What the kernel knows by *number* is *node* from now on (a rename)."""
-        if number in self.known:
-            self.known[number].node = node
-            node.number = number
-
-    def kernel_knows(self, node: Node) -> bool:
-        return node.number in self.known
-
-
 def guarded(
-    handler: Callable[Concatenate[Operations, P], Awaitable[R]],
-) -> Callable[Concatenate[Operations, P], Awaitable[R]]:
+    handler: Callable[Concatenate[Operations, P], Coroutine[object, object, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[object, object, R]]:
     """Let nothing but a FUSEError (and trio's cancellation) leave *handler*."""
 
-    async def guard(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def guard(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await handler(self, *args, **kwargs)
         except pyfuse3.FUSEError:
@@ -136,6 +80,7 @@ class Operations(pyfuse3.Operations):
         self.inodes = Inodes(root)
         self.handles: dict[int, Handle] = {}
         self.directories: dict[int, list[tuple[str, Node]]] = {}
+        self._removals: dict[int, Removal] = {}  # by process
         self._next_handle = 0
         self.supports_dot_lookup = True
 
@@ -144,20 +89,20 @@ class Operations(pyfuse3.Operations):
     def entry_of(self, node: Node, number: int) -> EntryAttributes:
         """The attributes of *node* under inode number *number*."""
         entry = EntryAttributes()
-        entry.st_ino = cast(InodeT, number)
+        entry.st_ino = number
         entry.generation = 0
         entry.entry_timeout = entry.attr_timeout = _LONG
         entry.st_nlink = 1
         entry.st_blksize = _BLOCK
         entry.st_uid = entry.st_gid = 0
         if isinstance(node, Scratch):
-            entry.st_mode = cast(ModeT, node.mode)
+            entry.st_mode = node.mode
             entry.st_uid, entry.st_gid = node.uid, node.gid
             size, mtime = len(node.content), node.mtime
             entry.entry_timeout = entry.attr_timeout = 0
         elif isinstance(node, Directory):
             own = node.attributes
-            entry.st_mode = cast(ModeT, stat.S_IFDIR | (node.mode_bits if own.mode is None else own.mode))
+            entry.st_mode = stat.S_IFDIR | (node.mode_bits if own.mode is None else own.mode)
             entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
             entry.st_nlink = 2
             size, mtime = 0, own.mtime or node.subject.metadata.born
@@ -173,7 +118,7 @@ class Operations(pyfuse3.Operations):
         row = node.entry
         metadata = node.subject.metadata
         own = metadata.files.get(node.directory.prefix + node.name)
-        entry.st_mode = cast(ModeT, node.mode)
+        entry.st_mode = node.mode
         if own is not None:
             entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
         if row.volatile or isinstance(row, Report):
@@ -209,16 +154,14 @@ class Operations(pyfuse3.Operations):
         """The attributes of *node* changed without the kernel's doing."""
         if self.inodes.kernel_knows(node):
             try:
-                pyfuse3.invalidate_inode(cast(InodeT, node.number), attr_only=True)
+                pyfuse3.invalidate_inode(node.number, attr_only=True)
             except OSError:  # the kernel has just dropped it
                 pass
 
     def gone(self, directory: Directory, name: str) -> None:
         """The entry *name* of *directory* went, or became another, without the kernel's doing."""
         if self.inodes.kernel_knows(directory):
-            pyfuse3.invalidate_entry_async(
-                cast(InodeT, directory.number), cast(FileNameT, os.fsencode(name)), ignore_enoent=True
-            )
+            pyfuse3.invalidate_entry_async(directory.number, os.fsencode(name), ignore_enoent=True)
 
     # errors
 
@@ -293,7 +236,7 @@ class Operations(pyfuse3.Operations):
         async def read() -> str:
             return await entry.target(subject)
 
-        return cast(FileNameT, os.fsencode(await self._reporting(subject, read)))
+        return os.fsencode(await self._reporting(subject, read))
 
     @guarded
     async def setattr(
@@ -344,7 +287,9 @@ class Operations(pyfuse3.Operations):
         directory = self._directory(inode)
         self._next_handle += 1
         self.directories[self._next_handle] = list(directory.children())
-        return cast(FileHandleT, self._next_handle)
+        self._removals = {pid: each for pid, each in self._removals.items() if each.fresh()}
+        self._removals.setdefault(ctx.pid, Removal()).listed.add(directory)
+        return self._next_handle
 
     @guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -353,7 +298,7 @@ class Operations(pyfuse3.Operations):
             name, node = found[index]
             number = self.inodes.new(node) if self._of_its_own(node) else self.inodes.number(node)
             entry = self.entry_of(node, number)
-            if not pyfuse3.readdir_reply(token, cast(FileNameT, os.fsencode(name)), entry, index + 1):
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index + 1):
                 if self.inodes.known[number].count == 0:
                     self.inodes.forget(number, 0)
                 break
@@ -436,15 +381,20 @@ class Operations(pyfuse3.Operations):
         if node is None:
             raise Refused(errno.ENOENT, "")
 
+        known = self._removals.get(ctx.pid)
+        removal = known if known is not None and directory in known.listed else Removal()
+
         async def remove() -> None:
             self._only_root(ctx)
             if isinstance(node, Scratch):
                 del directory.scratch[text]
-            elif isinstance(node, File) and node.settable:
+            elif isinstance(node, File) and node.settable and not removal.refused:
+                removal.hidden.append(node)
                 self._hide(node)
             elif isinstance(node, Directory):
                 raise Refused(errno.EISDIR, f"{directory.place(text)} is a directory: use rmdir")
             else:
+                removal.refuse()
                 raise Forbidden(f"{directory.place(text)} can't be removed; an object goes with rmdir of its directory")
 
         await self._reporting(directory.subject, remove)
@@ -593,7 +543,7 @@ class Operations(pyfuse3.Operations):
         self._next_handle += 1
         self.handles[self._next_handle] = handle
         stream = isinstance(node, File) and isinstance(node.entry, Stream)
-        return FileInfo(fh=cast(FileHandleT, self._next_handle), direct_io=True, keep_cache=False, nonseekable=stream)
+        return FileInfo(fh=self._next_handle, direct_io=True, keep_cache=False, nonseekable=stream)
 
     def _subject(self, handle: Handle) -> Subject | None:
         return None if isinstance(handle, ScratchHandle) else handle.file.subject

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime import volumes
+from pydock.runtime import syscalls, volumes
 from pydock.runtime.cgroup import ALL, DEFAULT, Cgroup, DeviceRule
 from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls
 from pydock.runtime.engine import Defaults
@@ -73,9 +73,9 @@ def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, st
             hosts, resolver = (text, resolver) if path == "/etc/hosts" else (hosts, text)
     made = []
     for target, text in (("hostname", f"{name}\n"), ("hosts", hosts), ("resolv.conf", resolver)):
-        path = place.files / target
-        path.write_text(text)
-        made.append((path, f"/etc/{target}"))
+        file = place.files / target
+        file.write_text(text)
+        made.append((file, f"/etc/{target}"))
     return made
 
 
@@ -94,8 +94,8 @@ def prepare(
     host_network = spec.network == ("host",)
     mounts: list[plain.Volume] = []
     for path, target in _etc(place, spec, host_network=host_network):
-        fd = volumes.syscalls.open_tree(
-            volumes.syscalls.AT_FDCWD, str(path), volumes.syscalls.OPEN_TREE_CLONE | volumes.syscalls.OPEN_TREE_CLOEXEC
+        fd = syscalls.open_tree(
+            syscalls.AT_FDCWD, str(path), syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
         )
         mounts.append(plain.Volume(owned(fd), target, False))
     for text in spec.volumes or ():

@@ -293,9 +293,9 @@ async def apply(subject: C, spec: Spec) -> None:
         if isinstance(entry, List):
             assert isinstance(value, list)
             items = tuple(item for line in value for item in entry.parse(subject, line))
-            await entry.store(checker, items)  # type: ignore[arg-type]
+            await entry.store(checker, items)
         elif isinstance(entry, Value) and entry.store is not None:
-            await entry.store(checker, _text(name, value), 0)  # type: ignore[arg-type]
+            await entry.store(checker, _text(name, value), 0)
         checked |= checker.taken
     await subject.container.apply_spec(Spec(**checked, cgroup=spec.cgroup))  # type: ignore[arg-type]
 

@@ -1,0 +1,94 @@
+"""Inode numbers and look-up counts, and what is remembered of processes that remove trees."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from pydock.fs.node import Directory, File, Node, Refused
+
+ROOT: Final = 1  # FUSE_ROOT_ID
+_REMEMBERED: Final = 10.0
+
+
+@dataclass(slots=True)
+class Known:
+    """An inode number that the kernel may hold: its node, and how often it was looked up."""
+
+    node: Node
+    count: int = 0
+
+
+class Removal:
+    """A process that lists directories and unlinks what it finds: ``rm -r``, or perhaps a file manager.
+
+    Once it was refused one file it is refused the rest, and what it had unlinked is in sight again: nothing has changed.
+    """
+
+    __slots__ = ("begun", "hidden", "listed", "refused")
+
+    def __init__(self) -> None:
+        self.begun = trio.current_time()
+        self.listed: set[Directory] = set()
+        self.hidden: list[File] = []
+        self.refused = False
+
+    def fresh(self) -> bool:
+        """Whether it is worth remembering."""
+        return trio.current_time() - self.begun < _REMEMBERED
+
+    def refuse(self) -> None:
+        self.refused = bool(self.listed)
+        for node in self.hidden:
+            node.hidden = 0.0
+        self.hidden.clear()
+
+
+class Inodes:
+    """Numbers and look-up counts. A number is never used again while mounted, so a generation is not needed."""
+
+    def __init__(self, root: Directory) -> None:
+        root.number = ROOT
+        self.known: dict[int, Known] = {root.number: Known(root, 1)}
+        self._next = 1 << 32  # clear of any other file system's small numbers, see fs.blocking
+
+    def new(self, node: Node) -> int:
+        """A number of its own for *node*, beside any that it has."""
+        self._next += 1
+        self.known[self._next] = Known(node)
+        return self._next
+
+    def number(self, node: Node) -> int:
+        """The number of *node*."""
+        if node.number == 0:
+            node.number = self.new(node)
+        self.known.setdefault(node.number, Known(node))  # forgotten by the kernel in between
+        return node.number
+
+    def __getitem__(self, number: int) -> Node:
+        try:
+            return self.known[number].node
+        except KeyError:
+            raise Refused(errno.ESTALE, "") from None
+
+    def looked_up(self, number: int) -> None:
+        self.known[number].count += 1
+
+    def forget(self, number: int, count: int) -> None:
+        known = self.known.get(number)
+        if known is None:
+            return
+        known.count -= count
+        if known.count <= 0 and number != ROOT:
+            del self.known[number]
+
+    def rebind(self, number: int, node: Node) -> None:
+        """What the kernel knows by *number* is *node* from now on (a rename)."""
+        if number in self.known:
+            self.known[number].node = node
+            node.number = number
+
+    def kernel_knows(self, node: Node) -> bool:
+        return node.number in self.known
