@@ -107,14 +107,26 @@ class Blobs:
             writer.write(data)
             return writer.commit()
 
+    def digests(self) -> frozenset[Digest]:
+        """Those that are there."""
+        return frozenset(Digest(path.parent.name, path.name) for path in self.directory.glob("*/*"))
+
+    def verify(self, digest: Digest) -> bool:
+        """Whether the blob has the content that its name says; if not, it is removed."""
+        found = hashlib.new(digest.algorithm)
+        for chunk in self.chunks(digest):
+            found.update(chunk)
+        if found.hexdigest() == digest.hex:
+            return True
+        self.path(digest).unlink()
+        return False
+
     def collect(self, keep: frozenset[Digest]) -> int:
         """Remove every blob that is not in *keep*; the bytes that were freed."""
         freed = 0
-        for algorithm in self.directory.iterdir():
-            for path in algorithm.iterdir():
-                if Digest(algorithm.name, path.name) not in keep:
-                    freed += path.stat().st_size
-                    path.unlink()
+        for digest in self.digests() - keep:
+            freed += self.path(digest).stat().st_size
+            self.path(digest).unlink()
         return freed
 
 

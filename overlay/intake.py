@@ -128,8 +128,10 @@ class Intake:
         self.needs |= Needs(frozenset((blob,)), frozenset((chain_id,)) if chain_id else frozenset())
         if not self._store.blobs.has(blob):
             self._brought |= Needs(blobs=frozenset((blob,)))
+            self._store._ledger.add(self._store._name(self._store.blobs.path(blob)))
         if chain_id and not layers.has(chain_id):
             self._brought |= Needs(chain_ids=frozenset((chain_id,)))
+            self._store._ledger.add(self._store._name(layers.path(chain_id)))
 
     def __enter__(self) -> Self:
         with self._store._lock:

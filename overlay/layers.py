@@ -57,6 +57,7 @@ def _unpack_into(directory: int, chunks: Iterable[bytes]) -> _Report:
     """
     child = subprocess.Popen(
         [sys.executable, "-I", "-m", "pydock.overlay.unpack", str(directory)],
+        bufsize=0,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -73,10 +74,10 @@ def _unpack_into(directory: int, chunks: Iterable[bytes]) -> _Report:
             # a child that has found a fault stops reading; what it found is in its report
             with contextlib.suppress(BrokenPipeError):
                 for chunk in chunks:
-                    child.stdin.write(chunk)
-                child.stdin.flush()
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[os.write(child.stdin.fileno(), view) :]
+            child.stdin.close()
             output = child.stdout.read()
         except BaseException:
             child.kill()  # the source failed: nothing of it will be used
@@ -233,8 +234,12 @@ class Layers:
     def collect(self, keep: frozenset[Digest]) -> None:
         """Put every layer that is not in *keep* into the trash."""
         for chain_id in self.chain_ids() - keep:
-            self.discard(self.path(chain_id))
-            self.facts_path(chain_id).unlink(missing_ok=True)
+            self.remove(chain_id)
+
+    def remove(self, chain_id: Digest) -> None:
+        """Put a layer into the trash; none is fine."""
+        self.discard(self.path(chain_id))
+        self.facts_path(chain_id).unlink(missing_ok=True)
 
     def discard(self, path: Path) -> None:
         """Move a directory into the trash: at once, whatever its size."""

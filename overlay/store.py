@@ -28,6 +28,7 @@ from pydock.overlay.intake import Intake
 from pydock.overlay.layers import Layers, LayerStream
 from pydock.overlay.manifest import ConfigFile, Descriptor, ImageConfig, Index, Manifest
 from pydock.overlay.reference import Reference
+from pydock.overlay.settling import Ledger
 from pydock.overlay.trees import remove_tree
 
 _INDEXES: Final = (documents.INDEX, documents.DOCKER_LIST)
@@ -51,9 +52,11 @@ class Store:
         if not layout.exists():
             self._replace(layout, b'{"imageLayoutVersion":"1.0.0"}')
         self._index_path = directory / "index.json"
+        self._settled_index_path = directory / "index.settled.json"
         if not self._index_path.exists():
             self._replace(self._index_path, documents.encode(Index()))
-        self._index = documents.decode(self._index_path.read_bytes(), Index, str(self._index_path))
+        self._index = self._read_index()
+        self._ledger = Ledger(directory / "unsettled.json", self._replace)
 
     # -- reading
 
@@ -176,12 +179,28 @@ class Store:
         for path in list(self._trash.iterdir()):
             remove_tree(path, aside=self._trash)
 
-    def recover(self, *, keep: frozenset[str] = frozenset()) -> None:
-        """Clear away what a killed process left half made; to be called at the start, before anything else."""
+    def recover(self, *, keep: frozenset[str] = frozenset()) -> tuple[str, ...]:
+        """Clear away what a killed process left half made; to be called at the start, before anything else.
+
+        After a loss of power, check what had not settled, and unpack again what can be; the references of images that
+        could not be saved are taken away, and returned.
+        """
         for path in list(self._temporary.iterdir()):
             remove_tree(path, aside=self._temporary)
         self.layers.recover()
+        lost = self._check(self._ledger.suspects) if self._ledger.suspects != frozenset() else ()
         self.collect(keep=keep)
+        return lost
+
+    def settle(self) -> None:
+        """Wait until all that has been stored is on the disk; call it now and then, when nobody waits for it."""
+        with self._lock:
+            names = self._ledger.unsettled()
+            index = documents.encode(self._index)
+        self._ledger.wait()
+        with self._lock:
+            self._replace(self._settled_index_path, index)
+            self._ledger.remove(names)
 
     def intake(self) -> Intake:
         """The way in for a new image; a context manager."""
@@ -198,11 +217,47 @@ class Store:
             with self.blobs.open(Digest.parse(layer.digest)) as file, self.layers.pending() as pending:
                 facts = pending.unpack(LayerStream(chunks_of(file)), expected=Digest.parse(layer.diff_id))
                 with self._lock:
+                    self._ledger.add(self._name(self.layers.path(chain_id)))
                     pending.commit(chain_id, facts)
                     self._images.pop(image.digest, None)
         return self.image(image.reference)
 
     # -- inside; all with the lock held
+
+    def _read_index(self) -> Index:
+        """The index; the one that settled last, if a loss of power took the newer one's bytes."""
+        try:
+            return documents.decode(self._index_path.read_bytes(), Index, str(self._index_path))
+        except Invalid:
+            if not self._settled_index_path.exists():
+                raise
+            return documents.decode(self._settled_index_path.read_bytes(), Index, str(self._settled_index_path))
+
+    def _name(self, path: Path) -> str:
+        """A blob or layer in the ledger."""
+        return str(path.relative_to(self.directory))
+
+    def _check(self, suspects: frozenset[str] | None) -> tuple[str, ...]:
+        """Remove blobs among *suspects* (None: of all) that are damaged, and make layers anew; the references lost."""
+        for digest in self.blobs.digests():
+            if suspects is None or self._name(self.blobs.path(digest)) in suspects:
+                self.blobs.verify(digest)
+        for chain_id in self.layers.chain_ids():
+            if suspects is None or self._name(self.layers.path(chain_id)) in suspects:
+                self.layers.remove(chain_id)
+        self._images.clear()
+        lost = []
+        for reference in self._tags():
+            try:
+                image = self.image(str(reference))
+                if any(not self.blobs.has(Digest.parse(layer.digest)) for layer in image.layers):
+                    raise NotFound(f"{reference} lacks a blob")
+                self.unpack_layers(image)
+            except (Invalid, NotFound):
+                lost.append(reference)
+        self._set_tags({name: entry for name, entry in self._tags().items() if name not in lost})
+        self.settle()
+        return tuple(map(str, lost))
 
     def _tags(self) -> dict[Reference, Descriptor]:
         tags = {}
@@ -314,5 +369,4 @@ class Store:
             self.blobs.path(blob).unlink(missing_ok=True)
             self._images.pop(str(blob), None)
         for chain_id in garbage.chain_ids:
-            self.layers.discard(self.layers.path(chain_id))
-            self.layers.facts_path(chain_id).unlink(missing_ok=True)
+            self.layers.remove(chain_id)

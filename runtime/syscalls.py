@@ -317,6 +317,12 @@ def pidfd_exit_status(pidfd: int) -> int | None:
     return int(status) if mask & _PIDFD_INFO_EXIT else None
 
 
+def syncfs(fd: int) -> None:
+    """syncfs(2): wait until the file system that *fd* is on has everything on its disk."""
+    if _libc.syncfs(ctypes.c_int(fd)):
+        raise _error()
+
+
 def close_range(first: int, last: int, flags: int = 0) -> None:
     """close_range(2)."""
     _call(_NR_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))

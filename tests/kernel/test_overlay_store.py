@@ -406,7 +406,7 @@ def test_a_full_disk_is_enospc_and_leaves_nothing(place: Path, content: int) -> 
 
 def test_an_unpacker_that_is_killed_is_an_error_and_leaves_nothing(place: Path, store: Store) -> None:
     def stream() -> Iterator[bytes]:
-        yield archive(a=b"1")[:1024]
+        yield archive(a=bytes(8 << 20))[: 4 << 20]  # more than the pipe holds: it is at work
         for entry in Path("/proc/self/task").iterdir():
             for pid in (entry / "children").read_text().split():
                 if b"pydock.overlay.unpack" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -426,6 +426,19 @@ def test_a_source_that_fails_ends_the_unpacker_and_leaves_nothing(store: Store) 
     with pytest.raises(ConnectionResetError), store.intake() as intake:
         intake.add_layer(stream())
     assert (files_of(store), is_clean(store)) == (0, True)
+
+
+def test_layers_that_had_not_settled_when_the_power_went_are_unpacked_again(store: Store) -> None:
+    image = add(store, "app", archive(a=b"1"))
+    (layer,) = store.layer_paths(image)
+    (layer / "a").write_bytes(b"")
+    ledger = store.directory / "unsettled.json"
+    now = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    ledger.write_text(ledger.read_text().replace(now, "another boot"))
+    again = Store(store.directory)
+    assert again.recover() == ()
+    assert again.image("app") == image
+    assert (layer / "a").read_bytes() == b"1"
 
 
 # -- busybox

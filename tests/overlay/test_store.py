@@ -21,9 +21,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "images")
 
 
-def add(store: Store, name: str, **config: tuple[str, ...]) -> Image:
+def add(store: Store, name: str, *, command: tuple[str, ...] = ()) -> Image:
     with store.intake() as intake:
-        return intake.finish(Reference.parse(name), ImageConfig(**config))
+        return intake.finish(Reference.parse(name), ImageConfig(command=command))
 
 
 def blobs(store: Store) -> int:
@@ -217,3 +217,62 @@ def test_what_is_no_directory_serves_as_no_image(tmp_path: Path) -> None:
         Store.directory_image(tmp_path / "file")
     with pytest.raises(Invalid, match="not an absolute path"):
         Store.directory_image(Path("relative"))
+
+
+BEFORE = '"boot":"00000000-0000-0000-0000-000000000000"'
+
+
+def lose_power(store: Store) -> None:
+    """Make the ledger look like one of an earlier boot."""
+    ledger = store.directory / "unsettled.json"
+    now = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    ledger.write_text(ledger.read_text().replace(f'"boot":"{now}"', BEFORE))
+
+
+def test_what_has_not_settled_is_checked_after_a_loss_of_power(store: Store) -> None:
+    add(store, "fine", command=("fine",))
+    damaged = add(store, "damaged", command=("damaged",))
+    store.blobs.path(Digest.parse(damaged.id)).write_bytes(b"")
+    lose_power(store)
+    again = Store(store.directory)
+    assert again.recover() == ("damaged:latest",)
+    assert again.references() == ("fine:latest",)
+    assert blobs(again) == 2
+    assert Store(store.directory).recover() == ()
+
+
+def test_what_has_settled_is_not_checked(store: Store) -> None:
+    image = add(store, "app")
+    assert image.digest.removeprefix("sha256:") in (store.directory / "unsettled.json").read_text()
+    store.settle()
+    assert json.loads((store.directory / "unsettled.json").read_text())["names"] == []
+    lose_power(store)
+    assert Store(store.directory).recover() == ()
+
+
+def test_a_kill_is_no_loss_of_power(store: Store) -> None:
+    add(store, "app")
+    again = Store(store.directory)
+    assert again.recover() == ()
+    assert len(json.loads((store.directory / "unsettled.json").read_text())["names"]) == 2
+
+
+def test_an_index_that_lost_its_bytes_is_the_one_that_settled_last(store: Store) -> None:
+    add(store, "old")
+    store.settle()
+    add(store, "new", command=("new",))
+    (store.directory / "index.json").write_bytes(b"")
+    lose_power(store)
+    again = Store(store.directory)
+    again.recover()
+    assert again.references() == ("old:latest",)
+    assert json.loads((store.directory / "index.json").read_text())["manifests"]
+
+
+def test_without_a_ledger_s_bytes_everything_is_checked(store: Store) -> None:
+    add(store, "fine")
+    damaged = add(store, "damaged", command=("damaged",))
+    store.settle()
+    (store.directory / "unsettled.json").write_bytes(b"")
+    store.blobs.path(Digest.parse(damaged.digest)).write_bytes(b"")
+    assert Store(store.directory).recover() == ("damaged:latest",)
