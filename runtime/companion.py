@@ -202,6 +202,8 @@ class Companion:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.serve, self._event)
             try:
+                # Until it has answered it may not have taken the connection, and would not send us events.
+                await link.request({"do": "who"})
                 await self._on_connect(link, fresh)
             except Lost:
                 return  # the nursery ends with the connection

@@ -34,22 +34,40 @@ from pydock.runtime.serving import Options, Peer, Server, begin
 from pydock.runtime.wire import Message
 
 _PIPE_BYTES = 1 << 20
-_SHORT_REST = 0.004  # seconds
-_LONG_REST = 0.016
+_FIRST_REST = 0.004  # seconds
+_LEAST_REST = 0.001
+_LONGEST_REST = 0.016
 _RETRY = 1.0
-_MUCH = 64 * 1024  # a pipe that held this much is one whose writer is in a hurry
 
 
 class Stream:
     """One pipe."""
 
-    __slots__ = ("fd", "log", "name", "resting")
+    __slots__ = ("capacity", "fd", "log", "name", "rest", "resting")
 
     def __init__(self, log: Followed, name: str, path: str) -> None:
         self.log = log
         self.name = name
+        self.rest = _FIRST_REST  # seconds: how long it is left alone after it has been emptied
         self.resting = False
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.capacity = fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ)
+
+    def adapt(self, moved: int) -> float:
+        """How long to let it fill after *moved* bytes came out of it: so that it is about a quarter full, not more.
+
+        A pipe that fills gets more room first. (Small writes don't use the ends of its pages: full may be well below its
+        capacity.)
+        """
+        if moved >= self.capacity // 4:
+            self.rest = max(_LEAST_REST, self.rest / 2)
+            if self.capacity < _PIPE_BYTES:
+                self.enlarge()
+                return 0.0
+            return 0.0 if moved >= self.capacity // 2 else self.rest
+        if moved < self.capacity // 16:
+            self.rest = min(_LONGEST_REST, self.rest * 2)
+        return self.rest
 
     def waiting(self) -> int:
         """The bytes in the pipe."""
@@ -60,8 +78,7 @@ class Stream:
     def enlarge(self) -> None:
         """Gives the pipe more room, once it has been seen to need it: room that is never used costs memory, too."""
         try:
-            if fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ) < _PIPE_BYTES:
-                fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            self.capacity = fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         except OSError as error:  # EPERM: beyond pipe-max-size or the user's pages. It works without.
             if error.errno not in (errno.EPERM, errno.EBUSY, errno.ENOMEM):
                 raise
@@ -171,11 +188,9 @@ class Logger(Server):
         except OSError:
             self._rest(stream, _RETRY)
             return
-        if moved < _MUCH:
-            self._rest(stream, _LONG_REST)
-        elif moved < _PIPE_BYTES // 2:
-            stream.enlarge()
-            self._rest(stream, _SHORT_REST)
+        rest = stream.adapt(moved)
+        if rest:
+            self._rest(stream, rest)
 
     def _take(self, stream: Stream, most: int = _PIPE_BYTES) -> int:
         """Moves bytes, and tells clients when that begins to be impossible and when it is possible again."""
