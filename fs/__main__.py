@@ -100,7 +100,7 @@ def clear_stale_mount(mountpoint: str) -> None:
             if not kind.startswith("fuse"):
                 continue
             try:
-                os.stat(mountpoint)
+                os.statvfs(mountpoint)  # stat may be answered from the kernel's cache
             except OSError as error:
                 if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
                     log.warning("a stale mount at %s is taken away", mountpoint)
@@ -335,7 +335,23 @@ def main(argv: list[str] | None = None) -> int:
     except (PydockError, OverlayError, OSError, RuntimeError) as error:
         log.error("%s", error)
         return 1
+    except BaseExceptionGroup as group:
+        known, others = group.split((PydockError, OverlayError, OSError, RuntimeError))
+        if others is not None:
+            raise others from None
+        for error in leaves(known):
+            log.error("%s", error)
+        return 1
     return 0
+
+
+def leaves(error: BaseException | None) -> Iterator[BaseException]:
+    """The exceptions in a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    elif error is not None:
+        yield error
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ class PathDirectory(Directory):
         await images.roots.detach(image)
         await trio.to_thread.run_sync(lambda: images.store.untag(image.reference, keep=images.chains()))
         images.engine.events.publish("image", image.reference, "untag" if not last else "remove", id=image.id)
-        images.engine.nursery.start_soon(_empty_trash, images.store)
+        images.engine.spawn(lambda: _empty_trash(images.store))
 
     async def rename(self, name: str, new: str) -> None:
         node = self.dynamic(name)

@@ -19,6 +19,7 @@ import os
 import re
 import stat
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -153,10 +154,8 @@ class Operations(pyfuse3.Operations):
     def changed(self, node: Node) -> None:
         """The attributes of *node* changed without the kernel's doing."""
         if self.inodes.kernel_knows(node):
-            try:
+            with suppress(OSError):  # the kernel has just dropped it
                 pyfuse3.invalidate_inode(node.number, attr_only=True)
-            except OSError:  # the kernel has just dropped it
-                pass
 
     def gone(self, directory: Directory, name: str) -> None:
         """The entry *name* of *directory* went, or became another, without the kernel's doing."""

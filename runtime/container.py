@@ -14,7 +14,7 @@ import select
 import shutil
 import signal
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,8 +24,9 @@ import trio
 from pydock.runtime import spec as spec_
 from pydock.runtime import syscalls
 from pydock.runtime.cgroup import Cgroup
-from pydock.runtime.engine import Defaults, Engine
-from pydock.runtime.errors import Busy, Invalid
+from pydock.runtime.companion import Lost
+from pydock.runtime.engine import Defaults, Engine, persistently
+from pydock.runtime.errors import Busy, Failed, Invalid
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.launching import Place, prepare
@@ -101,6 +102,10 @@ class Container:
         self.lock = trio.Lock()
         self.end = End()  # what waiters see: a restart does not end it
         self.pidfd = -1
+        self._stdin = -1  # beside the keeper's: stdin ends when both keeper and pydockd die at once
+        self._piped = False  # its named pipes are there, kept and followed
+        self._ending = False
+        self._watched = -1
         self._down = trio.Event()  # the current run is over, its log complete, its exit code kept
         self._restarting = False
         self._starting = False
@@ -251,12 +256,15 @@ class Container:
             stack.callback(os.close, fds[0])
             self._starting, self._early = True, None
             try:
-                await self._keep_pipes(self.engine.keeper)
-                await self._follow(self.engine.logger)
+                self._piped = True
+                await persistently(lambda: self._keep_pipes(self.engine.keeper))
+                await persistently(lambda: self._follow(self.engine.logger))
                 with trio.CancelScope(shield=True):
                     started = await self.engine.monitor.start(launch, fds)
-            except BaseException:
+            except BaseException as error:
                 self._starting = False
+                if isinstance(error, Lost):
+                    await trio.to_thread.run_sync(self._kill_strays)
                 with trio.move_on_after(GRACE, shield=True):
                     await self._release_stdio()
                 raise
@@ -273,7 +281,8 @@ class Container:
         self.engine.events.publish("container", self.name, "start", pid=str(record.pid))
         self._starting = False
         if self._early is not None:
-            self.engine.nursery.start_soon(self.exited, *self._early)
+            status, time = self._early
+            self.engine.spawn(lambda: self.exited(status, time))
         if started.warnings:
             self.failed("; ".join(started.warnings))
         return f"started, pid {started.pid}"
@@ -294,6 +303,8 @@ class Container:
 
     async def _keep_pipes(self, keeper: Keeper) -> None:
         with self.stdio.open() as ends:
+            if not self.stdin_closed and self._stdin < 0:
+                self._stdin = os.dup(ends["stdin"])
             wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
             await keeper.keep(self.stdio.key, wanted)
 
@@ -306,17 +317,30 @@ class Container:
             log_max=self.log_max(),
         )
 
+    def _close_stdin(self) -> None:
+        if self._stdin >= 0:
+            os.close(self._stdin)
+            self._stdin = -1
+
     async def _release_stdio(self) -> None:
-        await self.engine.logger.unfollow(self.id)
-        await self.engine.keeper.drop(self.stdio.key)
+        self._piped = False
+        self._close_stdin()
+        await persistently(lambda: self.engine.logger.unfollow(self.id))
+        await persistently(lambda: self.engine.keeper.drop(self.stdio.key))
         await trio.to_thread.run_sync(self.stdio.remove)
+
+    def _kill_strays(self) -> None:
+        """The monitor died while it started this: whatever it has left in the cgroup, in a PID namespace of its own, goes."""
+        own = os.readlink("/proc/self/ns/pid")
+        for pid in self.cgroup.procs():
+            with suppress(OSError):
+                if os.readlink(f"/proc/{pid}/ns/pid") != own:
+                    os.kill(pid, signal.SIGKILL)
 
     def send_signal(self, number: int) -> None:
         """Signal the container's first process; nothing when it has just gone."""
-        try:
+        with suppress(ProcessLookupError):
             syscalls.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            pass
 
     async def stop(self, seconds: float | None = None) -> str:
         """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited."""
@@ -416,6 +440,7 @@ class Container:
         """``eof``: nothing more comes from stdin."""
         self._running()
         self.stdin_closed = True
+        self._close_stdin()
         await self.engine.keeper.drop(self.stdio.key, "stdin")
         return "stdin is closed"
 
@@ -427,11 +452,22 @@ class Container:
             self._early = (status, time)
             return
         record = self.record
-        if record.pid == 0 or pid not in (None, record.pid):
+        if self._ending or record.pid == 0 or pid not in (None, record.pid):
             return
-        record.pid = 0
-        await self.engine.logger.drain(self.id)
+        self._ending = True
+        try:
+            await self._take_down(status, time)
+        finally:
+            self._ending = False
+
+    async def _take_down(self, status: int | None, time: int) -> None:
+        record = self.record
+        try:
+            await persistently(lambda: self.engine.logger.drain(self.id))
+        except Failed as error:
+            self.failed(f"log: the end of the output is lost: {error}")
         await self._release_stdio()
+        record.pid = 0
         await trio.to_thread.run_sync(shutil.rmtree, self.engine.run / "etc" / self.id, True)
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -443,7 +479,7 @@ class Container:
         record.exit_code = None if status is None else exit_code_of(status)
         record.state = "restarting" if self._restarting else "exited"
         await self.save()
-        await self.engine.monitor.forget(self.id)
+        await persistently(lambda: self.engine.monitor.forget(self.id))
         code = "" if record.exit_code is None else str(record.exit_code)
         self.engine.events.publish("container", self.name, "exit", exit_code=code)
         if self._restarting:
@@ -470,6 +506,9 @@ class Container:
     async def watch_orphan(self) -> None:
         """Await the exit of a process whose monitor has died: by pidfd, with the status where the kernel tells it."""
         pidfd = self.pidfd
+        if pidfd < 0 or self._watched == pidfd:
+            return
+        self._watched = pidfd
         await trio.lowlevel.wait_readable(pidfd)
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
@@ -477,6 +516,7 @@ class Container:
             if any(mask & select.POLLHUP for _, mask in poller.poll(0)):
                 break
             await trio.sleep(0.01)
+        self._watched = -1
         if self.pidfd == pidfd:
             await self.exited(syscalls.pidfd_exit_status(pidfd), now())
 
@@ -496,20 +536,20 @@ class Container:
 
     async def follow_again(self, logger: Logger) -> None:
         """A logger was started anew."""
-        if self.record.pid or self._starting:
+        if self._piped:
             await self._follow(logger)
 
     async def keep_again(self, keeper: Keeper) -> None:
         """A keeper was started anew: the pipes are opened by name, the union's descriptor is still here."""
         await self.root.keep(keeper)
-        if self.record.pid or self._starting:
+        if self._piped:
             await self._keep_pipes(keeper)
 
     def save_soon(self) -> None:
         """Keep the record on disk behind the reply: for what may be lost, as the times of files."""
         if not self._saving:
             self._saving = True
-            self.engine.nursery.start_soon(self._save_later)
+            self.engine.spawn(self._save_later)
 
     async def _save_later(self) -> None:
         try:
@@ -524,6 +564,7 @@ class Container:
         """After pydockd's own restart: the run goes on, or has gone on until its unnoticed end (pidfd -1)."""
         self.record.pid, self.record.starttime, self.record.boot = pid, starttime, boot_id()
         self.pidfd = pidfd
+        self._piped = True
         self._down = trio.Event()
         if self.record.state in ("restarting", "exited"):
             self.record.state = "running"
@@ -538,7 +579,7 @@ class Container:
 
     async def limit_log(self) -> None:
         """``log_max`` changed."""
-        if self.record.pid:
+        if self._piped:
             await self.engine.logger.limit(self.id, self.log_max())
 
 

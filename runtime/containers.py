@@ -108,7 +108,7 @@ class Containers:
             del self._by_name[name], self._by_id[container.id]
             container.end.event.set()
         self.engine.events.publish("container", name, "remove", id=container.id)
-        self.engine.nursery.start_soon(self._clear, container, trash)
+        self.engine.spawn(lambda: self._clear(container, trash))
 
     async def _clear(self, container: Container, trash: Path) -> None:
         with trio.move_on_after(GRACE, shield=True):
@@ -174,43 +174,50 @@ class Containers:
         alive = await self.engine.monitor.alive()
         exits = await trio.to_thread.run_sync(read_exits, str(self.engine.run))
         ended = {gone.id: gone for gone in exits}
+        kept = await self.engine.keeper.list()
         for container in tuple(self):
-            await self._adopt(container, alive.pop(container.id, -1), ended.get(container.id))
+            pidfd = alive.pop(container.id, -1)
+            if pidfd >= 0 or container.record.pid:
+                await self._adopt(container, pidfd, ended.get(container.id), kept.get(container.stdio.key))
+            elif container.state != "created":
+                container.settle_exited()
         for pidfd in alive.values():
             os.close(pidfd)
 
-    async def _adopt(self, container: Container, pidfd: int, gone: Exit | None) -> None:
+    async def _adopt(self, container: Container, pidfd: int, gone: Exit | None, kept: tuple[str, ...] | None) -> None:
+        """One that ran when it was last heard of, or that the monitor has as *pidfd*; *kept* is what the keeper has of it."""
         record = container.record
-        if pidfd >= 0:
-            pid = pid_of(pidfd)
-            if pid > 0:
-                container.adopt(pid, start_time(pid), pidfd)
-                return
-            os.close(pidfd)
-        if record.state == "created":
-            return
-        if record.pid == 0:
-            container.settle_exited()
-            return
-        container.adopt(record.pid, record.starttime, -1)
-        if gone is not None and gone.pid == record.pid:
-            await container.follow_again(self.engine.logger)
-            await container.exited(gone.status, gone.time)
-        elif lives(record):
-            container.pidfd = syscalls.pidfd_open(record.pid)
-            self.engine.nursery.start_soon(container.watch_orphan)
+        orphan = False
+        if pidfd >= 0 and (pid := pid_of(pidfd)) > 0:
+            container.adopt(pid, start_time(pid), pidfd)
+        elif (gone is None or gone.pid != record.pid) and lives(record):
+            orphan = True
+            container.adopt(record.pid, record.starttime, syscalls.pidfd_open(record.pid))
         else:
+            container.adopt(record.pid, record.starttime, -1)
+        container.stdin_closed = kept is not None and "stdin" not in kept
+        try:
+            await container.keep_again(self.engine.keeper)
             await container.follow_again(self.engine.logger)
-            await container.exited(None, now())
+        except OSError as error:  # no pipes: the run directory did not survive, nor did the container
+            log.debug("%s: %s", container.label, error)
+        if orphan:
+            self.engine.spawn(container.watch_orphan)
+        elif container.pidfd < 0:
+            known = gone is not None and gone.pid == record.pid
+            await container.exited(gone.status if gone and known else None, gone.time if gone and known else now())
 
     async def take_exits(self) -> None:
         """Take note of every exit that the monitor tells, until cancelled."""
         async for gone in self.engine.monitor.exits:
             container = self._by_id.get(gone.id)
             if container is not None:
-                self.engine.nursery.start_soon(container.exited, gone.status, gone.time, gone.pid)
+                self._exited(container, gone)
             else:
                 await self.engine.monitor.forget(gone.id)
+
+    def _exited(self, container: Container, gone: Exit) -> None:
+        self.engine.spawn(lambda: container.exited(gone.status, gone.time, gone.pid))
 
     def monitor_died(self) -> None:
         """Its children are orphans now: an exit it had noted counts, the others are watched by pidfd."""
@@ -220,9 +227,9 @@ class Containers:
                 continue
             gone = ended.get(container.id)
             if gone is not None and gone.pid == container.record.pid:
-                self.engine.nursery.start_soon(container.exited, gone.status, gone.time, gone.pid)
+                self._exited(container, gone)
             else:
-                self.engine.nursery.start_soon(container.watch_orphan)
+                self.engine.spawn(container.watch_orphan)
 
     async def logger_is_new(self, logger: Logger) -> None:
         """Have it follow all that run."""

@@ -6,14 +6,16 @@ An :class:`Engine` is made once, by the composition, and passed to whatever need
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 from pydock.runtime.cgroup import Hierarchy
+from pydock.runtime.companion import Lost
 from pydock.runtime.events import Events
 from pydock.runtime.formats import now, print_time
 from pydock.runtime.keeper import Keeper
@@ -65,6 +67,10 @@ class Failures:
         self.lines.append(f"{print_time(now())} {label or '/'} {words}")
 
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
 @dataclass(slots=True, kw_only=True)
 class Engine:
     """Everything a container needs besides its own state."""
@@ -83,3 +89,24 @@ class Engine:
     nursery: trio.Nursery
     failures: Failures = field(default_factory=Failures)
     on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed
+
+    def spawn(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run *task* behind the replies. Its failure is logged, and costs nobody else anything."""
+        self.nursery.start_soon(_logged, task)
+
+
+async def _logged(task: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await task()
+    except Exception:
+        log.exception("a background task failed")
+
+
+async def persistently(call: Callable[[], Awaitable[T]]) -> T:
+    """``call()``, again when the small process that it asks has died meanwhile; for requests that may be made twice."""
+    for _ in range(4):
+        try:
+            return await call()
+        except Lost:
+            continue  # the next one has been started, and told what it must know, when the request gets through
+    return await call()

@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +49,8 @@ class Events:
     def publish(self, kind: str, name: str, action: str, **fields: str) -> None:
         """Something happened to the *kind* called *name*."""
         event = Event(now(), kind, name, action, tuple(fields.items()))
-        try:
+        with suppress(OSError):  # a full disk must not stop the engine; the line is lost to the journal, not to listeners
             os.write(self._fd, event.to_json().encode(errors="surrogateescape") + b"\n")
-        except OSError:
-            pass  # a full disk must not stop the engine; the line is lost to the journal, not to listeners
         for listener in tuple(self._listeners):
             listener(event)
 

@@ -43,11 +43,8 @@ def capability_names(spec: Spec) -> tuple[str, ...]:
 def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
     """Entrypoint and command, as docker joins them: an entrypoint that was set drops the image's command."""
     entrypoint = defaults.entrypoint if spec.entrypoint is None else spec.entrypoint
-    if spec.command is not None:
-        command = spec.command
-    else:
-        command = defaults.command if spec.entrypoint is None else ()
-    words = entrypoint + command
+    inherited = defaults.command if spec.entrypoint is None else ()
+    words = entrypoint + (inherited if spec.command is None else spec.command)
     if not words:
         raise Invalid("nothing to run: neither command nor entrypoint is set, nor does the image have one")
     return words

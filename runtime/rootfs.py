@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -79,7 +80,7 @@ class RootFilesystem:
             if not self._attached:
                 await trio.to_thread.run_sync(self._attach, fd)
                 self._attached = True
-                self._engine.nursery.start_soon(self._detach_when_idle)
+                self._engine.spawn(self._detach_when_idle)
         return self.place
 
     def _attach(self, fd: int) -> None:
@@ -141,7 +142,5 @@ def detach(place: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
-    try:
+    with suppress(FileNotFoundError):
         place.rmdir()
-    except FileNotFoundError:
-        pass

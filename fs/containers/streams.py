@@ -49,7 +49,7 @@ class Wait:
             await self._end.event.wait()
             wake()
 
-        self._container.engine.nursery.start_soon(watch)
+        self._container.engine.spawn(watch)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -117,7 +117,7 @@ class Stdin:
                 os.close(fd)
             wake()
 
-        self._container.engine.nursery.start_soon(watch)
+        self._container.engine.spawn(watch)
 
     def close(self) -> None:
         if self._fd >= 0:
