@@ -6,12 +6,47 @@ Documentation/admin-guide/cgroup-v2.rst; every write is the kernel's (or its v1 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import trio
 from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.node import Directory, Entry, Value
 from pydock.runtime.cgroup import Cgroup
 
 C = ContainerSubject
+
+#: What each file is for, in a line; formats and meanings are those of the kernel's cgroup-v2.rst.
+DOCS: Final[Mapping[str, str]] = {
+    "path": "The cgroup's place below the controllers' roots, for cgexec and its like.",
+    "cgroup.procs": "The processes in it, a number a line. Writing a number moves that process here, and so under the container's "
+    "limits; 0 is the caller.",
+    "cgroup.freeze": "1 freezes all processes, 0 lets them go on.",
+    "cgroup.kill": "Writing 1 kills every process in it, foreign ones too.",
+    "cgroup.events": "Flat keyed: populated, frozen.",
+    "cpu.max": "``QUOTA PERIOD`` in microseconds: how much processor time a period; ``max 100000`` is no limit.",
+    "cpu.weight": "The share of a busy processor, 1 to 10000. The default is 100.",
+    "cpu.stat": "Flat keyed: usage_usec and others, in microseconds.",
+    "cpuset.cpus": "The processors it may use, as in 0-3,6; empty is all.",
+    "cpuset.mems": "The memory nodes it may use; empty is all.",
+    "memory.max": "The hard limit in bytes, with K, M, G or T in 1024s, or max. Above it the kernel ends a process (oom).",
+    "memory.high": "Above this many bytes processes are slowed and reclaimed from. Only where the kernel has cgroup v2's memory controller.",
+    "memory.low": "Up to this many bytes are spared from reclaim while others have some.",
+    "memory.swap.max": "The limit of swap in bytes, or max.",
+    "memory.current": "Bytes in use.",
+    "memory.peak": "The most bytes that were in use.",
+    "memory.stat": "Flat keyed: where the bytes are.",
+    "memory.events": "Flat keyed: low high max oom oom_kill, how often each happened.",
+    "io.max": "``MAJ:MIN rbps=… wbps=… riops=… wiops=…`` a line: limits of a block device, in bytes and operations a second.",
+    "io.weight": "The share of a busy block device, 1 to 10000. The default is 100.",
+    "io.stat": "``MAJ:MIN rbytes=… wbytes=… rios=… wios=…`` a line.",
+    "pids.max": "The most processes and threads, or max. More is EAGAIN for fork(2).",
+    "pids.current": "Processes and threads now.",
+    "pids.peak": "The most processes and threads there were.",
+    "cpu.pressure": "How long tasks waited for a processor (PSI).",
+    "memory.pressure": "How long tasks waited for memory (PSI).",
+    "io.pressure": "How long tasks waited for input and output (PSI).",
+}
 
 
 def _read(name: str, subject: C) -> str | None:
@@ -36,7 +71,7 @@ def _entry(cgroup: Cgroup, name: str, *, listed: bool) -> Entry[C]:
         volatile=True,
         show=(lambda subject: None) if mode == "wo" else (lambda subject: _read(name, subject)),
         store=None if mode == "ro" else store,
-        doc="",
+        doc=DOCS.get(name, ""),
     )
 
 
@@ -46,7 +81,7 @@ def cgroup_directory(subject: C) -> Directory:
     path: Entry[C] = Value(
         name="path",
         show=lambda c: c.container.cgroup.path,
-        doc="The cgroup's place below the controllers' roots, for cgexec and its like.",
+        doc=DOCS["path"],
     )
     names = cgroup.names()
     rows = [path, *(_entry(cgroup, name, listed=True) for name in names)]
