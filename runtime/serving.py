@@ -42,6 +42,9 @@ _WRITE = selectors.EVENT_WRITE
 _BACKLOG = 64
 _MOST_QUEUED = 20_000  # packets; a client that is this far behind is cut off and asks again when it is back
 _FIRST_CLIENT = 10.0  # seconds
+_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE)
+_HANDLED = (signal.SIGTERM, signal.SIGCHLD)
+NOT_DEFAULT = (*_IGNORED, *_HANDLED)  # what a child has to set back
 
 
 class Options:
@@ -253,9 +256,12 @@ class Server:
     def _signals(self) -> None:
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)  # whatever the starter had ignored (nohup, systemd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for ignored in _IGNORED:
             signal.signal(ignored, signal.SIG_IGN)
-        for handled in (signal.SIGTERM, signal.SIGCHLD):
+        for handled in _HANDLED:
             signal.signal(handled, lambda number, frame: None)  # the number reaches the loop through the pipe
 
         def woken() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -112,21 +113,25 @@ class Monitor(Server):
         self.watch(reader, lambda: self._listen_to(starting))
 
     def _fork(self, launch: Launch, fds: list[int], run: Callable[[], None]) -> int:
-        """Forks into the launch's PID namespace. The monitor's own children-to-be go back to its own."""
+        """A child in the launch's PID namespace and v2 cgroup, from birth. The monitor's namespace stays its own."""
+        flags = syscalls.CLONE_NEWPID if "pid" in launch.new else 0
+        cgroup = 0
         entered = False
         try:
-            if "pid" in launch.new:
-                syscalls.unshare(syscalls.CLONE_NEWPID)
-                entered = True
+            if launch.clone_into is not None:
+                cgroup = os.open(launch.clone_into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                flags |= syscalls.CLONE_INTO_CGROUP
             for join in launch.join:
                 if "pid" in join.kinds:
                     syscalls.setns(fds[join.source], flags_of(("pid",)))
                     entered = True
-            pid = os.fork()
+            pid = syscalls.clone3(flags, signal.SIGCHLD, cgroup)
             if pid == 0:
                 run()
             return pid
         finally:
+            if cgroup:
+                os.close(cgroup)
             if entered:
                 syscalls.setns(self._own_pids, syscalls.CLONE_NEWPID)
 

@@ -21,12 +21,12 @@ from pydock.runtime.errors import Invalid, NotFound
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.plan import steps_of
 from pydock.runtime.monitor.step import Context
+from pydock.runtime.serving import NOT_DEFAULT
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FAILED = 127  # exit code of a child that never became the program; nobody is shown it
 _CLOSE_RANGE_CLOEXEC = 4
 _HIGHEST_FD = 0xFFFFFFFF
-_NOT_TO_CATCH = (signal.SIGKILL, signal.SIGSTOP)
 
 
 def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoReturn:
@@ -75,10 +75,8 @@ def _begin(fds: list[int], pipe: int) -> None:
             syscalls.close_range(before, fd - 1)
         before = fd + 1
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if number not in _NOT_TO_CATCH and signal.getsignal(number) not in (signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in NOT_DEFAULT:
+        signal.signal(number, signal.SIG_DFL)
     # A half-made container must not outlive the monitor: nobody would know of it. Has it died before this, then nobody
     # reads the pipe.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -54,13 +54,7 @@ class JoinCgroups(NamedTuple):
 
     def execute(self, context: Context) -> None:
         for path in self.files:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"0")
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, path) from None
-            finally:
-                os.close(fd)
+            _write(path, b"0")
 
 
 class SetOomScore(NamedTuple):
@@ -73,8 +67,7 @@ class SetOomScore(NamedTuple):
 
     def execute(self, context: Context) -> None:
         try:
-            with open("/proc/self/oom_score_adj", "w") as file:
-                file.write(str(self.value))
+            _write("/proc/self/oom_score_adj", str(self.value).encode())
         except PermissionError:
             context.warn(f"oom_score_adj can't be lowered to {self.value} without CAP_SYS_RESOURCE")
 
@@ -282,6 +275,16 @@ class DropPrivileges(NamedTuple):
         syscalls.capset(kept, kept, 0)
         if self.no_new_privileges and program is not None:
             syscalls.seccomp_load(program)
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
 
 
 def _bound(capabilities: int) -> None:

@@ -95,6 +95,7 @@ class Launch(NamedTuple):
     new: tuple[str, ...] = KINDS  # namespaces to make; a new net has only lo, which is up
     join: tuple[Join, ...] = ()  # namespaces to enter
     cgroups: tuple[str, ...] = ()  # cgroup.procs or tasks files to write 0 into, before everything else
+    clone_into: str | None = None  # a directory of cgroup v2 to be born in: writing to its cgroup.procs may take 10 ms
     root: int | None = None  # index of a detached mount; it is used up
     read_only: bool = False  # the root mount, not what is mounted in it
     proc: bool = True  # mount the usual: /proc /sys /dev /dev/pts /dev/shm /dev/mqueue

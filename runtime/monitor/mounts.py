@@ -321,8 +321,27 @@ def _open_protected(context: Context, path: str) -> int:
     return open_inside(context.root, path, os.O_PATH)
 
 
+def _matches(context: Context, path: str) -> list[str]:
+    """The paths that *path* stands for, if one of its components has a ``*``; else itself."""
+    parts = path.split("/")
+    number = next((number for number, part in enumerate(parts) if "*" in part), None)
+    if number is None:
+        return [path]
+    above = "/".join(parts[:number])
+    before, _, after = parts[number].partition("*")  # all there is to patterns here: re takes long to warm up in a child
+    try:
+        place = open_inside(context.root, above, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    try:
+        names = [name for name in os.listdir(place) if name.startswith(before) and name.endswith(after)]
+    finally:
+        os.close(place)
+    return ["/".join([above, name, *parts[number + 1 :]]) for name in sorted(names)]
+
+
 class Mask(NamedTuple):
-    """Hides *paths*, those that exist."""
+    """Hides *paths*, those that exist; one component of each may have a ``*``."""
 
     paths: tuple[str, ...]
 
@@ -332,7 +351,7 @@ class Mask(NamedTuple):
     def execute(self, context: Context) -> None:
         null = -1
         empty = -1
-        for path in self.paths:
+        for path in [match for path in self.paths for match in _matches(context, path)]:
             try:
                 place = _open_protected(context, path)
             except (FileNotFoundError, NotADirectoryError):

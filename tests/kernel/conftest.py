@@ -49,7 +49,15 @@ class Small:
         """Starts it and connects; also again after ``kill``."""
         with listen(str(self.run), self.name) as listener:
             number = listener.fileno()
-            arguments = [sys.executable, "-I", "-m", f"pydock.runtime.{self.name}", str(self.run), "--listen", str(number)]
+            arguments = [
+                sys.executable,
+                "-I",
+                "-m",
+                f"pydock.runtime.{self.name}",
+                str(self.run),
+                "--listen",
+                str(number),
+            ]
             subprocess.run(arguments, check=True, pass_fds=[number], stdin=subprocess.DEVNULL)
         self.connect()
         self.pid = wire.number(self.ask("who")[0], "pid")

@@ -56,7 +56,12 @@ def directory(tmp_path: Path) -> Path:
 
 def follow(logger, pipes: Pipes, directory: Path, log_max: int | None = None, name: str = "c") -> None:
     logger.ask(
-        "follow", id=name, stdout=pipes.stdio.stdout, stderr=pipes.stdio.stderr, directory=str(directory), log_max=log_max
+        "follow",
+        id=name,
+        stdout=pipes.stdio.stdout,
+        stderr=pipes.stdio.stderr,
+        directory=str(directory),
+        log_max=log_max,
     )
 
 
@@ -253,7 +258,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         os.close(own)
 
 
-def test_a_full_disk_loses_nothing_and_is_told(small: Callable, pipes: Pipes, small_disk: Path, directory: Path) -> None:
+def test_a_full_disk_loses_nothing_and_is_told(
+    small: Callable, pipes: Pipes, small_disk: Path, directory: Path
+) -> None:
     logger = small("logger")
     other = Pipes(logger.run, "other")
     follow(logger, pipes, small_disk)
@@ -293,7 +300,7 @@ def test_one_that_writes_without_end_holds_up_no_other(small: Callable, run: Pat
         follow(logger, pipes, tmp_path / name, log_max=1 << 20, name=name)
     writer = subprocess.Popen(["busybox", "yes"], stdout=loud.fds["stdout"])
     try:
-        logger_output = (tmp_path / "loud" / "log.1")
+        logger_output = tmp_path / "loud" / "log.1"
         while not logger_output.exists():
             os.sched_yield()
         os.write(quiet.fds["stdout"], b"heard\n")

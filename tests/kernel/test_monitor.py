@@ -50,9 +50,17 @@ REFUSED = {
     "arguments that are too long": ({"argv": ("true", "x" * 200_000)}, errno.E2BIG, "too long"),
     "an unknown user": ({"argv": ("true",), "user": "nobody-here"}, errno.ENOENT, "nobody-here"),
     "an unknown limit": ({"argv": ("true",), "rlimits": (("nosuch", 1, 1),)}, errno.EINVAL, "nosuch"),
-    "a sysctl that is not there": ({"argv": ("true",), "sysctls": (("net.no.such", "1"),)}, errno.ENOENT, "net.no.such"),
+    "a sysctl that is not there": (
+        {"argv": ("true",), "sysctls": (("net.no.such", "1"),)},
+        errno.ENOENT,
+        "net.no.such",
+    ),
     "an unknown namespace": ({"argv": ("true",), "new": ("mnt", "wrong")}, errno.EINVAL, "wrong"),
-    "a cgroup that is not there": ({"argv": ("true",), "cgroups": ("/sys/fs/cgroup/no/such",)}, errno.ENOENT, "no/such"),
+    "a cgroup that is not there": (
+        {"argv": ("true",), "cgroups": ("/sys/fs/cgroup/no/such",)},
+        errno.ENOENT,
+        "no/such",
+    ),
     "a working directory that is a file": ({"argv": ("true",), "workdir": "/etc/passwd"}, errno.ENOTDIR, "/etc/passwd"),
     "no command": ({"argv": ()}, errno.EINVAL, "no command"),
     "an id that is a path": ({"argv": ("true",), "id": "../x"}, errno.EINVAL, "../x"),
@@ -251,7 +259,14 @@ def test_a_second_process_in_a_container_sees_what_the_first_does(containers) ->
     _, (pidfd,) = containers.monitor.answer()
     kinds = ("mnt", "uts", "ipc", "net", "cgroup", "pid")
     told = containers.output(
-        "sh", "-c", "hostname; cat /proc/1/comm; pwd", fds=[pidfd], root=None, new=(), join=((1, kinds),), workdir="/tmp"
+        "sh",
+        "-c",
+        "hostname; cat /proc/1/comm; pwd",
+        fds=[pidfd],
+        root=None,
+        new=(),
+        join=((1, kinds),),
+        workdir="/tmp",
     )
     os.close(pidfd)
     assert told == "inside\nsleep\n/tmp\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -80,26 +81,49 @@ SEEN = {
         {"devices": (("/dev/sub/fuse", "c", 10, 229, 0o640, 0, 0),)},
         "character special file a:e5 640\n",
     ),
-    "shm has its size": ("grep /dev/shm /proc/mounts", {"shm_size": 1 << 20},
-                         "none /dev/shm tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k 0 0\n"),
+    "shm has its size": (
+        "grep /dev/shm /proc/mounts",
+        {"shm_size": 1 << 20},
+        "none /dev/shm tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k 0 0\n",
+    ),
     "shm is for all": ("stat -c %a /dev/shm", {}, "1777\n"),
-    "a tmpfs": ("grep /scratch /proc/mounts; stat -c %a /scratch", {"tmpfs": (("/scratch", 1 << 20, 0o700),)},
-                "none /scratch tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,mode=700 0 0\n700\n"),
-    "a tmpfs for programs": ("grep /x /proc/mounts", {"tmpfs": (("/x", None, 0o1777, 0, 0, ("nosuid",)),)},
-                             "none /x tmpfs rw,nosuid,relatime 0 0\n"),
+    "a tmpfs": (
+        "grep /scratch /proc/mounts; stat -c %a /scratch",
+        {"tmpfs": (("/scratch", 1 << 20, 0o700),)},
+        "none /scratch tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,mode=700 0 0\n700\n",
+    ),
+    "a tmpfs for programs": (
+        "grep /x /proc/mounts",
+        {"tmpfs": (("/x", None, 0o1777, 0, 0, ("nosuid",)),)},
+        "none /x tmpfs rw,nosuid,relatime 0 0\n",
+    ),
     "masked files are empty": ("cat /proc/keys; stat -c %t:%T /proc/keys", {"masked": MASKED}, "1:3\n"),
-    "masked directories are empty": ("ls /sys/firmware; touch /sys/firmware/x", {"masked": MASKED},
-                                     "touch: /sys/firmware/x: Read-only file system\n"),
-    "protected paths": ("echo x > /proc/sys/kernel/domainname", {"read_only_paths": READ_ONLY},
-                        "sh: can't create /proc/sys/kernel/domainname: Read-only file system\n"),
+    "a masked pattern": (
+        "stat -c %t:%T /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id",
+        {"masked": ("/proc/sys/kernel/ran*/uuid", "/no/su*/x")},
+        "1:3\n0:0\n",
+    ),
+    "masked directories are empty": (
+        "ls /sys/firmware; touch /sys/firmware/x",
+        {"masked": MASKED},
+        "touch: /sys/firmware/x: Read-only file system\n",
+    ),
+    "protected paths": (
+        "echo x > /proc/sys/kernel/domainname",
+        {"read_only_paths": READ_ONLY},
+        "sh: can't create /proc/sys/kernel/domainname: Read-only file system\n",
+    ),
     "sysctls, though they are protected": (
         "cat /proc/sys/net/ipv4/ip_default_ttl",
         {"sysctls": (("net.ipv4.ip_default_ttl", "77"),), "read_only_paths": READ_ONLY},
         "77\n",
     ),
     "/sys is read-only": ("echo x > /sys/x", {}, "sh: can't create /sys/x: Read-only file system\n"),
-    "a read-only root": ("touch /x; touch /tmp/x && echo ok", {"read_only": True, "tmpfs": (("/tmp",),)},
-                         "touch: /x: Read-only file system\nok\n"),
+    "a read-only root": (
+        "touch /x; touch /tmp/x && echo ok",
+        {"read_only": True, "tmpfs": (("/tmp",),)},
+        "touch: /x: Read-only file system\nok\n",
+    ),
     "a tmpfs instead of /dev/shm": ("grep -c /dev/shm /proc/mounts", {"tmpfs": (("/dev/shm/",),)}, "1\n"),
 }
 
@@ -194,8 +218,10 @@ def test_a_volume_may_be_the_working_directory(containers, source: Path) -> None
 @pytest.mark.parametrize("what", ["volume", "workdir"])
 def test_a_magic_link_in_the_image_leads_nowhere(containers, root: Path, source: Path, link: str, what: str) -> None:
     (root / "data").symlink_to(link)
-    start = partial(volume, containers, source, "true") if what == "volume" else partial(
-        containers.output, "true", workdir="/data"
+    start = (
+        partial(volume, containers, source, "true")
+        if what == "volume"
+        else partial(containers.output, "true", workdir="/data")
     )
     with pytest.raises(containers.Refused, match=r"symbolic links|No such file"):
         start()
@@ -204,7 +230,9 @@ def test_a_magic_link_in_the_image_leads_nowhere(containers, root: Path, source:
 
 @pytest.mark.parametrize("name", ["dev", "proc", "sys", "etc", "data", "dev/shm"])
 @pytest.mark.parametrize("up", ["", "../../../../../../.."])
-def test_a_link_to_the_host_stays_inside(containers, root: Path, source: Path, tmp_path: Path, name: str, up: str) -> None:
+def test_a_link_to_the_host_stays_inside(
+    containers, root: Path, source: Path, tmp_path: Path, name: str, up: str
+) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     place = root / name
@@ -253,7 +281,9 @@ def test_an_abstract_socket_of_the_host_can_not_be_reached(containers) -> None:
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A cgroup of the pids controller, or of v2."""
-    above = next(path for path in map(Path, ("/sys/fs/cgroup/pids", "/sys/fs/cgroup")) if (path / "cgroup.procs").exists())
+    above = next(
+        path for path in map(Path, ("/sys/fs/cgroup/pids", "/sys/fs/cgroup")) if (path / "cgroup.procs").exists()
+    )
     path = above / f"pydock-test-{os.getpid()}"
     path.mkdir()
     yield path
@@ -270,3 +300,24 @@ def test_a_container_sees_its_cgroup_as_the_root(containers, cgroup: Path) -> No
     lines = told.splitlines()
     assert lines[:2] == ["1", "1"]
     assert lines[-1] == "mkdir: can't create directory '/sys/fs/cgroup/pids/x': Read-only file system"
+
+
+@pytest.fixture
+def unified() -> Iterator[Path]:
+    """A cgroup of v2."""
+    above = next(
+        path for path in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if (path / "cgroup.procs").exists()
+    )
+    path = above / f"pydock-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    while "populated 1" in (path / "cgroup.events").read_text():
+        os.sched_yield()
+    path.rmdir()
+
+
+def test_a_container_is_born_in_its_v2_cgroup(containers, unified: Path) -> None:
+    _, pid, _ = containers.start("sleep", "1000", clone_into=str(unified))
+    assert (unified / "cgroup.procs").read_text() == f"{pid}\n"
+    assert containers.output("grep", "^0:", "/proc/self/cgroup", clone_into=str(unified)) == "0::/\n"
+    os.kill(pid, signal.SIGKILL)

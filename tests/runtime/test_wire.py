@@ -54,7 +54,9 @@ def test_the_end_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
 
 
 @pytest.mark.parametrize("packet", [b"x", b".[1]", b".{", b".", b"@", b".\xff"])
-def test_rubbish_is_told_and_its_descriptors_are_closed(pair: tuple[socket.socket, socket.socket], packet: bytes) -> None:
+def test_rubbish_is_told_and_its_descriptors_are_closed(
+    pair: tuple[socket.socket, socket.socket], packet: bytes
+) -> None:
     before = open_files()
     fd = os.memfd_create("rubbish")
     socket.send_fds(pair[0], [packet], [fd])

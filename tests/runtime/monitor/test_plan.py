@@ -72,7 +72,9 @@ def test_a_launch_survives_json() -> None:
     assert from_json(json.loads(json.dumps(to_json(FULL)))) == FULL
 
 
-@pytest.mark.parametrize("values", [{"id": "x", "argv": [], "wrong": 1}, {"id": "x"}, {"id": "x", "argv": [], "volumes": 1}])
+@pytest.mark.parametrize(
+    "values", [{"id": "x", "argv": [], "wrong": 1}, {"id": "x"}, {"id": "x", "argv": [], "volumes": 1}]
+)
 def test_what_is_no_launch_is_refused(values: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError)):
         from_json(values)
