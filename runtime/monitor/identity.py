@@ -17,7 +17,7 @@ from pydock.runtime import syscalls
 from pydock.runtime.confine.user import resolve
 from pydock.runtime.monitor.inside import make_inside, read_inside
 from pydock.runtime.monitor.launch import Join, Rlimit
-from pydock.runtime.monitor.mounts import open_null
+from pydock.runtime.monitor.protect import open_null
 from pydock.runtime.monitor.step import Context
 
 FLAGS = {

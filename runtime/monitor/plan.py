@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import posixpath
 
-from pydock.runtime.monitor import identity, mounts
+from pydock.runtime.monitor import identity, mounts, protect
 from pydock.runtime.monitor.launch import Device, Launch
 from pydock.runtime.monitor.step import Step
 
@@ -55,7 +55,7 @@ def steps_of(launch: Launch) -> list[Step]:
     steps.append(identity.TakeStdio())
     steps.append(identity.ChangeDirectory(launch.workdir))
     if mounted and launch.read_only:
-        steps.append(mounts.ProtectRoot())
+        steps.append(protect.ProtectRoot())
     steps.append(identity.JoinKeyring())
     if launch.rlimits:
         steps.append(identity.SetRlimits(launch.rlimits))
@@ -88,9 +88,9 @@ def _inside(launch: Launch, sources: dict[str, int], host_devices: list[Device])
     if launch.privileged:
         steps.append(mounts.MakeHostDevices(host_devices))
     if launch.sysctls:
-        steps.append(mounts.SetSysctls(launch.sysctls))
+        steps.append(protect.SetSysctls(launch.sysctls))
     if launch.read_only_paths:
-        steps.append(mounts.ProtectPaths(launch.read_only_paths))
+        steps.append(protect.ProtectPaths(launch.read_only_paths))
     if launch.masked:
-        steps.append(mounts.Mask(launch.masked))
+        steps.append(protect.Mask(launch.masked))
     return steps
