@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -292,6 +293,9 @@ class Daemon:
 
     def _clean_up(self) -> None:
         """Nothing runs: the small processes end by themselves, and then their cgroup can go."""
+        deadline = time.monotonic() + 3
+        while self.helpers.procs() and time.monotonic() < deadline:
+            time.sleep(0.01)
         try:
             self.helpers.remove()
             self.hierarchy.remove_parent()

@@ -1,0 +1,180 @@
+"""Engines for tests that need a real mount: one for the session, and fresh ones for tests that kill theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydock.runtime import syscalls
+
+_PARENTS = iter(range(1, 1 << 20))
+
+
+class Engine:
+    """A pydockd with directories of its own. ``tree`` is the mount point."""
+
+    def __init__(self, *, options: str = "") -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pydock-test-"))
+        self.tree = self.directory / "mnt"
+        self.tree.mkdir()
+        self.parent = f"pydock-test-{os.getpid()}-{next(_PARENTS)}"
+        self.options = f"root={self.root},run={self.run},cgroup_parent={self.parent}{',' if options else ''}{options}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "root"
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "run"
+
+    @property
+    def log(self) -> str:
+        """What pydockd has logged."""
+        return (self.directory / "log").read_text()
+
+    def start(self) -> None:
+        """Mount; returns when the tree is there."""
+        ready, said = os.pipe()
+        with open(self.directory / "log", "ab") as log, os.fdopen(ready) as reader:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pydock.fs", str(self.tree), "-o", self.options],
+                pass_fds=[said],
+                env={**os.environ, "PYDOCK_READY_FD": str(said)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+            )
+            os.close(said)
+            assert select.select([reader], [], [], 30)[0], self.log
+            assert reader.readline() == "ready\n", self.log
+
+    def umount(self) -> None:
+        """umount(8), and pydockd's end."""
+        assert self.process is not None
+        syscalls.umount2(str(self.tree), 0)
+        assert self.process.wait(20) == 0, self.log
+
+    def kill(self) -> None:
+        """kill -9 of pydockd."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(20)
+
+    def helper(self, name: str) -> int:
+        """The process id of the monitor, the logger or the keeper, which may be about to be started again."""
+        deadline = time.monotonic() + 20
+        wanted = f"pydock.runtime.{name}\0{self.run}\0".encode()
+        while time.monotonic() < deadline:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit():
+                    with contextlib.suppress(OSError):
+                        if wanted in (entry / "cmdline").read_bytes():
+                            return int(entry.name)
+            time.sleep(0.01)
+        raise AssertionError(f"there is no {name}")
+
+    def kill_helper(self, name: str) -> None:
+        """kill -9 of a helper process; returns when it is dead."""
+        pid = self.helper(name)
+        pidfd = syscalls.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([pidfd], [], [], 20)[0]
+        finally:
+            os.close(pidfd)
+
+    def sh(self, script: str, *, timeout: float = 60, check: bool = True) -> str:
+        """Run a shell script at the mount point: its standard output; with *check* an error for another status than 0."""
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"cd {self.tree} && {{ {script}\n}}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.log}"
+        return done.stdout
+
+    def clear(self) -> None:
+        """Kill and remove every container."""
+        for path in sorted((self.tree / "containers").iterdir()):
+            if (path / "state").read_text() in ("running\n", "paused\n"):
+                (path / "ctl").write_text("kill")
+            path.rmdir()
+
+    def end(self) -> None:
+        """Remove everything."""
+        if self.process is None or self.process.poll() is not None:
+            syscalls.umount2(str(self.tree), syscalls.MNT_DETACH) if _is_mount(self.tree) else None
+            self.start()
+        self.clear()
+        self.umount()
+        assert "Traceback" not in self.log, self.log
+        shutil.rmtree(self.directory)
+
+
+def _is_mount(path: Path) -> bool:
+    return any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+@pytest.fixture(scope="session")
+def session_engine() -> Iterator[Engine]:
+    """The engine that most tests share."""
+    engine = Engine()
+    engine.start()
+    yield engine
+    engine.end()
+
+
+@pytest.fixture
+def engine(session_engine: Engine) -> Iterator[Engine]:
+    """The shared engine; the test's containers are removed after it, and it must not have met a fault."""
+    seen = len(session_engine.log)
+    yield session_engine
+    session_engine.clear()
+    assert "Traceback" not in session_engine.log[seen:], session_engine.log[seen:]
+
+
+@pytest.fixture
+def own_engine() -> Iterator[Engine]:
+    """An engine for this test alone, to be killed and mounted at will."""
+    engine = Engine()
+    engine.start()
+    yield engine
+    engine.end()
+
+
+@pytest.fixture
+def tree(engine: Engine) -> Path:
+    """The mount point."""
+    return engine.tree
+
+
+@pytest.fixture
+def make(engine: Engine) -> Callable[..., Path]:
+    """Makes a container of busybox: ``make("web", command="true", env="A=1\\n")``; gives its directory."""
+
+    def make_container(name: str = "c", **settings: str) -> Path:
+        path = engine.tree / "containers" / name
+        path.mkdir()
+        (path / "image").write_text("busybox")
+        for setting, value in settings.items():
+            (path / setting).write_text(value)
+        return path
+
+    return make_container

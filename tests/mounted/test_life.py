@@ -1,0 +1,202 @@
+"""The life of a container, driven as a shell does it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Make = Callable[..., Path]
+
+
+def errno_of(path: Path, text: str) -> int:
+    """The errno of writing *text* to *path*; 0 when it is taken."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        return error.errno or -1
+    finally:
+        os.close(fd)
+    return 0
+
+
+def test_a_container_runs_and_its_output_and_exit_code_are_there(make: Make) -> None:
+    c = make(command="sh -c 'echo hello; echo oops >&2; exit 7'")
+    (c / "ctl").write_text("start\n")
+    assert (c / "wait").read_text() == "7\n"
+    assert (c / "exit_code").read_text() == "7\n"
+    assert (c / "state").read_text() == "exited\n"
+    assert sorted((c / "log").read_text().splitlines()) == ["hello", "oops"]
+
+
+def test_a_signal_s_exit_code_is_128_and_its_number(make: Make) -> None:
+    c = make(command="sleep 100")
+    (c / "ctl").write_text("start")
+    (c / "ctl").write_text("kill")
+    assert (c / "exit_code").read_text() == "137\n"
+
+
+def test_it_can_be_started_again_on_the_same_writable_layer(make: Make) -> None:
+    c = make(command="sh -c 'echo x >> /kept; wc -l < /kept'")
+    for _ in range(2):
+        (c / "ctl").write_text("start")
+        (c / "wait").read_text()
+    assert (c / "log").read_text().split() == ["1", "2"]
+
+
+def test_reset_discards_the_writable_layer_and_frees_the_image(make: Make) -> None:
+    c = make(command="touch /kept")
+    (c / "ctl").write_text("start")
+    (c / "wait").read_text()
+    assert errno_of(c / "image", "/") == errno.EBUSY
+    (c / "ctl").write_text("reset")
+    assert not (c / "rootfs" / "kept").exists()
+    assert errno_of(c / "image", "busybox:latest") == 0
+
+
+def test_pause_freezes_and_resume_lets_go_on(make: Make) -> None:
+    c = make(command="sleep 100")
+    (c / "ctl").write_text("start")
+    (c / "ctl").write_text("pause")
+    assert (c / "state").read_text() == "paused\n"
+    assert (c / "cgroup/cgroup.freeze").read_text() == "1\n"
+    (c / "ctl").write_text("resume")
+    assert (c / "state").read_text() == "running\n"
+
+
+def test_stop_of_a_paused_container_ends_it(make: Make) -> None:
+    c = make(command="sh -c 'trap \"exit 3\" TERM; while :; do sleep 0.05; done'")
+    (c / "ctl").write_text("start")
+    (c / "ctl").write_text("pause")
+    (c / "ctl").write_text("stop 20")
+    assert (c / "exit_code").read_text() in ("3\n", "143\n")
+
+
+def test_restart_gives_a_new_process_and_waiters_go_on_waiting(make: Make) -> None:
+    c = make(command="sleep 100")
+    (c / "ctl").write_text("start")
+    first = (c / "pid").read_text()
+    waiter = subprocess.Popen(["cat", c / "wait"], stdout=subprocess.PIPE, text=True)
+    (c / "ctl").write_text("restart 0")
+    assert (c / "pid").read_text() not in ("", first)
+    assert waiter.poll() is None
+    (c / "ctl").write_text("kill")
+    assert waiter.communicate(timeout=20)[0] == "137\n"
+
+
+def test_wait_may_be_opened_before_the_start(make: Make) -> None:
+    c = make(command="sh -c 'exit 5'")
+    waiter = subprocess.Popen(["cat", c / "wait"], stdout=subprocess.PIPE, text=True)
+    (c / "ctl").write_text("start")
+    assert waiter.communicate(timeout=20)[0] == "5\n"
+
+
+def test_rename_while_it_runs(make: Make, tree: Path) -> None:
+    c = make("before", command="sleep 100")
+    (c / "ctl").write_text("start")
+    new = tree / "containers/after"
+    c.rename(new)
+    assert (new / "state").read_text() == "running\n"
+    assert not c.exists()
+
+
+def test_stdin_reaches_it_and_eof_ends_it(make: Make) -> None:
+    c = make(command="cat")
+    (c / "ctl").write_text("start")
+    (c / "stdin").write_text("one\n")
+    (c / "stdin").write_text("two\n")
+    (c / "ctl").write_text("eof")
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "log").read_text() == "one\ntwo\n"
+    assert errno_of(c / "stdin", "late") == errno.EBUSY
+
+
+@pytest.mark.parametrize(
+    ("verb", "number"),
+    [
+        ("stop", errno.EBUSY),
+        ("kill", errno.EBUSY),
+        ("pause", errno.EBUSY),
+        ("resume", errno.EBUSY),
+        ("eof", errno.EBUSY),
+        ("stop abc", errno.EINVAL),
+        ("kill NOSUCH", errno.EBUSY),
+        ("frobnicate", errno.EINVAL),
+        ("start now", errno.EINVAL),
+        ("reset", 0),
+        ("", 0),
+    ],
+)
+def test_verbs_before_the_first_start(make: Make, verb: str, number: int) -> None:
+    c = make(command="true")
+    assert errno_of(c / "ctl", verb) == number
+    assert bool((c / "error").read_text()) == bool(number)
+
+
+@pytest.mark.parametrize(
+    ("verb", "number"),
+    [("start", errno.EBUSY), ("reset", errno.EBUSY), ("resume", errno.EBUSY), ("kill NOSUCH", errno.EINVAL)],
+)
+def test_verbs_while_it_runs(make: Make, verb: str, number: int) -> None:
+    c = make(command="sleep 100")
+    (c / "ctl").write_text("start")
+    assert errno_of(c / "ctl", verb) == number
+    assert (c / "state").read_text() == "running\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("no-such-command", errno.ENOENT), ("/etc", errno.EACCES), ("/etc/passwd", errno.EACCES)],
+)
+def test_a_command_that_can_t_be_run_fails_the_start(make: Make, command: str, number: int) -> None:
+    c = make(command=command)
+    assert errno_of(c / "ctl", "start") == number
+    assert (c / "state").read_text() == "created\n"
+    assert command in (c / "error").read_text()
+
+
+def test_the_outcome_is_read_from_the_descriptor_that_wrote(make: Make) -> None:
+    c = make(command="sleep 100")
+    with open(c / "ctl", "r+b", buffering=0) as ctl:
+        ctl.write(b"start\n")
+        assert ctl.read(4096).startswith(b"started, pid ")
+        with pytest.raises(OSError, match="busy"):
+            ctl.write(b"resume\n")
+        assert ctl.read(4096) == b"c is not paused: it is running\n"
+
+
+def test_a_memory_hog_is_ended_and_the_reason_given(make: Make) -> None:
+    c = make(command="sh -c 'tail /dev/zero'")
+    (c / "cgroup/memory.max").write_text("16M")
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "137\n"
+    assert "oom" in (c / "error").read_text()
+
+
+def test_a_fork_bomb_stays_below_pids_max(make: Make) -> None:
+    c = make(command="sh -c 'b() { b | b & }; b; sleep 1; exit 4'")
+    (c / "cgroup/pids.max").write_text("30")
+    (c / "ctl").write_text("start")
+    (c / "wait").read_text()
+    assert int((c / "cgroup/pids.peak").read_text()) <= 30
+
+
+def test_rmdir_of_a_running_container_is_busy(make: Make) -> None:
+    c = make(command="sleep 100")
+    (c / "ctl").write_text("start")
+    with pytest.raises(OSError, match="busy"):
+        c.rmdir()
+    assert "running" in (c / "error").read_text()
+
+
+def test_rm_minus_r_changes_nothing(make: Make) -> None:
+    c = make(command="true")
+    before = sorted(path.name for path in c.iterdir())
+    assert subprocess.run(["rm", "-rf", c], capture_output=True, check=False).returncode == 1
+    assert sorted(path.name for path in c.iterdir()) == before
+    assert (c / "image").read_text() == "busybox:latest\n"
