@@ -209,13 +209,15 @@ class Daemon:
 
     def _recover_images(self, containers: Containers) -> None:
         clear(self.options.run / "images")
-        self.store.recover(keep=self._chains(containers))
+        for reference in self.store.recover(keep=self._chains(containers)):
+            log.error("image %s was not whole after a loss of power, and is gone", reference)
         if "busybox:latest" not in self.store.references() and not (self.options.root / "busybox.made").exists():
             try:
                 make_busybox(self.store)
             except (OverlayError, OSError) as error:
                 log.warning("no busybox:latest: %s", error)
             else:
+                self.store.settle()
                 (self.options.root / "busybox.made").touch()  # who removes it does not get it back
 
     @staticmethod

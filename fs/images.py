@@ -85,6 +85,7 @@ async def _import(subject: TopSubject, words: tuple[str, ...]) -> str:
     canonical = str(Reference.parse(reference))
     image = await trio.to_thread.run_sync(subject.images.store.import_tar, Path(path), canonical)
     subject.engine.events.publish("image", canonical, "load", id=image.id)
+    subject.engine.spawn(lambda: _tidy(subject.images))
     return f"imported {image.reference}, {image.size} bytes"
 
 
@@ -195,7 +196,7 @@ class PathDirectory(Directory):
         await images.roots.detach(image)
         await trio.to_thread.run_sync(lambda: images.store.untag(image.reference, keep=images.chains()))
         images.engine.events.publish("image", image.reference, "untag" if not last else "remove", id=image.id)
-        images.engine.spawn(lambda: _empty_trash(images.store))
+        images.engine.spawn(lambda: _tidy(images))
 
     async def rename(self, name: str, new: str) -> None:
         node = self.dynamic(name)
@@ -212,9 +213,16 @@ class PathDirectory(Directory):
         self._images.engine.events.publish("image", target, "tag", before=old)
 
 
-async def _empty_trash(store: Store) -> None:
+async def _tidy(images: Images) -> None:
+    """Behind the reply: what no image needs any more goes, what is new is put on the disk."""
+
+    def tidy() -> None:
+        images.store.collect(keep=images.chains())
+        images.store.empty_trash()
+        images.store.settle()
+
     with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(store.empty_trash)
+        await trio.to_thread.run_sync(tidy)
 
 
 def images_directory(images: Images) -> PathDirectory:
