@@ -16,7 +16,7 @@ import select
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,15 +27,14 @@ from pydock.runtime.cgroup.devices import DeviceRule
 from pydock.runtime.cgroup.formats import flat, parse_flag
 from pydock.runtime.cgroup.kernelfile import read_text, write_text
 from pydock.runtime.cgroup.layout import Layout
+from pydock.runtime.cgroup.processes import PROCS, bottom_up, living, pids, place
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound, TimedOut, Unsupported
 
 Mode = Literal["ro", "rw", "wo"]
 
-PROCS: Final = "cgroup.procs"
 _REMOVE_SECONDS: Final = 1.0  # how long dying processes may keep a cgroup
 _FREEZE_SECONDS: Final = 5.0  # a process in uninterruptible sleep can't be frozen; the caller should hear of it
 _KILL_ROUNDS: Final = 100
-_PF_EXITING: Final = 0x4  # include/linux/sched.h, field 9 of /proc/PID/stat
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ class Cgroup(ABC):
             self._refuse_living(final=time.monotonic() > deadline)
             try:
                 for directory in self.directories:
-                    for below in _bottom_up(directory):
+                    for below in bottom_up(directory):
                         os.rmdir(below)
                 return
             except OSError as error:
@@ -143,7 +142,7 @@ class Cgroup(ABC):
 
     def _refuse_living(self, *, final: bool) -> None:
         for pid in self.procs():
-            command = _living(pid)
+            command = living(pid)
             if command is not None or final:
                 raise Busy(
                     f"cgroup {self.path} is in use by process {pid} ({command or 'dying'}): end it or move it elsewhere"
@@ -174,11 +173,12 @@ class Cgroup(ABC):
 
     def procs(self) -> tuple[int, ...]:
         """The processes in any of its directories or below; of those in other PID namespaces only their presence, 0."""
-        pids: set[int] = set()
+        found: set[int] = set()
         for directory in self.directories:
-            for below in _bottom_up(directory):
-                pids.update(_pids(below))
-        return tuple(sorted(pids))
+            for below in bottom_up(directory):
+                with contextlib.suppress(FileNotFoundError):  # removed under the walk
+                    found |= pids(below)
+        return tuple(sorted(found))
 
     def move(self, pid: int) -> None:
         """Move the process into the cgroup, in all hierarchies or in none."""
@@ -193,7 +193,7 @@ class Cgroup(ABC):
             except OSError as error:
                 for root in done:
                     with contextlib.suppress(OSError):  # its old place may be gone meanwhile: it stays in ours
-                        write_text(_place(self.layout, root, before) / PROCS, str(pid))
+                        write_text(place(self.layout, root, before) / PROCS, str(pid))
                 number = error.errno or errno.EIO
                 raise Failed(number, f"{PROCS}: process {pid} can't be moved: {error.strerror}") from error
             done.append(directory.parents[self.path.count("/")])
@@ -300,7 +300,7 @@ class Cgroup(ABC):
     def _read_procs(self) -> str:
         directory = self.unified or self.directories[0]
         try:
-            return "\n".join(str(pid) for pid in sorted(_pids(directory)))
+            return "\n".join(str(pid) for pid in sorted(pids(directory)))
         except FileNotFoundError as error:
             raise NotFound(f"cgroup {self.path} is gone") from error
 
@@ -326,11 +326,11 @@ class Cgroup(ABC):
             with contextlib.suppress(FileNotFoundError):  # cgroup.kill is of Linux 5.14
                 write_text(self.unified / "cgroup.kill", "1")
         for _ in range(_KILL_ROUNDS):  # forks may outrun one round; those in v1 directories only need it anyway
-            living = [pid for pid in self.procs() if pid and _living(pid) is not None]
-            for pid in living:
+            left = [pid for pid in self.procs() if pid and living(pid) is not None]
+            for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if not living:
+            if not left:
                 return
         raise Busy(f"cgroup.kill: processes in cgroup {self.path} multiply faster than they can be killed")
 
@@ -375,45 +375,3 @@ class Cgroup(ABC):
                     return False
                 poll.poll(left * 1000)
         return True
-
-
-def _bottom_up(directory: Path) -> Iterator[str]:
-    for below, _, _ in os.walk(directory, topdown=False):
-        yield below
-
-
-def _pids(directory: str | Path) -> set[int]:
-    try:
-        return {int(pid) for pid in read_text(os.path.join(directory, PROCS)).split()}
-    except OSError as error:
-        # Threaded v2 cgroups list their processes at the domain above; a child may vanish under the walk.
-        if error.errno in (errno.EOPNOTSUPP, errno.ENODEV):
-            return set()
-        raise
-
-
-def _living(pid: int) -> str | None:
-    """The command of a process that is not about to be gone; None when it is."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            stat = file.read()
-        with open(f"/proc/{pid}/status") as file:
-            status = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None if pid else "of another PID namespace"
-    head, _, tail = stat.rpartition(")")
-    fields = tail.split()
-    pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
-    if fields[0] in "ZX" or int(fields[6]) & _PF_EXITING or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending):
-        return None
-    return head.partition("(")[2]
-
-
-def _place(layout: Layout, root: Path, cgroups: str) -> Path:
-    """Where /proc/PID/cgroup says that a process is, in the hierarchy mounted at *root*."""
-    names = {name for name, point in layout.controllers.items() if point == root}
-    for line in cgroups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if (names & set(controllers.split(","))) if names else not controllers:
-            return root / path.lstrip("/")
-    return root

@@ -36,6 +36,7 @@ from pydock.runtime.cgroup.formats import (
 )
 from pydock.runtime.cgroup.group import Cgroup, Entry
 from pydock.runtime.cgroup.kernelfile import read_text, write_text
+from pydock.runtime.cgroup.v1stat import io_stat, memory_stat, throttling
 from pydock.runtime.cgroup.v2 import refuse_amount, refuse_cpu_max, refuse_cpuset
 from pydock.runtime.errors import Busy, Failed
 
@@ -46,27 +47,6 @@ _THROTTLE = {
     "wbps": "blkio.throttle.write_bps_device",
     "riops": "blkio.throttle.read_iops_device",
     "wiops": "blkio.throttle.write_iops_device",
-}
-_IO_STAT = {"Read": "r", "Write": "w", "Discard": "d"}
-# memory.stat: v2's key for v1's; the total_ ones of v1 count what is below, as v2's do.
-_MEMORY_STAT = {
-    "anon": "total_rss",
-    "file": "total_cache",
-    "shmem": "total_shmem",
-    "file_mapped": "total_mapped_file",
-    "file_dirty": "total_dirty",
-    "file_writeback": "total_writeback",
-    "swapcached": "total_swapcached",
-    "anon_thp": "total_rss_huge",
-    "inactive_anon": "total_inactive_anon",
-    "active_anon": "total_active_anon",
-    "inactive_file": "total_inactive_file",
-    "active_file": "total_active_file",
-    "unevictable": "total_unevictable",
-    "workingset_refault_anon": "total_workingset_refault_anon",
-    "workingset_refault_file": "total_workingset_refault_file",
-    "pgfault": "total_pgfault",
-    "pgmajfault": "total_pgmajfault",
 }
 # v1 names whose own file says more than a translation there and back.
 _NATIVE = {
@@ -203,16 +183,7 @@ class V1Cgroup(Cgroup):
             if self._has("cpuacct", file):
                 values[key] = int(self._get("cpuacct", file)) // 1000
         if self._has("cpu", "cpu.stat"):
-            stat = flat(self._get("cpu", "cpu.stat"))
-            for v2, v1, unit in (
-                ("nr_periods", "nr_periods", 1),
-                ("nr_throttled", "nr_throttled", 1),
-                ("throttled_usec", "throttled_time", 1000),
-                ("nr_bursts", "nr_bursts", 1),
-                ("burst_usec", "burst_time", 1000),
-            ):
-                if v1 in stat:
-                    values[v2] = stat[v1] // unit
+            values |= throttling(self._get("cpu", "cpu.stat"))
         return format_flat(values)
 
     # cpuset
@@ -306,8 +277,7 @@ class V1Cgroup(Cgroup):
         self._put("memory", "memory.soft_limit_in_bytes", str(raw), "memory.low")
 
     def _memory_stat(self) -> str:
-        stat = flat(self._get("memory", "memory.stat"))
-        values = {v2: stat[v1] for v2, v1 in _MEMORY_STAT.items() if v1 in stat}
+        values = memory_stat(self._get("memory", "memory.stat"))
         if self._has("memory", "memory.kmem.usage_in_bytes"):
             values["kernel"] = int(self._get("memory", "memory.kmem.usage_in_bytes"))
         return format_flat(values)
@@ -362,15 +332,9 @@ class V1Cgroup(Cgroup):
                 self._put("blkio", "blkio.bfq.weight_device", f"{device} {raw}", "io.weight")
 
     def _io_stat(self) -> str:
-        stats: dict[str, dict[str, int]] = {}
-        for unit, file in (("bytes", "io_service_bytes_recursive"), ("ios", "io_serviced_recursive")):
-            for line in self._get("blkio", f"blkio.throttle.{file}").splitlines():
-                fields = line.split()
-                if len(fields) == 3 and fields[1] in _IO_STAT:
-                    stats.setdefault(fields[0], {})[_IO_STAT[fields[1]] + unit] = int(fields[2])
-        order = ("rbytes", "wbytes", "rios", "wios", "dbytes", "dios")
-        return "\n".join(
-            f"{device} " + " ".join(f"{key}={values.get(key, 0)}" for key in order) for device, values in stats.items()
+        return io_stat(
+            self._get("blkio", "blkio.throttle.io_service_bytes_recursive"),
+            self._get("blkio", "blkio.throttle.io_serviced_recursive"),
         )
 
     # pids

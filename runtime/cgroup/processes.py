@@ -1,0 +1,60 @@
+"""The processes in a cgroup's directories, as /proc and cgroup.procs tell of them. See proc(5), cgroups(7)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pydock.runtime.cgroup.kernelfile import read_text
+from pydock.runtime.cgroup.layout import Layout
+
+PROCS: Final = "cgroup.procs"
+_PF_EXITING: Final = 0x4  # include/linux/sched.h, field 9 of /proc/PID/stat
+
+
+def bottom_up(directory: Path) -> Iterator[str]:
+    """The directory and those below it, the innermost first; none if it is not there."""
+    for below, _, _ in os.walk(directory, topdown=False):
+        yield below
+
+
+def pids(directory: str | Path) -> set[int]:
+    """What is in this one directory; a process of another PID namespace is a 0."""
+    try:
+        return {int(pid) for pid in read_text(os.path.join(directory, PROCS)).split()}
+    except OSError as error:
+        # Threaded v2 cgroups list their processes at the domain above; a child may vanish under the walk.
+        if error.errno in (errno.EOPNOTSUPP, errno.ENODEV):
+            return set()
+        raise
+
+
+def living(pid: int) -> str | None:
+    """The command of a process that is not about to be gone; None when it is."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            stat = file.read()
+        with open(f"/proc/{pid}/status") as file:
+            status = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if pid else "of another PID namespace"
+    head, _, tail = stat.rpartition(")")
+    fields = tail.split()
+    pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    if fields[0] in "ZX" or int(fields[6]) & _PF_EXITING or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending):
+        return None
+    return head.partition("(")[2]
+
+
+def place(layout: Layout, root: Path, cgroups: str) -> Path:
+    """Where /proc/PID/cgroup says that a process is, in the hierarchy mounted at *root*."""
+    names = {name for name, point in layout.controllers.items() if point == root}
+    for line in cgroups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if (names & set(controllers.split(","))) if names else not controllers:
+            return root / path.lstrip("/")
+    return root
