@@ -345,8 +345,8 @@ def main(argv: list[str] | None = None) -> int:
         known, others = group.split((PydockError, OverlayError, OSError, RuntimeError))
         if others is not None:
             raise others from None
-        for error in leaves(known):
-            log.error("%s", error)
+        for leaf in leaves(known):
+            log.error("%s", leaf)
         return 1
     return 0
 

@@ -111,7 +111,7 @@ async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]]) -> T:
 
         async def watch() -> None:
             await trio.sleep(PERIOD)
-            while not await caller.interrupted():
+            while not await caller.interrupted():  # noqa: ASYNC110  # it is in another process: no event tells
                 await trio.sleep(PERIOD)
             nursery.cancel_scope.cancel()
 

@@ -56,8 +56,16 @@ errno of a refused write
 
 _SECTIONS: Final = (
     ("The root", "", ROOT),
-    ("containers/NAME/", "mkdir makes a container, rmdir removes one that does not run, mv renames it, also while it runs.", CONTAINER),
-    ("images/", "``ln``, ``cp`` and registries come later; rmdir removes an image that no container uses, mv renames its reference.", TOP),
+    (
+        "containers/NAME/",
+        "mkdir makes a container, rmdir removes one that does not run, mv renames it, also while it runs.",
+        CONTAINER,
+    ),
+    (
+        "images/",
+        "``ln``, ``cp`` and registries come later; rmdir removes an image that no container uses, mv renames its reference.",
+        TOP,
+    ),
     ("images/REFERENCE/", "", IMAGE),
 )
 

@@ -199,8 +199,8 @@ TABLE: tuple[Entry[Root], ...] = (
         name="info",
         mode=0o644,
         render=_info,
-        doc="The engine at a glance, flat keyed: kernel cgroup containers running paused exited images layers volumes networks data_bytes cpus "
-        "memory root. data_bytes and memory are bytes.",
+        doc="The engine at a glance, flat keyed: kernel cgroup containers running paused exited images layers volumes networks "
+        "data_bytes cpus memory root. data_bytes and memory are bytes.",
     ),
     Stream(
         name="events",

@@ -49,7 +49,9 @@ class Events:
     def publish(self, kind: str, name: str, action: str, **fields: str) -> None:
         """Something happened to the *kind* called *name*."""
         event = Event(now(), kind, name, action, tuple(fields.items()))
-        with suppress(OSError):  # a full disk must not stop the engine; the line is lost to the journal, not to listeners
+        with suppress(
+            OSError
+        ):  # a full disk must not stop the engine; the line is lost to the journal, not to listeners
             os.write(self._fd, event.to_json().encode(errors="surrogateescape") + b"\n")
         for listener in tuple(self._listeners):
             listener(event)

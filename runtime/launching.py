@@ -91,9 +91,7 @@ def prepare(
     host_network = spec.network == ("host",)
     mounts: list[plain.Volume] = []
     for path, target in _etc(place, spec, host_network=host_network):
-        fd = syscalls.open_tree(
-            syscalls.AT_FDCWD, str(path), syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
-        )
+        fd = syscalls.open_tree(syscalls.AT_FDCWD, str(path), syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
         mounts.append(plain.Volume(owned(fd), target, False))
     for text in spec.volumes or ():
         volume = volumes.Volume.parse(text)

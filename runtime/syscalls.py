@@ -164,9 +164,7 @@ def _call(number: int, *arguments: object, path: str | bytes | None = None) -> i
 
 def mount(source: str, target: str, filesystemtype: str | None, mountflags: int, data: str | None = None) -> None:
     """mount(2)."""
-    if _libc.mount(
-        _bytes(source), _bytes(target), _bytes(filesystemtype), ctypes.c_ulong(mountflags), _bytes(data)
-    ):
+    if _libc.mount(_bytes(source), _bytes(target), _bytes(filesystemtype), ctypes.c_ulong(mountflags), _bytes(data)):
         raise _error(target)
 
 

@@ -224,14 +224,14 @@ STATUS: tuple[Entry[C], ...] = (
     Link(
         name="log.index",
         target=_log_index,
-        doc="``TIME STREAM OFFSET LENGTH`` a line for each piece of log; starts anew when the log shrinks. That of log.1 lies beside it, "
-        "as log.1.index.",
+        doc="``TIME STREAM OFFSET LENGTH`` a line for each piece of log; starts anew when the log shrinks. That of log.1 "
+        "lies beside it, as log.1.index.",
     ),
     Link(
         name="rootfs",
         target=_rootfs,
-        doc="The container's root without its volumes, running or not; a mount that is nosuid, nodev and nosymfollow, so a symlink in it "
-        "leads nowhere (ELOOP).",
+        doc="The container's root without its volumes, running or not; a mount that is nosuid, nodev and nosymfollow, so a "
+        "symlink in it leads nowhere (ELOOP).",
     ),
     Report(
         name="processes",

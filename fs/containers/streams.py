@@ -136,13 +136,13 @@ STREAMS: tuple[Entry[C], ...] = (
     Stream(
         name="wait",
         open=lambda c: Wait(c.container),
-        doc="Blocks until the container is not running (or restarting), then gives the exit code; at once if it has exited; before the first "
-        "start, until that run ends.",
+        doc="Blocks until the container is not running (or restarting), then gives the exit code; at once if it has "
+        "exited; before the first start, until that run ends.",
     ),
     Stream(
         name="stdin",
         open=lambda c: Stdin(c.container),
-        doc="The container's standard input, once it runs: blocks until what is written has been taken by the pipe. EBUSY while it does not "
-        "run, EPIPE when it has closed it or after the command ``eof``.",
+        doc="The container's standard input, once it runs: blocks until what is written has been taken by the pipe. EBUSY while "
+        "it does not run, EPIPE when it has closed it or after the command ``eof``.",
     ),
 )

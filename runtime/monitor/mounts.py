@@ -163,9 +163,7 @@ class MountCgroups(NamedTuple):
         above = -1
         for mount in self.mounts:
             tree = self.sources[mount.name]
-            syscalls.mount_setattr(
-                tree, "", syscalls.AT_EMPTY_PATH, attr_set=bits, propagation=syscalls.MS_PRIVATE
-            )
+            syscalls.mount_setattr(tree, "", syscalls.AT_EMPTY_PATH, attr_set=bits, propagation=syscalls.MS_PRIVATE)
             if not mount.name:
                 place = make_inside(context.root, "sys/fs/cgroup", directory=True)
             else:

@@ -29,7 +29,8 @@ def _matches(context: Context, path: str) -> list[str]:
     if number is None:
         return [path]
     above = "/".join(parts[:number])
-    before, _, after = parts[number].partition("*")  # all there is to patterns here: re takes long to warm up in a child
+    # All there is to patterns here: re takes long to warm up in a child.
+    before, _, after = parts[number].partition("*")
     try:
         place = open_inside(context.root, above, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
