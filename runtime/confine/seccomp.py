@@ -159,7 +159,7 @@ def compile_filter(
         return b""
     source = default_profile() if profile == DEFAULT else read_profile(Path(profile))
     release = platform.release() if release is None else release
-    selected = _select(source, frozenset(capabilities), release)
+    selected = select(source, frozenset(capabilities), release)
     library = _Library()
     parts = (library.version, platform.machine().encode(), release.encode(), msgspec.json.encode(selected))
     path = None if cache is None else cache / (hashlib.sha256(_FORMAT + b"\n".join(parts)).hexdigest() + ".bpf")
@@ -171,7 +171,7 @@ def compile_filter(
     return program
 
 
-def _select(profile: Profile, capabilities: frozenset[str], release: str) -> Profile:
+def select(profile: Profile, capabilities: frozenset[str], release: str) -> Profile:
     """The profile without its conditions: what is left holds for this container on this machine."""
     machine = platform.machine()
 
