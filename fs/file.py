@@ -351,12 +351,12 @@ class ControlHandle(Handle):
             if verb is None:
                 verbs = ", ".join(verb.name for verb in self.file.entry.verbs)
                 raise Invalid(f"{quote(words[0])} is not a command of {self.file.name}: {verbs}")
+            self.file.subject.succeeded()  # before, so that what the command warns of stays to be read
             outcome = await self._run(verb, words[1:])
         except Exception as error:
             self.outcome = translate(error)[1].encode() + b"\n"
             raise
         self.outcome = outcome.encode(errors="surrogateescape") + b"\n"
-        self.file.subject.succeeded()
 
     async def _run(self, verb: Verb[Subject], words: tuple[str, ...]) -> str:
         subject = self.file.subject
