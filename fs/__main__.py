@@ -32,7 +32,6 @@ from pydock.fs.images import Images, Library, images_directory
 from pydock.fs.operations import Operations
 from pydock.fs.options import Options, from_file, from_mount
 from pydock.fs.root import Root, RootDirectory, root_metadata, version
-from pydock.overlay import mount
 from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
@@ -186,7 +185,7 @@ class Daemon:
                 mountpoint=self.mountpoint,
                 log_max=options.log_max,
                 hierarchy=self.hierarchy,
-                images=Library(self.store, mount.union),
+                images=Library(self.store),
                 events=events,
                 settler=settler,
                 monitor=monitor,

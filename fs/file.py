@@ -180,10 +180,13 @@ class ValueHandle(Handle):
             self.truncated = not self.wrote
         # else: rsync and others set the length of what they wrote; the value stands as written
 
-    async def release(self) -> None:
+    async def flush(self) -> None:
         if self.pending:
             await self._take()
-        elif self.truncated and not self.wrote:
+
+    async def release(self) -> None:
+        await self.flush()
+        if self.truncated and not self.wrote:
             async with self.file.lock:
                 await self.store(None)
 
@@ -195,6 +198,7 @@ class ListHandle(Handle):
         super().__init__(file)
         assert isinstance(file.entry, List)
         self.entry: List[Subject] = file.entry
+        self.transaction = False
         self.before: tuple[str, ...] | None = None
         self.kept: list[str] = []
         self.touched = False
@@ -204,7 +208,8 @@ class ListHandle(Handle):
             self._begin()
 
     def _begin(self) -> None:
-        self.before = tuple(self.entry.show(self.file.subject))
+        self.transaction = True
+        self.before = self.entry.own(self.file.subject)
         self.kept = []
 
     async def write(self, offset: int, data: bytes) -> int:
@@ -233,9 +238,10 @@ class ListHandle(Handle):
                     await self._line(text_of(line.removesuffix(b"\n")).strip())
                 except Exception as error:
                     number, words = translate(error)
-                    if self.before is not None:
+                    if self.transaction:
                         self.refusal = Refused(number, words)
-                        await self.entry.store(self.file.subject, self.before)
+                        if self.touched:
+                            await self.entry.store(self.file.subject, self.before)
                         raise self.refusal from error
                     if done > already:
                         self._short = done - already
@@ -284,16 +290,19 @@ class ListHandle(Handle):
         items.append(item)
 
     async def truncate(self, size: int) -> None:
-        if size == 0 and self.before is None:
+        if size == 0 and not self.transaction:
             self._begin()
+
+    async def flush(self) -> None:
+        if self.pending and self.refusal is None:
+            data, self.pending = self.pending, b""
+            await self._take(data, already=0, total=len(data))
 
     async def release(self) -> None:
         if self.refusal is not None:
             return
-        if self.pending:
-            data, self.pending = self.pending, b""
-            await self._take(data, already=0, total=len(data))
-        if self.before is not None and self.refusal is None:
+        await self.flush()
+        if self.transaction and self.refusal is None:
             async with self.file.lock:
                 if not self.kept and not self.touched:
                     await self.entry.store(self.file.subject, None)
@@ -390,6 +399,14 @@ class ControlHandle(Handle):
         await finished.wait()
         if errors:
             self.file.subject.failed(translate(errors[0])[1])
+
+    async def flush(self) -> None:
+        if self.pending:
+            line, self.pending = self.pending, b""
+            await self._command(text_of(line))
+
+    async def release(self) -> None:
+        await self.flush()
 
     async def truncate(self, size: int) -> None:
         """``>`` on a control file is harmless."""

@@ -17,6 +17,7 @@ import trio
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.node import Control, Directory, Entry, Link, Node, Refused, Subject, Value, Verb
 from pydock.fs.subject import Place
+from pydock.overlay import mount
 from pydock.overlay.image import Image
 from pydock.overlay.reference import Reference
 from pydock.overlay.store import Store
@@ -234,9 +235,8 @@ def images_directory(images: Images) -> PathDirectory:
 class Library:
     """The store as the runtime's source of root file systems (``pydock.runtime.engine.Images``)."""
 
-    def __init__(self, store: Store, mount: Callable[[Sequence[Path], Path | None, Path | None], int]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._mount = mount
 
     def find(self, reference: str) -> Source:
         if reference.startswith("/"):
@@ -260,4 +260,7 @@ class Library:
         )
 
     def union(self, layers: tuple[str, ...], upper: Path, work: Path) -> int:
-        return self._mount([Path(layer) for layer in layers], upper, work)
+        return mount.union([Path(layer) for layer in layers], upper, work)
+
+    def clone(self, fd: int, *, attributes: int = 0) -> int:
+        return mount.clone(fd, attributes=attributes)

@@ -92,9 +92,11 @@ class Value(Entry[S]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class List(Entry[S]):
     """One item a line. ``parse`` validates a line and gives its items in canonical form (one, but for ``ALL`` and the like), ``key``
-    what makes two items the same one; ``store`` takes the whole new list, None to unset."""
+    what makes two items the same one; ``store`` takes the whole new list, None to unset. ``own`` is what was stored, where
+    ``show`` gives what is in force."""
 
     show: Callable[[S], Sequence[str]]
+    own: Callable[[S], tuple[str, ...] | None]
     parse: Callable[[S, str], tuple[str, ...]]
     store: Callable[[S, tuple[str, ...] | None], Awaitable[None]]
     key: Callable[[str], str] = lambda item: item

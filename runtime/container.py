@@ -13,7 +13,7 @@ import os
 import select
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from pydock.runtime.keeper import Keeper
 from pydock.runtime.launching import Place, prepare
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor import launch as plain
+from pydock.runtime.monitor.client import Started
 from pydock.runtime.rootfs import RootFilesystem
 from pydock.runtime.spec import Spec, parse_signal
 from pydock.runtime.state import replace, replace_json
@@ -249,18 +250,11 @@ class Container:
         source = self.engine.images.find(self.spec.image)
         union = await self.root.union(source)
         with ExitStack() as stack:
-            launch, fds = await trio.to_thread.run_sync(self._prepare, source.defaults, stack)
-            fds[0] = syscalls.open_tree(
-                union, "", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
-            )
-            stack.callback(os.close, fds[0])
+            launch, fds = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
             self._starting, self._early = True, None
             try:
                 self._piped = True
-                await persistently(lambda: self._keep_pipes(self.engine.keeper))
-                await persistently(lambda: self._follow(self.engine.logger))
-                with trio.CancelScope(shield=True):
-                    started = await self.engine.monitor.start(launch, fds)
+                started = await self._launch(launch, fds)
             except BaseException as error:
                 self._starting = False
                 if isinstance(error, Lost):
@@ -287,7 +281,33 @@ class Container:
             self.failed("; ".join(started.warnings))
         return f"started, pid {started.pid}"
 
-    def _prepare(self, defaults: Defaults, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
+    async def _launch(self, launch: plain.Launch, fds: list[int]) -> Started:
+        """Have it started, and at the same time its pipes kept and followed: the three processes work side by side."""
+        results: list[Started] = []
+        failures: list[Exception] = []
+
+        async def aside(call: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await persistently(call)
+            except Exception as error:
+                failures.append(error)
+
+        with trio.CancelScope(shield=True):  # a start that was begun is carried through
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(aside, lambda: self._keep_pipes(self.engine.keeper))
+                nursery.start_soon(aside, lambda: self._follow(self.engine.logger))
+                try:
+                    results.append(await self.engine.monitor.start(launch, fds))
+                except Exception as error:
+                    failures.insert(0, error)
+        if failures:
+            for started in results:
+                syscalls.pidfd_send_signal(started.pidfd, signal.SIGKILL)
+                os.close(started.pidfd)
+            raise failures[0]
+        return results[0]
+
+    def _prepare(self, defaults: Defaults, union: int, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
         if not self.cgroup.exists():
             self.cgroup.create()
             self.cgroup.apply(self.spec.cgroup)
@@ -299,7 +319,10 @@ class Container:
             self.engine.root / "cache" / "seccomp",
         )
         self.stdio.make()
-        return prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
+        launch, fds = prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
+        fds[0] = self.engine.images.clone(union)
+        stack.callback(os.close, fds[0])
+        return launch, fds
 
     async def _keep_pipes(self, keeper: Keeper) -> None:
         with self.stdio.open() as ends:

@@ -56,6 +56,9 @@ class Images(Protocol):
     def union(self, layers: tuple[str, ...], upper: Path, work: Path) -> int:
         """A detached union mount. Blocks; mounting one *upper* twice at a time corrupts it, so the caller keeps the descriptor."""
 
+    def clone(self, fd: int, *, attributes: int = 0) -> int:
+        """A further detached view of the mount *fd*, with MOUNT_ATTR_* *attributes* set. Blocks."""
+
 
 class Failures:
     """The last failures of everything, for the root's ``errors``: ``TIME OBJECT WORDS`` a line."""

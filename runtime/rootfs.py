@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pydock.runtime.engine import Engine, Source
     from pydock.runtime.keeper import Keeper
 
-_CLONE: Final = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
 _SAFE: Final = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSYMFOLLOW
 IDLE: Final = 60.0
 
@@ -85,9 +84,8 @@ class RootFilesystem:
 
     def _attach(self, fd: int) -> None:
         self.place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        clone = syscalls.open_tree(fd, "", _CLONE)
+        clone = self._engine.images.clone(fd, attributes=_SAFE)
         try:
-            syscalls.mount_setattr(clone, "", syscalls.AT_EMPTY_PATH, attr_set=_SAFE)
             syscalls.move_mount(clone, "", syscalls.AT_FDCWD, str(self.place), syscalls.MOVE_MOUNT_F_EMPTY_PATH)
         finally:
             os.close(clone)

@@ -34,7 +34,7 @@ from pydock.runtime.spec import Spec, parse_signal, print_signal
 C = ContainerSubject
 _ENVIRONMENT = re.compile(r"[^=\s][^=]*=.*", re.DOTALL)
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", re.ASCII)
-_USER = re.compile(r"[^\s:/]{1,64}(:[^\s:/]{1,64})?")
+_USER = re.compile(r"[^\s:/-][^\s:/]{0,63}(:[^\s:/-][^\s:/]{0,63})?")
 _LONGEST_PATH = 4095
 
 
@@ -45,7 +45,8 @@ def _store(
         try:
             value = None if text is None else parse(text)
         except Invalid as error:
-            raise Invalid(f"{field}: {error}") from None
+            words = str(error)
+            raise Invalid(words if words.startswith(f"{field}:") else f"{field}: {words}") from None
         await subject.container.change(field, value, live=live)
 
     return store
@@ -68,6 +69,14 @@ def _effective(field: str, default: Callable[[Defaults], tuple[str, ...]]) -> Ca
         return default(subject.container.defaults()) if own is None else own
 
     return show
+
+
+def _own(field: str) -> Callable[[C], tuple[str, ...] | None]:
+    def own(subject: C) -> tuple[str, ...] | None:
+        found: tuple[str, ...] | None = getattr(_spec(subject), field)
+        return found
+
+    return own
 
 
 def _show_list(field: str) -> Callable[[C], Sequence[str]]:
@@ -350,6 +359,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="env",
         show=_effective("env", lambda d: d.env),
+        own=_own("env"),
         parse=_env,
         store=_store_list("env"),
         key=_name,
@@ -377,6 +387,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="labels",
         show=_effective("labels", lambda d: d.labels),
+        own=_own("labels"),
         parse=_label,
         store=_store_list("labels"),
         key=_name,
@@ -411,6 +422,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="capabilities",
         show=_show_capabilities,
+        own=_own("capabilities"),
         parse=lambda c, line: capabilities.in_order(capabilities.parse(line)),
         store=_store_capabilities,
         doc="The whole set of capabilities(7), a name a line. ``echo NET_ADMIN >>`` adds, ``echo -CHOWN >>`` takes away, ``ALL`` is "
@@ -426,6 +438,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="devices",
         show=_show_list("devices"),
+        own=_own("devices"),
         parse=_device,
         store=_store_list("devices"),
         doc="Devices of the machine, SOURCE[:TARGET[:rwm]] a line, besides the usual ones (null, zero, full, random, urandom, tty).",
@@ -433,6 +446,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="ulimits",
         show=_show_list("ulimits"),
+        own=_own("ulimits"),
         parse=_ulimit,
         store=_store_list("ulimits"),
         key=_name,
@@ -442,6 +456,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="sysctls",
         show=_show_list("sysctls"),
+        own=_own("sysctls"),
         parse=_sysctl,
         store=_store_list("sysctls"),
         key=_name,
@@ -451,6 +466,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="tmpfs",
         show=_show_list("tmpfs"),
+        own=_own("tmpfs"),
         parse=_tmpfs,
         store=_store_list("tmpfs"),
         key=lambda item: item.partition(":")[0],
@@ -466,6 +482,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="volumes",
         show=_show_list("volumes"),
+        own=_own("volumes"),
         parse=_volume,
         store=_store_list("volumes"),
         key=_volume_key,
@@ -475,6 +492,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     List(
         name="network",
         show=_show_network,
+        own=_own("network"),
         parse=_network,
         store=_store_network,
         doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's.",

@@ -24,12 +24,14 @@ IO_KEYS = ("rbps", "wbps", "riops", "wiops")
 
 def parse_size(name: str, text: str) -> int | None:
     """Bytes, rounded down to a page as the kernel does it; None for ``max``."""
-    match = re.fullmatch(r"(\d+)([kmgt]?)", text.lower(), re.ASCII)
+    match = re.fullmatch(r"(\d{1,20})([kmgt]?)", text.lower(), re.ASCII)
     if text == "max":
         return None
     if match is None:
         raise Invalid(f'{name}: "{text}" is not a size: bytes, or with K, M, G, T, or max')
     size = int(match[1]) * _SUFFIX[match[2]] // PAGE * PAGE
+    if size >= 2**64:
+        raise Invalid(f'{name}: "{text}" is too large for a size: for no limit write max')
     return size if size < V1_UNLIMITED else None
 
 
