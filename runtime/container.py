@@ -253,7 +253,7 @@ class Container:
             launch, fds = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
             self._starting, self._early = True, None
             try:
-                self._piped = True
+                self._piped, self.stdin_closed = True, False
                 started = await self._launch(launch, fds)
             except BaseException as error:
                 self._starting = False
@@ -266,7 +266,6 @@ class Container:
         if self.end.event.is_set():
             self.end = End()
         self._down = trio.Event()
-        self.stdin_closed = False
         self.pidfd = started.pidfd
         record.pid, record.starttime, record.boot = started.pid, started.starttime, boot_id()
         record.started, record.finished, record.exit_code, record.error = now(), 0, None, ""
