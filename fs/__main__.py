@@ -15,11 +15,12 @@ import fcntl
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,8 @@ import pyfuse3
 import trio
 from pydock.fs.containers.directory import ContainersDirectory
 from pydock.fs.imageroots import ImageRoots, clear
-from pydock.fs.images import Images, Library, images_directory
+from pydock.fs.images import Images, Library, collect, images_directory, prune_images
+from pydock.fs.node import Directory
 from pydock.fs.operations import Operations
 from pydock.fs.options import Options, from_file, from_mount
 from pydock.fs.root import Root, RootDirectory, root_metadata, version
@@ -51,6 +53,7 @@ from pydock.runtime.state import Settler
 
 log = logging.getLogger("pydockd")
 
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
 FORMAT: Final = 1  # of the layout below root=
 _TASKS: Final = 4096  # requests at once: a blocked reader holds one
 _FILES: Final = 1 << 20
@@ -93,20 +96,43 @@ def locked(options: Options) -> Iterator[None]:
 
 def clear_stale_mount(mountpoint: str) -> None:
     """A mount whose daemon has died answers ENOTCONN: take it away. The path itself is not looked at otherwise."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    while mount_points().get(mountpoint, "").startswith("fuse"):
+        try:
+            os.statvfs(mountpoint)  # stat may be answered from the kernel's cache
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                raise
+            log.warning("a stale mount at %s is taken away", mountpoint)
+            syscalls.umount2(mountpoint, syscalls.MNT_DETACH)
+        else:
+            raise Busy(f"{mountpoint} is mounted already")
+
+
+async def watch_mount(mountpoint: str, gone: Callable[[], None]) -> None:
+    """Call *gone* when the mount has left this mount namespace.
+
+    The kernel ends the connection only with the last copy of the mount, and other mount namespaces that were made meanwhile hold
+    copies: for whoever unmounts it here it is over. mountinfo polls as exceptional when mounts change (proc_pid_mountinfo(5)).
+    """
+    mounts = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with select.epoll() as changes:
+            changes.register(mounts, select.EPOLLPRI)
+            while mountpoint in mount_points():
+                await trio.lowlevel.wait_readable(changes.fileno())
+                changes.poll(0)
+    finally:
+        os.close(mounts)
+    gone()
+
+
+def mount_points() -> dict[str, str]:
+    """Where what kind of file system is mounted in this namespace; of several at one place the topmost."""
+    found = {}
+    for line in MOUNTINFO.read_text().splitlines():
         fields = line.split()
-        if fields[4].encode().decode("unicode_escape") == mountpoint:
-            kind = fields[fields.index("-") + 1]
-            if not kind.startswith("fuse"):
-                continue
-            try:
-                os.statvfs(mountpoint)  # stat may be answered from the kernel's cache
-            except OSError as error:
-                if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-                    log.warning("a stale mount at %s is taken away", mountpoint)
-                    syscalls.umount2(mountpoint, syscalls.MNT_DETACH)
-            else:
-                raise Busy(f"{mountpoint} is mounted already")
+        found[fields[4].encode().decode("unicode_escape")] = fields[fields.index("-") + 1]
+    return found
 
 
 def notify(message: str) -> None:
@@ -247,10 +273,35 @@ class Daemon:
             engine.log_max = fresh.log_max
             return "read /etc/pydock.toml: log_max holds from now on, the places from the next mount on"
 
-        root = RootDirectory(Root(engine, containers, counts, reload, self._shutdown, root_metadata()))
+        async def prune() -> int:
+            removed = await prune_images(images)
+            for reference in removed:
+                directory: Directory = images_tree
+                for part in reference.split("/"):
+                    inner = directory.dynamic(part)
+                    if not isinstance(inner, Directory):
+                        operations.gone(directory, part)
+                        break
+                    directory = inner
+            return len(removed)
+
+        root = RootDirectory(
+            Root(
+                engine,
+                containers,
+                counts,
+                lambda container: operations.gone(containers_directory, container.name),
+                prune,
+                lambda: collect(images),
+                reload,
+                self._shutdown,
+                root_metadata(),
+            )
+        )
         containers_directory = ContainersDirectory(containers, root)
         root.add(containers_directory)
-        root.add(images_directory(images))
+        images_tree = images_directory(images)
+        root.add(images_tree)
         operations = Operations(root, nursery)
 
         def changed(what: object) -> None:
@@ -266,6 +317,7 @@ class Daemon:
         try:
             async with trio.open_nursery() as serving:
                 serving.start_soon(self._signals)
+                serving.start_soon(watch_mount, self.mountpoint, self._shutdown)
                 tell_ready()
                 log.info("pydock %s serves %s", version(), self.mountpoint)
                 await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)

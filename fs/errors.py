@@ -37,7 +37,9 @@ _LONGEST: Final = 600
 
 def one_line(words: str) -> str:
     """*words* without anything that would break the one line of ``error``; of long ones, the beginning and the end."""
-    if len(words) > _LONGEST:  # someone's value is quoted in them: what it is for and what would be accepted stand around it
+    if (
+        len(words) > _LONGEST
+    ):  # someone's value is quoted in them: what it is for and what would be accepted stand around it
         words = f"{words[: _LONGEST // 2]}…{words[-_LONGEST // 2 :]}"
     return " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
 

@@ -201,6 +201,7 @@ class ListHandle(Handle):
         self.transaction = False
         self.before: tuple[str, ...] | None = None
         self.kept: list[str] = []
+        self.wrote = False
         self.touched = False
         self.pending = b""
         self.refusal: Refused | None = None
@@ -215,6 +216,7 @@ class ListHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         if self.refusal is not None:
             raise self.refusal
+        self.wrote = True
         whole = self.pending + data
         if len(whole) > LONGEST:
             raise Invalid(f"a line longer than {LONGEST} bytes")
@@ -304,7 +306,7 @@ class ListHandle(Handle):
         await self.flush()
         if self.transaction and self.refusal is None:
             async with self.file.lock:
-                if not self.kept and not self.touched:
+                if not self.wrote:
                     await self.entry.store(self.file.subject, None)
                     written(self.file)
                 elif tuple(self.entry.show(self.file.subject)) != tuple(self.kept):
@@ -558,7 +560,7 @@ async def replace(file: File, content: bytes, caller: int) -> None:
                 if line.strip():
                     for item in entry.parse(file.subject, line.strip()):
                         items = [other for other in items if entry.key(other) != entry.key(item)] + [item]
-            await entry.store(file.subject, tuple(items))
+            await entry.store(file.subject, tuple(items) if content else None)
             written(file)
         else:
             text = text_of(content) if isinstance(file.entry, Document) else text_of(content.removesuffix(b"\n"))
@@ -573,7 +575,7 @@ async def open_file(file: File, flags: int, caller: int, number: int, nursery: t
         async with file.lock:
             pass
     entry = file.entry
-    if writing and not (file.settable or isinstance(entry, Control | Stream)):
+    if writing and not (file.settable or isinstance(entry, Control) or (isinstance(entry, Stream) and entry.writable)):
         raise Refused(errno.EACCES, f"{file.directory.place(file.name)} is read-only")
     match entry:
         case Stream(open=open_channel):

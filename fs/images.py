@@ -60,13 +60,21 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
     Value(
         name="id",
         mode=0o644,
+        volatile=True,
         show=lambda s: s.image.id,
         doc="The digest of its configuration: what makes two images the same.",
     ),
-    Value(name="size", mode=0o644, show=lambda s: str(s.image.size), doc="Bytes unpacked, all layers together."),
+    Value(
+        name="size",
+        mode=0o644,
+        volatile=True,
+        show=lambda s: str(s.image.size),
+        doc="Bytes unpacked, all layers together.",
+    ),
     Value(
         name="created",
         mode=0o644,
+        volatile=True,
         show=lambda s: s.image.created or None,
         doc="When it was built, RFC 3339, as its configuration says.",
     ),
@@ -190,14 +198,12 @@ class PathDirectory(Directory):
     async def _remove_image(self, node: ImageDirectory) -> None:
         images = self._images
         subject = cast(ImageSubject, node.subject)
-        image = subject.image
-        last = sum(images.store.image(other).id == image.id for other in images.store.references()) == 1
-        if last and (users := images.users(image)):
-            raise Busy(f"image {image.reference} is in use by {', '.join(users)}")
-        await images.roots.detach(image)
-        await trio.to_thread.run_sync(lambda: images.store.untag(image.reference, keep=images.chains()))
-        images.engine.events.publish("image", image.reference, "untag" if not last else "remove", id=image.id)
-        images.engine.spawn(lambda: _tidy(images))
+        await remove_image(images, subject.image)
+        # The directories above are plain ones: they stay until they are removed themselves.
+        place: Node = self
+        while isinstance(above := place.parent, PathDirectory):
+            above._made.add(place.name)
+            place = above
 
     async def rename(self, name: str, new: str) -> None:
         node = self.dynamic(name)
@@ -212,6 +218,36 @@ class PathDirectory(Directory):
         await trio.to_thread.run_sync(self._images.store.rename, old, target)
         self._nodes.pop(name, None)
         self._images.engine.events.publish("image", target, "tag", before=old)
+
+
+async def remove_image(images: Images, image: Image) -> None:
+    """Take the reference away, and with the last one the image; Busy when a container uses it."""
+    last = sum(images.store.image(other).id == image.id for other in images.store.references()) == 1
+    if last and (users := images.users(image)):
+        raise Busy(f"image {image.reference} is in use by {', '.join(users)}")
+    await images.roots.detach(image)
+    await trio.to_thread.run_sync(lambda: images.store.untag(image.reference, keep=images.chains()))
+    images.engine.events.publish("image", image.reference, "untag" if not last else "remove", id=image.id)
+    images.engine.spawn(lambda: _tidy(images))
+
+
+async def prune_images(images: Images) -> tuple[str, ...]:
+    """Remove every image that no container uses; their references."""
+    removed = []
+    for reference in images.store.references():
+        try:
+            await remove_image(images, images.store.image(reference))
+        except Busy:
+            continue
+        removed.append(reference)
+    return tuple(removed)
+
+
+async def collect(images: Images) -> int:
+    """Delete blobs and layers that nothing needs; the bytes of blobs freed."""
+    freed = await trio.to_thread.run_sync(lambda: images.store.collect(keep=images.chains()))
+    await trio.to_thread.run_sync(images.store.empty_trash)
+    return freed
 
 
 async def _tidy(images: Images) -> None:

@@ -160,8 +160,9 @@ class Channel(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream(Entry[S]):
-    """Data as it comes; each open file is a channel of its own."""
+    """Data as it comes; each open file is a channel of its own. *writable* is whether it takes data."""
 
+    writable: bool = False
     open: Callable[[S], Channel]
 
 

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 import trio
 from pydock.fs.node import Control, Directory, Entry, Link, Metadata, Refused, Report, Stream, Subject, Value, Verb
+from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid
@@ -59,6 +60,9 @@ class Root:
     engine: Engine
     containers: Containers
     counts: Callable[[], dict[str, int]]
+    gone: Callable[[Container], None]  # the kernel has not heard of its removal
+    prune_images: Callable[[], Awaitable[int]]
+    collect: Callable[[], Awaitable[int]]
     reload: Callable[[], Awaitable[str]]
     shutdown: Callable[[], None]
     metadata: Metadata
@@ -161,14 +165,24 @@ def _bytes_below(directory: Path) -> int:
 
 
 async def _prune(root: Root, words: tuple[str, ...]) -> str:
-    if words != ("containers",):
-        raise Invalid(f"prune takes containers, not {quote(' '.join(words))}")
-    removed = 0
-    for container in tuple(root.containers):
-        if container.state == "exited":
-            await root.containers.remove(container.name)
-            removed += 1
-    return f"removed {removed} container{'s' * (removed != 1)}"
+    match words:
+        case ("containers",):
+            removed = 0
+            for container in tuple(root.containers):
+                if container.state == "exited":
+                    await root.containers.remove(container.name)
+                    root.gone(container)
+                    removed += 1
+        case ("images",):
+            removed = await root.prune_images()
+        case _:
+            raise Invalid(f"prune takes containers or images, not {quote(' '.join(words))}")
+    return f"removed {removed} {words[0] if removed != 1 else words[0].removesuffix('s')}"
+
+
+async def _gc(root: Root, words: tuple[str, ...]) -> str:
+    _none("gc", words)
+    return f"freed {await root.collect()} bytes"
 
 
 async def _reload(root: Root, words: tuple[str, ...]) -> str:
@@ -225,7 +239,13 @@ TABLE: tuple[Entry[Root], ...] = (
         mode=0o644,
         doc="Commands on the whole, one a line.",
         verbs=(
-            Verb(name="prune", usage="prune containers", doc="remove every container that has exited", run=_prune),
+            Verb(name="gc", usage="gc", doc="delete what no image and no container needs any more", run=_gc),
+            Verb(
+                name="prune",
+                usage="prune containers|images",
+                doc="remove every container that has exited, or every image that no container uses",
+                run=_prune,
+            ),
             Verb(name="reload", usage="reload", doc="read /etc/pydock.toml again", run=_reload),
             Verb(name="shutdown", usage="shutdown", doc="unmount; containers go on", run=_shutdown),
         ),

@@ -25,7 +25,7 @@ from pydock.runtime import spec as spec_
 from pydock.runtime import syscalls
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.companion import Lost
-from pydock.runtime.engine import Defaults, Engine, persistently
+from pydock.runtime.engine import Defaults, Engine, Source, persistently
 from pydock.runtime.errors import Busy, Failed, Invalid
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
@@ -66,7 +66,8 @@ class Record:
     error: str = ""
     changed: int = 0
     image_id: str = ""
-    layers: tuple[str, ...] = ()  # of the writable layer that exists; empty when none does
+    layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
+    defaults: dict[str, object] = field(default_factory=dict)  # those of that image
     files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of files
 
 
@@ -146,12 +147,19 @@ class Container:
 
     # what is in force
 
+    def source(self, reference: str) -> Source:
+        """The image that it is made of: the one below its writable layer, whatever has become of the name since."""
+        record = self.record
+        if record.layers:
+            return Source(reference, record.image_id, record.layers, Defaults(**record.defaults))  # type: ignore[arg-type]  # as asdict wrote them
+        return self.engine.images.find(reference)
+
     def defaults(self) -> Defaults:
-        """The image's configuration; an empty one when there is no image (yet, or any more)."""
+        """The image's configuration; an empty one when there is no image."""
         if self.spec.image is None:
             return Defaults()
         try:
-            return self.engine.images.find(self.spec.image).defaults
+            return self.source(self.spec.image).defaults
         except Exception:
             return Defaults()
 
@@ -247,7 +255,7 @@ class Container:
     async def _start(self) -> str:
         if self.spec.image is None:
             raise Invalid(f"{self.name} has no image: write one into image first")
-        source = self.engine.images.find(self.spec.image)
+        source = self.source(self.spec.image)
         union = await self.root.union(source)
         with ExitStack() as stack:
             launch, fds = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
@@ -615,4 +623,5 @@ def record_of(values: Mapping[str, object]) -> Record:
     """The record in a ``state.json``; TypeError when it is none."""
     record = Record(**cast("dict[str, str]", dict(values)))  # type: ignore[arg-type]
     record.layers = tuple(record.layers)
+    record.defaults = {key: tuple(each) if isinstance(each, list) else each for key, each in record.defaults.items()}
     return record

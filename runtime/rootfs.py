@@ -8,6 +8,7 @@ when somebody reads the link, detached when it has been idle for a minute.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -56,6 +57,7 @@ class RootFilesystem:
             if self._fd < 0:
                 if not self._record.layers:
                     self._record.layers, self._record.image_id = source.layers, source.id
+                    self._record.defaults = dataclasses.asdict(source.defaults)
                 layers = self._record.layers
                 self._fd = await trio.to_thread.run_sync(self._mount, layers)
                 await self._engine.keeper.keep(self._key, {"root": self._fd})
@@ -117,7 +119,7 @@ class RootFilesystem:
         await self.close()
         if self._record.layers:
             await trio.to_thread.run_sync(self._delete)
-            self._record.layers, self._record.image_id = (), ""
+            self._record.layers, self._record.image_id, self._record.defaults = (), "", {}
 
     async def close(self) -> None:
         """Let go of the union; the writable layer stays."""

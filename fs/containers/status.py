@@ -42,8 +42,9 @@ async def _rootfs(subject: C) -> str:
     container = subject.container
     if container.spec.image is None:
         return str(container.root.place)  # dangling until there is an image: ls -l must not fail
-    source = container.engine.images.find(container.spec.image)
-    return str(await container.root.attach(source))
+    place = str(await container.root.attach(container.source(container.spec.image)))
+    container.save_soon()  # a writable layer may have been made for it
+    return place
 
 
 async def _processes(subject: C) -> str:

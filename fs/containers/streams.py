@@ -141,6 +141,7 @@ STREAMS: tuple[Entry[C], ...] = (
     ),
     Stream(
         name="stdin",
+        writable=True,
         open=lambda c: Stdin(c.container),
         doc="The container's standard input, once it runs: blocks until what is written has been taken by the pipe. EBUSY while "
         "it does not run, EPIPE when it has closed it or after the command ``eof``.",
