@@ -33,7 +33,7 @@ _LARGEST: Final = (1 << 63) - 1
 _LONGEST: Final = 365 * 24 * 3600
 
 
-def quote(text: str, limit: int = 60) -> str:
+def quote(text: str, limit: int = 120) -> str:
     """*text* for an error's words: in quotes, printable, cut to *limit* characters."""
     shown = text if len(text) <= limit else text[:limit] + "…"
     return json.dumps(shown, ensure_ascii=False)
@@ -108,7 +108,7 @@ def parse_arguments(text: str) -> tuple[str, ...]:
     if stripped.startswith("["):
         try:
             words = json.loads(stripped)
-        except ValueError:
+        except (ValueError, RecursionError):
             words = None
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return _checked(tuple(words))

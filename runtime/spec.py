@@ -8,6 +8,7 @@ same thing: one key a setting, lists as arrays, the cgroup's files in a table of
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 import tomllib
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ class Spec:
         """The spec of a document that :meth:`to_toml` wrote; Invalid for anything else."""
         try:
             return cls.from_plain(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise Invalid(f"not TOML: {error}") from None
 
     @classmethod
@@ -132,15 +133,18 @@ def _typed(name: str, value: object) -> object:
     raise Invalid(f"{name} is not a text")
 
 
+_NUMBER: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
+
+
 def parse_signal(text: str) -> signal.Signals | int:
     """A signal by name, with or without SIG, or by number; RTMIN+N too (signal(7))."""
     name = text.strip().upper()
-    if name.isdigit() and 1 <= int(name) <= signal.SIGRTMAX:
+    if _NUMBER.fullmatch(name) and 1 <= int(name) <= signal.SIGRTMAX:
         number = int(name)
         return signal.Signals(number) if number in set(signal.Signals) else number
     short = name.removeprefix("SIG")
     base, plus, offset = short.partition("+")
-    if base == "RTMIN" and plus and offset.isdigit() and signal.SIGRTMIN + int(offset) <= signal.SIGRTMAX:
+    if base == "RTMIN" and plus and _NUMBER.fullmatch(offset) and signal.SIGRTMIN + int(offset) <= signal.SIGRTMAX:
         return signal.SIGRTMIN + int(offset)
     try:
         return signal.Signals["SIG" + short]

@@ -240,10 +240,15 @@ class Cgroup(ABC):
         return found
 
     def apply(self, settings: Mapping[str, str]) -> None:
-        """Write *settings*, in an order that works; one that the kernel lacks is Unsupported, before any is written."""
+        """Write *settings*, in an order that works; one that the kernel lacks is Unsupported, before any is written.
+
+        What is no setting but does something, such as cgroup.kill, is Invalid.
+        """
         for name in settings:
             if name not in self._entries:
                 raise Unsupported(f"{name}: this kernel has no such limit")
+            if self._entries[name].default is None:
+                raise Invalid(f"{name} is not a limit that can be kept")
         for name in self._entries:  # in the tables' order: a memory limit before that of swap
             if name in settings:
                 self.write(name, settings[name])

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 from pydock.runtime import syscalls
-
-_PARENTS = iter(range(1, 1 << 20))
+from pydock.runtime.cgroup import detect_layout
+from pydock.runtime.cgroup.v1 import V1Cgroup
+from pydock.runtime.cgroup.v2 import V2Cgroup
 
 
 class Engine:
@@ -27,9 +28,10 @@ class Engine:
         self.directory = Path(tempfile.mkdtemp(prefix="pydock-test-"))
         self.tree = self.directory / "mnt"
         self.tree.mkdir()
-        self.parent = f"pydock-test-{os.getpid()}-{next(_PARENTS)}"
+        self.parent = self.directory.name  # a random one: process ids are the same in every run's PID namespace
         self.options = f"root={self.root},run={self.run},cgroup_parent={self.parent}{',' if options else ''}{options}"
         self.process: subprocess.Popen[bytes] | None = None
+        self._disk = False
 
     @property
     def root(self) -> Path:
@@ -43,6 +45,35 @@ class Engine:
     def log(self) -> str:
         """What pydockd has logged."""
         return (self.directory / "log").read_text()
+
+    def use_disk(self, *, size: str) -> None:
+        """Have the data on a file system of their own, of *size* bytes; before the first start."""
+        self.root.mkdir()
+        syscalls.mount("pydock-test", str(self.root), "tmpfs", 0, f"size={size}")
+        self._disk = True
+
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[None]:
+        """The disk is full within."""
+        ballast = self.root / "ballast"
+        try:
+            with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(bytes(4096)):
+                    pass
+            yield
+        finally:
+            ballast.unlink()
+
+    @contextlib.contextmanager
+    def parent_limit(self, name: str, value: str) -> Iterator[None]:
+        """The cgroup above those of the containers has a limit within."""
+        layout = detect_layout()
+        above = (V2Cgroup if layout.kind == "v2" else V1Cgroup)(layout, self.parent, None, {})
+        above.write(name, value)
+        try:
+            yield
+        finally:
+            above.write(name, "")
 
     def start(self) -> None:
         """Mount; returns when the tree is there."""
@@ -125,6 +156,8 @@ class Engine:
         self.clear()
         self.umount()
         assert "Traceback" not in self.log, self.log
+        if self._disk:
+            syscalls.umount2(str(self.root), 0)
         shutil.rmtree(self.directory)
 
 
@@ -154,6 +187,25 @@ def engine(session_engine: Engine) -> Iterator[Engine]:
 def own_engine() -> Iterator[Engine]:
     """An engine for this test alone, to be killed and mounted at will."""
     engine = Engine()
+    engine.start()
+    yield engine
+    engine.end()
+
+
+@pytest.fixture(scope="module")
+def module_engine() -> Iterator[Engine]:
+    """An engine for the tests of one module."""
+    engine = Engine()
+    engine.start()
+    yield engine
+    engine.end()
+
+
+@pytest.fixture
+def small_engine() -> Iterator[Engine]:
+    """An engine on a disk of 32 MiB."""
+    engine = Engine()
+    engine.use_disk(size="32m")
     engine.start()
     yield engine
     engine.end()
