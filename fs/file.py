@@ -19,7 +19,8 @@ import errno
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import trio
@@ -92,6 +93,15 @@ class Handle:
     def __init__(self, file: File) -> None:
         self.file = file
         self.snapshot: bytes | None = None
+        self.stamp = file.mtime  # at the open, and after each write
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """What is left to store at the close: a time that was set since the last write stands, as ``cp -p`` wants it."""
+        own = self.file.mtime
+        yield
+        if own is not None and own != self.stamp:
+            self.file.attributes.mtime = own
 
     async def render(self) -> bytes:
         """The bytes a reader sees now."""
@@ -162,9 +172,9 @@ class ValueHandle(Handle):
         if len(self.pending) > LONGEST:
             self.pending.clear()
             raise Invalid(f"longer than {LONGEST} bytes")
-        if len(data) >= WHOLE and not data.endswith(b"\n"):
-            return len(data)
-        await self._take()
+        if len(data) < WHOLE or data.endswith(b"\n"):
+            await self._take()
+        self.stamp = self.file.mtime
         return len(data)
 
     async def _take(self) -> None:
@@ -182,7 +192,8 @@ class ValueHandle(Handle):
 
     async def flush(self) -> None:
         if self.pending:
-            await self._take()
+            with self._closing():
+                await self._take()
 
     async def release(self) -> None:
         await self.flush()
@@ -225,6 +236,7 @@ class ListHandle(Handle):
             head, newline, rest = whole, b"", b""
         await self._take(head + newline, already=len(self.pending), total=len(data))
         self.pending = rest
+        self.stamp = self.file.mtime
         return len(data) if self._short is None else self._short
 
     _short: int | None = None
@@ -298,7 +310,8 @@ class ListHandle(Handle):
     async def flush(self) -> None:
         if self.pending and self.refusal is None:
             data, self.pending = self.pending, b""
-            await self._take(data, already=0, total=len(data))
+            with self._closing():
+                await self._take(data, already=0, total=len(data))
 
     async def release(self) -> None:
         if self.refusal is not None:
@@ -310,8 +323,9 @@ class ListHandle(Handle):
                     await self.entry.store(self.file.subject, None)
                     written(self.file)
                 elif tuple(self.entry.show(self.file.subject)) != tuple(self.kept):
-                    await self.entry.store(self.file.subject, tuple(self.kept))
-                    written(self.file)
+                    with self._closing():
+                        await self.entry.store(self.file.subject, tuple(self.kept))
+                        written(self.file)
 
 
 class ControlHandle(Handle):
@@ -437,6 +451,7 @@ class DocumentHandle(Handle):
             self.buffer += bytes(offset - len(self.buffer))
         self.buffer[offset : offset + len(data)] = data
         self.dirty = self.wrote = True
+        self.stamp = self.file.mtime
         return len(data)
 
     async def truncate(self, size: int) -> None:
@@ -451,7 +466,8 @@ class DocumentHandle(Handle):
         if self.dirty and self.buffer is not None:
             self.dirty = False
             async with self.file.lock:
-                await self.store(text_of(bytes(self.buffer)))
+                with self._closing():
+                    await self.store(text_of(bytes(self.buffer)))
 
     async def release(self) -> None:
         if self.buffer is not None and not self.wrote:

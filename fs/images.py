@@ -66,7 +66,6 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
     ),
     Value(
         name="size",
-        mode=0o644,
         volatile=True,
         show=lambda s: str(s.image.size),
         doc="Bytes unpacked, all layers together.",

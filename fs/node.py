@@ -215,6 +215,12 @@ class File(Node):
         return self.subject.metadata.of(self.directory.prefix + self.name)
 
     @property
+    def mtime(self) -> int | None:
+        """The time of the last write, or what utimensat(2) made of it; None before the first."""
+        own = self.subject.metadata.files.get(self.directory.prefix + self.name)
+        return None if own is None else own.mtime
+
+    @property
     def mode(self) -> int:
         kind = stat.S_IFLNK if isinstance(self.entry, Link) else stat.S_IFREG
         if kind == stat.S_IFLNK:

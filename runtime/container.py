@@ -104,6 +104,7 @@ class Container:
         self.lock = trio.Lock()
         self.end = End()  # what waiters see: a restart does not end it
         self.pidfd = -1
+        self.error_changed = record.changed
         self._stdin = -1  # beside the keeper's: stdin ends when both keeper and pydockd die at once
         self._piped = False  # its named pipes are there, kept and followed
         self._ending = False
@@ -390,6 +391,7 @@ class Container:
         if not down.is_set():
             self.send_signal(signal.SIGKILL)
             await down.wait()
+        self.engine.events.publish("container", self.name, "stop")
         return f"stopped, exit code {'unknown' if self.record.exit_code is None else self.record.exit_code}"
 
     def _running(self) -> trio.Event:
@@ -555,6 +557,7 @@ class Container:
     def failed(self, words: str) -> None:
         """*words* go into ``error`` and the root's ``errors``."""
         self.record.error = words
+        self.error_changed = now()
         self.engine.failures.add(self.label, words)
         self.engine.on_change(self)
 
@@ -562,6 +565,7 @@ class Container:
         """The last failure is history."""
         if self.record.error:
             self.record.error = ""
+            self.error_changed = now()
             self.engine.on_change(self)
 
     async def follow_again(self, logger: Logger) -> None:

@@ -51,14 +51,14 @@ def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
 
 
 def hostname(spec: Spec, identity: str) -> str:
-    """The setting, or as docker does the beginning of the id."""
-    return spec.hostname or identity[:12]
+    """The setting, or as docker does the beginning of the id, or with the machine's network the machine's name."""
+    return spec.hostname or (os.uname().nodename if spec.network == ("host",) else identity[:12])
 
 
 def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, str]]:
     """/etc/hostname, /etc/hosts and /etc/resolv.conf, which docker gives every container."""
     place.files.mkdir(parents=True, exist_ok=True, mode=0o755)
-    name = os.uname().nodename if host_network and not spec.hostname else hostname(spec, place.id)
+    name = hostname(spec, place.id)
     hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
     resolver = ""
     if host_network:
@@ -118,22 +118,15 @@ def prepare(
     given = {item.partition("=")[0] for item in env}
     extra = [PATH] if "PATH" not in given else []
     if "HOSTNAME" not in given:
-        extra.append(
-            f"HOSTNAME={os.uname().nodename if host_network and not spec.hostname else hostname(spec, place.id)}"
-        )
-
-    new = tuple(
-        kind
-        for kind in plain.KINDS
-        if not (kind == "net" and host_network) and not (kind == "uts" and host_network and not spec.hostname)
-    )
+        extra.append(f"HOSTNAME={hostname(spec, place.id)}")
+    new = tuple(kind for kind in plain.KINDS if not (kind == "net" and host_network))
     launch = plain.Launch(
         id=place.id,
         argv=argv(spec, defaults),
         env=(*extra, *env),
         workdir=spec.workdir or defaults.workdir or "/",
         user=spec.user if spec.user is not None else defaults.user,
-        hostname=hostname(spec, place.id) if "uts" in new else "",
+        hostname=hostname(spec, place.id),
         new=new,
         root=0,
         read_only=bool(spec.readonly),

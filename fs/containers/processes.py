@@ -17,10 +17,11 @@ async def processes(container: Container) -> str:
 
 
 def _render(container: Container) -> str:
+    names = _users(container)
     namespace = _pid_namespace(container.record.pid) if container.record.pid else None
     lines = [HEADER]
     for pid in sorted(container.cgroup.procs()):
-        if namespace is not None and _pid_namespace(pid) == namespace and (line := _line(pid)) is not None:
+        if namespace is not None and _pid_namespace(pid) == namespace and (line := _line(pid, names)) is not None:
             lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -32,8 +33,18 @@ def _pid_namespace(pid: int) -> str | None:
         return None
 
 
-def _line(pid: int) -> str | None:
-    """One process; None when it has just gone. USER is the number: names belong to the image's own passwd."""
+def _users(container: Container) -> dict[str, str]:
+    """Names by number, from the container's own passwd."""
+    names: dict[str, str] = {}
+    for line in container.root.read("etc/passwd").splitlines():
+        fields = line.split(":")
+        if len(fields) > 2:
+            names.setdefault(fields[2], fields[0])
+    return names
+
+
+def _line(pid: int, names: dict[str, str]) -> str | None:
+    """One process; None when it has just gone. USER is a number where the container has no name for it."""
     try:
         status = dict(
             line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
@@ -47,5 +58,6 @@ def _line(pid: int) -> str | None:
     rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
     command = " ".join(word.decode(errors="replace") for word in words) or f"[{status['Name']}]"
     command = "".join(letter if letter.isprintable() else "?" for letter in command)
-    user = status["Uid"].split()[1]
+    number = status["Uid"].split()[1]
+    user = names.get(number, number)
     return f"{pid} {status['NSpid'].split()[-1]} {user} {cpu:.2f} {rss} {fields[0]} {command}"

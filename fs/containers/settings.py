@@ -273,12 +273,6 @@ def _network(subject: C, line: str) -> tuple[str, ...]:
     return (line,)
 
 
-async def _store_network(subject: C, items: tuple[str, ...] | None) -> None:
-    if items is not None and len(items) > 1:
-        raise Invalid(f"{items[0]} can't be together with another network")
-    await subject.container.change("network", items)
-
-
 def _show_network(subject: C) -> Sequence[str]:
     own = _spec(subject).network
     return ("none",) if own is None else own
@@ -494,7 +488,8 @@ SETTINGS: tuple[Entry[C], ...] = (
         show=_show_network,
         own=_own("network"),
         parse=_network,
-        store=_store_network,
+        store=_store_list("network"),
+        key=lambda item: "",  # either takes the other's place
         doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's.",
     ),
     Value(

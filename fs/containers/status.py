@@ -170,6 +170,7 @@ STATUS: tuple[Entry[C], ...] = (
         name="error",
         show=lambda c: c.container.record.error or None,
         volatile=True,
+        changed=lambda c: c.container.error_changed,
         doc="One line on the last command or setting that failed: what was tried, what was wrong, what would be accepted. Empty after "
         "the next success.",
     ),
