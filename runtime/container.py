@@ -15,10 +15,9 @@ import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, cast
+from typing import Final
 
 import trio
 from pydock.runtime import spec as spec_
@@ -33,42 +32,18 @@ from pydock.runtime.launching import Place, prepare
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.monitor.client import Started
+from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.rootfs import RootFilesystem
+from pydock.runtime.settings import Settings
 from pydock.runtime.spec import Spec, parse_signal
-from pydock.runtime.state import replace, replace_json
 from pydock.runtime.stdio import Stdio
 
-State = Literal["created", "running", "paused", "exited", "restarting"]
 STOP_TIMEOUT: Final = 10.0
 #: Settings that may change while it runs.
 LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "cgroup"})
 _SAVE_DELAY: Final = 1.0
 #: Seconds that tidying up may take when the engine ends meanwhile; the next start does what is left.
 GRACE: Final = 5.0
-
-
-@dataclass(slots=True)
-class Record:
-    """What is known of a container besides its settings. Times in ns since the epoch, 0 for never."""
-
-    id: str
-    name: str
-    created: int
-    state: State = "created"
-    pid: int = 0
-    starttime: int = (
-        0  # field 22 of /proc/PID/stat: with the boot's id it tells a process from a later one of that number
-    )
-    boot: str = ""
-    started: int = 0
-    finished: int = 0
-    exit_code: int | None = None
-    error: str = ""
-    changed: int = 0
-    image_id: str = ""
-    layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
-    defaults: dict[str, object] = field(default_factory=dict)  # those of that image
-    files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of files
 
 
 class End:
@@ -97,8 +72,9 @@ class Container:
     def __init__(self, engine: Engine, record: Record, spec: Spec) -> None:
         self.engine = engine
         self.record = record
-        self.spec = spec
         self.directory = engine.root / "containers" / record.id
+        self._settings = Settings(spec, self.directory, engine.settler)
+        self._file = RecordFile(record, self.directory, engine.settler)
         self.cgroup: Cgroup = engine.hierarchy.cgroup(record.id, dict(spec.cgroup))
         self.root = RootFilesystem(engine, record, self.directory)
         self.lock = trio.Lock()
@@ -132,6 +108,11 @@ class Container:
     def label(self) -> str:
         """The path below the mount point."""
         return f"containers/{self.record.name}"
+
+    @property
+    def spec(self) -> Spec:
+        """The settings that were set."""
+        return self._settings.spec
 
     @property
     def state(self) -> State:
@@ -174,7 +155,9 @@ class Container:
         """Set (or, with None, unset) a field of the spec, and keep it. Busy while running unless it is *live*."""
         if self.alive and not live:
             raise Busy(f"{setting} can't be changed while {self.name} is {self.state}: stop it first")
-        await self.replace(dataclasses.replace(self.spec, **{setting: value}))  # type: ignore[arg-type]
+        await self._settings.change(
+            lambda spec: dataclasses.replace(spec, **{setting: value})  # type: ignore[arg-type]
+        )
         self.engine.events.publish("container", self.name, "set", setting=setting)
 
     async def change_image(self, reference: str | None) -> None:
@@ -186,16 +169,6 @@ class Container:
                 f"image can't be changed: {self.name} has a writable layer on {self.spec.image}: reset discards it"
             )
         await self.change("image", reference)
-
-    async def replace(self, spec: Spec) -> None:
-        """Keep *spec*, on disk first."""
-        before, self.spec = self.spec, spec
-        try:
-            await trio.to_thread.run_sync(replace, self.directory / "spec.toml", spec.to_toml())
-        except OSError:
-            self.spec = before
-            raise
-        self.engine.settler.touched(self.directory / "spec.toml")
 
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
@@ -218,7 +191,7 @@ class Container:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
-        await self.replace(spec)
+        await self._settings.change(lambda _: spec)
         await self.limit_log()
         self.engine.events.publish("container", self.name, "set", setting="spec.toml")
 
@@ -231,13 +204,11 @@ class Container:
         """The cgroup's limits, as they are now, become part of the spec."""
         limits = await trio.to_thread.run_sync(self.cgroup.limits)
         if limits != dict(self.spec.cgroup):
-            await self.replace(dataclasses.replace(self.spec, cgroup=MappingProxyType(limits)))
+            await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(limits)))
 
     async def save(self) -> None:
         """Keep the record on disk."""
-        values = dataclasses.asdict(self.record)
-        await trio.to_thread.run_sync(replace_json, self.directory / "state.json", values)
-        self.engine.settler.touched(self.directory / "state.json")
+        await self._file.save()
 
     def _changed(self, state: State) -> None:
         self.record.state = state
@@ -615,17 +586,3 @@ class Container:
         """``log_max`` changed."""
         if self._piped:
             await self.engine.logger.limit(self.id, self.log_max())
-
-
-def new_record(identity: str, name: str) -> Record:
-    """The record of a container that is made now."""
-    time = now()
-    return Record(id=identity, name=name, created=time, changed=time)
-
-
-def record_of(values: Mapping[str, object]) -> Record:
-    """The record in a ``state.json``; TypeError when it is none."""
-    record = Record(**cast("dict[str, str]", dict(values)))  # type: ignore[arg-type]
-    record.layers = tuple(record.layers)
-    record.defaults = {key: tuple(each) if isinstance(each, list) else each for key, each in record.defaults.items()}
-    return record

@@ -18,13 +18,14 @@ from typing import Final
 
 import trio
 from pydock.runtime import syscalls
-from pydock.runtime.container import GRACE, Container, Record, boot_id, new_record, record_of
+from pydock.runtime.container import GRACE, Container, boot_id
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import now, quote
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits, start_time
+from pydock.runtime.record import Record, new_record, record_of
 from pydock.runtime.rootfs import detach
 from pydock.runtime.spec import Spec
 from pydock.runtime.state import read_json, replace, replace_json

@@ -22,9 +22,9 @@ from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
 
 if TYPE_CHECKING:
-    from pydock.runtime.container import Record
     from pydock.runtime.engine import Engine, Source
     from pydock.runtime.keeper import Keeper
+    from pydock.runtime.record import Record
 
 _SAFE: Final = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSYMFOLLOW
 IDLE: Final = 60.0

@@ -1,0 +1,70 @@
+"""What is known of a container besides its settings, and how it is kept in ``state.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import trio
+from pydock.runtime.formats import now
+from pydock.runtime.state import Settler, replace_json
+
+State = Literal["created", "running", "paused", "exited", "restarting"]
+
+
+@dataclass(slots=True)
+class Record:
+    """Times in ns since the epoch, 0 for never."""
+
+    id: str
+    name: str
+    created: int
+    state: State = "created"
+    pid: int = 0
+    starttime: int = (
+        0  # field 22 of /proc/PID/stat: with the boot's id it tells a process from a later one of that number
+    )
+    boot: str = ""
+    started: int = 0
+    finished: int = 0
+    exit_code: int | None = None
+    error: str = ""
+    changed: int = 0
+    image_id: str = ""
+    layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
+    defaults: dict[str, object] = field(default_factory=dict)  # those of that image
+    files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of files
+
+
+def new_record(identity: str, name: str) -> Record:
+    """The record of a container that is made now."""
+    time = now()
+    return Record(id=identity, name=name, created=time, changed=time)
+
+
+def record_of(values: Mapping[str, object]) -> Record:
+    """The record in a ``state.json``; TypeError when it is none."""
+    record = Record(**cast("dict[str, str]", dict(values)))  # type: ignore[arg-type]
+    record.layers = tuple(record.layers)
+    record.defaults = {key: tuple(each) if isinstance(each, list) else each for key, each in record.defaults.items()}
+    return record
+
+
+class RecordFile:
+    """``state.json`` in a container's directory. Saves are one after another, each of the record as it is by then."""
+
+    def __init__(self, record: Record, directory: Path, settler: Settler) -> None:
+        self._record = record
+        self._path = directory / "state.json"
+        self._settler = settler
+        self._lock = trio.Lock()
+
+    async def save(self) -> None:
+        """Keep the record as it is now."""
+        async with self._lock:
+            values = dataclasses.asdict(self._record)
+            await trio.to_thread.run_sync(replace_json, self._path, values)
+        self._settler.touched(self._path)
