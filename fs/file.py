@@ -289,8 +289,7 @@ class ListHandle(Handle):
             canonical = self.entry.parse(self.file.subject, wanted)
         except Exception:
             canonical = ()
-        keys = {wanted, *map(self.entry.key, canonical)}
-        found = [item for item in items if item == wanted or self.entry.key(item) in keys]
+        found = [item for item in items if item == wanted or item in canonical or self.entry.key(item) == wanted]
         if found:
             return found
         raise NotFound(f"{quote(wanted)} is not in {self.file.name}, so it can't be removed")
