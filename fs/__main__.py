@@ -10,18 +10,13 @@ lives; then mount. At the end nothing is stopped but this process, and, when no 
 from __future__ import annotations
 
 import argparse
-import errno
-import fcntl
 import logging
 import os
 import resource
-import select
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +25,15 @@ import trio
 from pydock.fs.containers.directory import ContainersDirectory
 from pydock.fs.imageroots import ImageRoots, clear
 from pydock.fs.images import Images, Library, collect, images_directory, prune_images
+from pydock.fs.mounting import (
+    locked,
+    notify,
+    prepare_directories,
+    prepare_mountpoint,
+    tell_ending,
+    tell_ready,
+    watch_mount,
+)
 from pydock.fs.node import Directory
 from pydock.fs.operations import Operations
 from pydock.fs.options import Options, from_file, from_mount
@@ -38,7 +42,6 @@ from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
 from pydock.overlay.store import Store
-from pydock.runtime import syscalls
 from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout, enter_service_leaf
 from pydock.runtime.companion import Companion, Link
 from pydock.runtime.container import Container
@@ -53,103 +56,8 @@ from pydock.runtime.state import Settler
 
 log = logging.getLogger("pydockd")
 
-MOUNTINFO: Final = Path("/proc/self/mountinfo")
-FORMAT: Final = 1  # of the layout below root=
 _TASKS: Final = 4096  # requests at once: a blocked reader holds one
 _FILES: Final = 1 << 20
-
-
-def prepare_directories(options: Options) -> None:
-    """The data and run directories, with a layout that this version knows."""
-    for path in (options.root, options.run):
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700 if path == options.root else 0o755)
-    marker = options.root / "format"
-    if marker.exists():
-        text = marker.read_text().strip()
-        if text != str(FORMAT):
-            raise Invalid(
-                f"{options.root} has layout {text}, this pydock knows {FORMAT}: use the version that wrote it"
-            )
-    else:
-        marker.write_text(f"{FORMAT}\n")
-
-
-@contextmanager
-def locked(options: Options) -> Iterator[None]:
-    """One pydockd a run directory and a data directory: Busy when another has them."""
-    with ExitStack() as stack:
-        for path in (options.run / "lock", options.root / "lock"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            stack.callback(os.close, fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(f"another pydockd serves {path.parent}") from None
-            os.ftruncate(fd, 0)
-            os.write(fd, f"{os.getpid()}\n".encode())
-        pid = options.run / "pid"
-        pid.write_text(f"{os.getpid()}\n")
-        yield
-        pid.unlink(missing_ok=True)
-
-
-def clear_stale_mount(mountpoint: str) -> None:
-    """A mount whose daemon has died answers ENOTCONN: take it away. The path itself is not looked at otherwise."""
-    while mount_points().get(mountpoint, "").startswith("fuse"):
-        try:
-            os.statvfs(mountpoint)  # stat may be answered from the kernel's cache
-        except OSError as error:
-            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-                raise
-            log.warning("a stale mount at %s is taken away", mountpoint)
-            syscalls.umount2(mountpoint, syscalls.MNT_DETACH)
-        else:
-            raise Busy(f"{mountpoint} is mounted already")
-
-
-async def watch_mount(mountpoint: str, gone: Callable[[], None]) -> None:
-    """Call *gone* when the mount has left this mount namespace.
-
-    The kernel ends the connection only with the last copy of the mount, and other mount namespaces that were made meanwhile hold
-    copies: for whoever unmounts it here it is over. mountinfo polls as exceptional when mounts change (proc_pid_mountinfo(5)).
-    """
-    mounts = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with select.epoll() as changes:
-            changes.register(mounts, select.EPOLLPRI)
-            while mountpoint in mount_points():
-                await trio.lowlevel.wait_readable(changes.fileno())
-                changes.poll(0)
-    finally:
-        os.close(mounts)
-    gone()
-
-
-def mount_points() -> dict[str, str]:
-    """Where what kind of file system is mounted in this namespace; of several at one place the topmost."""
-    found = {}
-    for line in MOUNTINFO.read_text().splitlines():
-        fields = line.split()
-        found[fields[4].encode().decode("unicode_escape")] = fields[fields.index("-") + 1]
-    return found
-
-
-def notify(message: str) -> None:
-    """sd_notify(3): tell systemd, if it wants to know."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
-
-
-def tell_ready() -> None:
-    """Tell systemd, and whoever waits on the descriptor named in PYDOCK_READY_FD (mount.pydock)."""
-    notify("READY=1")
-    fd = os.environ.pop("PYDOCK_READY_FD", None)
-    if fd is not None:
-        os.write(int(fd), b"ready\n")
-        os.close(int(fd))
 
 
 class Daemon:
@@ -311,7 +219,6 @@ class Daemon:
                     operations.changed(node)
 
         engine.on_change = changed
-        clear_stale_mount(self.mountpoint)
         fuse = {"fsname=pydock", "subtype=pydock", "allow_other", "default_permissions"}
         pyfuse3.init(operations, self.mountpoint, fuse)
         try:
@@ -325,6 +232,7 @@ class Daemon:
         finally:
             notify("STOPPING=1")
             pyfuse3.close(unmount=True)
+            tell_ending(self.options)
             engine.on_change = lambda _: None
             await image_roots.detach_all()
             for container in containers:
@@ -379,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if os.geteuid() != 0:
             raise Invalid("only root can run containers")
-        mountpoint = os.path.abspath(given.mountpoint)
+        mountpoint = os.path.realpath(given.mountpoint)  # as mountinfo tells it
         options = from_mount(from_file(), ",".join(given.options))
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(
@@ -388,6 +296,7 @@ def main(argv: list[str] | None = None) -> int:
         prepare_directories(options)
         os.chdir("/")
         with locked(options):
+            prepare_mountpoint(mountpoint)
             trio.run(Daemon(mountpoint, options).run)
     except (PydockError, OverlayError, OSError, RuntimeError) as error:
         log.error("%s", error)

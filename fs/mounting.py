@@ -1,0 +1,161 @@
+"""What is around the mount: the directories and who may have them, the mount point, and who wants to know that it is ready.
+
+Nothing here knows what the tree shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import re
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+from pydock.fs.options import Options
+from pydock.runtime import syscalls
+from pydock.runtime.errors import Busy, Failed, Invalid, NotFound
+
+log = logging.getLogger("pydockd")
+
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
+FORMAT: Final = 1  # of the layout below root=
+_FUSE: Final = "fuse.pydock"
+#: Seconds to wait for a pydockd that serves, as it may not have seen its unmount yet, and for one that is about to end.
+_SERVES, _ENDS = 2.0, 20.0
+
+
+def prepare_directories(options: Options) -> None:
+    """The data and run directories, with a layout that this version knows."""
+    for path in (options.root, options.run):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700 if path == options.root else 0o755)
+    marker = options.root / "format"
+    if marker.exists():
+        text = marker.read_text().strip()
+        if text != str(FORMAT):
+            raise Invalid(
+                f"{options.root} has layout {text}, this pydock knows {FORMAT}: use the version that wrote it"
+            )
+    else:
+        marker.write_text(f"{FORMAT}\n")
+
+
+def _locks(options: Options) -> tuple[Path, Path]:
+    return options.run / "lock", options.root / "lock"
+
+
+@contextmanager
+def locked(options: Options) -> Iterator[None]:
+    """One pydockd a run directory and a data directory: Busy when another has them.
+
+    umount(8) returns before the unmounted pydockd has ended, and the next mount(8) may come at once: an end is waited for. A lock's
+    file holds the process id for as long as that process serves.
+    """
+    with ExitStack() as stack:
+        for path in _locks(options):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, fd)
+            _lock(fd, path)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        pid = options.run / "pid"
+        pid.write_text(f"{os.getpid()}\n")
+        yield
+        pid.unlink(missing_ok=True)
+
+
+def _lock(fd: int, path: Path) -> None:
+    begin = time.monotonic()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        holder = os.pread(fd, 32, 0).decode().strip()
+        if time.monotonic() - begin > (_SERVES if holder else _ENDS):
+            raise Busy(f"another pydockd serves {path.parent}" + (f", process {holder}" if holder else ""))
+        time.sleep(0.02)
+
+
+def tell_ending(options: Options) -> None:
+    """The mount has gone, what is left is to clean up: whoever wants to mount next may wait for it."""
+    for path in _locks(options):
+        os.truncate(path, 0)
+
+
+def prepare_mountpoint(mountpoint: str) -> None:
+    """A directory that can be mounted on; Busy, NotFound or Invalid when *mountpoint* is none.
+
+    A mount whose daemon has died answers ENOTCONN: it is taken away.
+    """
+    while mount_points().get(mountpoint) == _FUSE:
+        try:
+            os.statvfs(mountpoint)  # stat may be answered from the kernel's cache
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                raise
+            log.warning("a stale mount at %s is taken away", mountpoint)
+            syscalls.umount2(mountpoint, syscalls.MNT_DETACH)
+        else:
+            raise Busy(f"{mountpoint} is mounted already")
+    try:
+        if not os.path.isdir(mountpoint):
+            os.stat(mountpoint)
+            raise Invalid(f"{mountpoint} is not a directory")
+    except FileNotFoundError:
+        raise NotFound(f"the mount point {mountpoint} does not exist: mkdir -p {mountpoint}") from None
+    except OSError as error:
+        raise Failed(error.errno or errno.EIO, f"the mount point {mountpoint}: {error.strerror}") from None
+
+
+async def watch_mount(mountpoint: str, gone: Callable[[], None]) -> None:
+    """Call *gone* when the mount has left this mount namespace.
+
+    The kernel ends the connection only with the last copy of the mount, and other mount namespaces that were made meanwhile hold
+    copies: for whoever unmounts it here it is over. mountinfo polls as exceptional when mounts change (proc_pid_mountinfo(5)).
+    """
+    mounts = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with select.epoll() as changes:
+            changes.register(mounts, select.EPOLLPRI)
+            while mountpoint in mount_points():
+                await trio.lowlevel.wait_readable(changes.fileno())
+                changes.poll(0)
+    finally:
+        os.close(mounts)
+    gone()
+
+
+def mount_points() -> dict[str, str]:
+    """Where what kind of file system is mounted in this namespace; of several at one place the topmost."""
+    found = {}
+    for line in filter(None, os.fsdecode(MOUNTINFO.read_bytes()).split("\n")):  # a name may hold splitlines' other ends
+        fields = line.split(" ")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        found[point] = fields[fields.index("-") + 1]
+    return found
+
+
+def notify(message: str) -> None:
+    """sd_notify(3): tell systemd, if it wants to know."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def tell_ready() -> None:
+    """Tell systemd, and whoever waits on the descriptor named in PYDOCK_READY_FD (mount.pydock)."""
+    notify("READY=1")
+    fd = os.environ.pop("PYDOCK_READY_FD", None)
+    if fd is not None:
+        os.write(int(fd), b"ready\n")
+        os.close(int(fd))
