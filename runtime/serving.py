@@ -200,6 +200,10 @@ class Server:
         """Answers request *seq* with an error."""
         self.reply(peer, seq, {"error": number, "words": words, "step": step})
 
+    def tell(self, peer: Peer, message: Message) -> None:
+        """Sends an event to one client."""
+        self._queue(peer, wire.packets(message))
+
     def broadcast(self, message: Message) -> None:
         """Sends an event to every client."""
         for peer in list(self.peers):

@@ -6,12 +6,13 @@ it has neither children nor clients, and can't be told to while it has children.
 
 Requests (``pydock.runtime.serving``):
 
-- ``start {launch}`` + descriptors -> ``{pid, starttime, warnings}`` + pidfd, once the program runs
+- ``start {launch}`` + descriptors -> ``{pid, starttime, warnings}`` + pidfd, once the program runs. Of a launch with
+  ``rest`` the child receives the greater part itself, while it already begins; who asked is told ``born``
 - ``list`` -> ``{alive: [[id, pid, starttime], ...]}`` + a pidfd each
 - ``forget {id}`` removes the record of an exit
 - ``upgrade`` executes the program anew (a newer version perhaps), with the same children; the connection ends
 
-Event: ``{"event": "exit", id, pid, status, time, ...}``.
+Events: ``{"event": "exit", id, pid, status, time, ...}``; ``{"event": "born", id, pid, starttime}`` right after the fork.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ _PIPE_BYTES = 65536
 class Starting:
     """A child that has not become its program yet."""
 
-    __slots__ = ("id", "peer", "pid", "pipe", "said", "seq")
+    __slots__ = ("id", "peer", "pid", "pipe", "said", "seq", "starttime")
 
-    def __init__(self, launch: Launch, pid: int, pipe: int, peer: Peer, seq: object) -> None:
-        self.id = launch.id
+    def __init__(self, id: str, pid: int, starttime: int, pipe: int, peer: Peer, seq: object) -> None:
+        self.id = id
         self.pid = pid
+        self.starttime = starttime
         self.pipe = pipe
         self.peer = peer
         self.seq = seq
@@ -96,7 +98,7 @@ class Monitor(Server):
             raise ValueError("launch: an object is needed")
         launch = from_json(values)
         check_id(launch.id)
-        if not launch.argv:
+        if not launch.argv and launch.rest is None:
             raise ValueError("no command")
         if launch.id in {item.id for item in self.alive.values()} | {item.id for item in self.starting.values()}:
             raise OSError(errno.EBUSY, f"{launch.id} runs already")
@@ -108,9 +110,12 @@ class Monitor(Server):
             raise
         finally:
             os.close(writer)
-        starting = Starting(launch, pid, reader, peer, message.get("seq"))
+        # A zombie has one too, and it is not reaped before it is known as one of ours.
+        starting = Starting(launch.id, pid, start_time(pid), reader, peer, message.get("seq"))
         self.starting[pid] = starting
         self.watch(reader, lambda: self._listen_to(starting))
+        if launch.rest is not None:
+            self.tell(peer, {"event": "born", "id": launch.id, "pid": pid, "starttime": starting.starttime})
 
     def _fork(self, launch: Launch, fds: list[int], run: Callable[[], None]) -> int:
         """A child in the launch's PID namespace and v2 cgroup, from birth. The monitor's namespace stays its own."""
@@ -157,7 +162,7 @@ class Monitor(Server):
             self.fail(starting.peer, starting.seq, error["error"], error["words"], error["step"])
         else:
             forget_exit(self.options.run, starting.id)  # that of an earlier process of this id
-            item = Alive(starting.id, starting.pid, start_time(starting.pid))
+            item = Alive(starting.id, starting.pid, starting.starttime)
             self.alive[starting.pid] = item
             answer: Message = {"pid": item.pid, "starttime": item.starttime, "warnings": warnings}
             self.reply(starting.peer, starting.seq, answer, [syscalls.pidfd_open(item.pid)])

@@ -13,14 +13,15 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 from typing import NoReturn
 
-from pydock.runtime import syscalls
+from pydock.runtime import syscalls, wire
 from pydock.runtime.errors import Invalid, NotFound
-from pydock.runtime.monitor.launch import Launch
-from pydock.runtime.monitor.plan import steps_of
-from pydock.runtime.monitor.step import Context
+from pydock.runtime.monitor.launch import Launch, from_json
+from pydock.runtime.monitor.plan import first_steps, later_steps
+from pydock.runtime.monitor.step import Context, Step
 from pydock.runtime.serving import NOT_DEFAULT
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,9 +41,19 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
     try:
         _begin(fds, pipe)
         context = Context(launch, fds, run_directory, lambda words: tell({"warning": words}))
-        for item in steps_of(launch):
-            step = item.describe()
-            item.execute(context)
+
+        def perform(steps: list[Step]) -> None:
+            nonlocal step
+            for item in steps:
+                step = item.describe()
+                item.execute(context)
+
+        perform(first_steps(launch))
+        if launch.rest is not None:
+            step = "await the launch"
+            launch, context.fds = _rest(fds[launch.rest])
+            context.launch = launch
+        perform(later_steps(launch))
         step = f"exec {launch.argv[0]}"
         env = environment(launch, context.home)
         syscalls.close_range(3, _HIGHEST_FD, _CLOSE_RANGE_CLOEXEC)
@@ -66,6 +77,19 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         sys.stderr.flush()
     finally:
         os._exit(FAILED)
+
+
+def _rest(fd: int) -> tuple[Launch, list[int]]:
+    """The whole launch and its descriptors, from pydockd itself; ECANCELED when there will be none."""
+    with socket.socket(fileno=fd) as sock:
+        try:
+            message, fds = wire.receive(sock)
+        except wire.Closed:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)) from None
+    values = message.get("launch")
+    if not isinstance(values, dict):
+        raise ValueError("launch: an object is needed")
+    return from_json(values), fds
 
 
 def _begin(fds: list[int], pipe: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -32,12 +33,15 @@ class Monitor:
 
     def __init__(self, requester: Requester) -> None:
         self._requester = requester
+        self._born: dict[str, Callable[[int, int], None]] = {}
         self._gone, self.exits = trio.open_memory_channel[Exit](math.inf)
 
     def event(self, message: Message) -> None:
         """Takes an event of the companion."""
         if message.get("event") == "exit":
             self._gone.send_nowait(exit_from(message))
+        elif message.get("event") == "born" and (born := self._born.get(wire.text(message, "id"))) is not None:
+            born(wire.number(message, "pid"), wire.number(message, "starttime"))
 
     async def start(self, launch: Launch, fds: Sequence[int]) -> Started:
         """Starts a process; *fds* stay the caller's. ``Failed`` with the step, the errno and words if it can't be.
@@ -45,9 +49,48 @@ class Monitor:
         Shield this from cancellation: the process would be started all the same.
         """
         answer, received = await self._requester.request({"do": "start", "launch": to_json(launch)}, fds)
-        (pidfd,) = received
-        warnings = tuple(wire.texts(answer, "warnings"))
-        return Started(wire.number(answer, "pid"), wire.number(answer, "starttime"), pidfd, warnings)
+        return _started(answer, received)
+
+    async def start_with(
+        self,
+        first: Launch,
+        prepare: Callable[[], Awaitable[tuple[Launch, Sequence[int]]]],
+        born: Callable[[int, int], None],
+    ) -> Started:
+        """``start`` of what *prepare* gives, while the child already comes into being as *first* tells (see ``Launch.rest``).
+
+        *born* is called with its number and start time before it runs its program. If *prepare* raises, nothing has been
+        started, and that error is raised. Shield this from cancellation.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        results: list[tuple[Message, list[int]]] = []
+        failures: list[Exception] = []
+        self._born[first.id] = born
+
+        async def ask() -> None:
+            try:
+                with theirs:
+                    asked: Message = {"do": "start", "launch": to_json(first._replace(rest=0))}
+                    results.append(await self._requester.request(asked, [theirs.fileno()]))
+            except Exception as error:
+                failures.append(error)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                with ours:
+                    try:
+                        launch, fds = await prepare()
+                        wire.send(ours, {"launch": to_json(launch)}, fds)
+                    except BrokenPipeError:
+                        pass  # the child has failed already: the answer tells how
+                    except Exception as error:
+                        failures.insert(0, error)
+        finally:
+            del self._born[first.id]
+        if failures:
+            raise failures[0]
+        return _started(*results[0])
 
     async def alive(self) -> dict[str, int]:
         """All that run: their pidfds by id, the receiver's to close."""
@@ -59,3 +102,9 @@ class Monitor:
     async def forget(self, id: str) -> None:
         """Removes the record of an exit that has been taken note of."""
         await self._requester.request({"do": "forget", "id": id})
+
+
+def _started(answer: Message, received: list[int]) -> Started:
+    (pidfd,) = received
+    warnings = tuple(wire.texts(answer, "warnings"))
+    return Started(wire.number(answer, "pid"), wire.number(answer, "starttime"), pidfd, warnings)

@@ -83,6 +83,10 @@ class Launch(NamedTuple):
 
     Without *root* nothing is mounted: the process goes into namespaces that exist (an exec into a container), which
     *join* names.
+
+    With *rest* this is only how the process comes into being: id, new, cgroups, clone_into, oom_score_adj, and of join the
+    PID namespace. The whole launch, with these unchanged and with its own descriptors, comes as a message
+    (``pydock.runtime.wire``) over that socket; its end without one means that there is nothing to be started.
     """
 
     id: str
@@ -96,6 +100,7 @@ class Launch(NamedTuple):
     join: tuple[Join, ...] = ()  # namespaces to enter
     cgroups: tuple[str, ...] = ()  # cgroup.procs or tasks files to write 0 into, before everything else
     clone_into: str | None = None  # a directory of cgroup v2 to be born in: writing to its cgroup.procs may take 10 ms
+    rest: int | None = None  # index of a socket that brings the whole launch, while the child already begins with this
     root: int | None = None  # index of a detached mount; it is used up
     read_only: bool = False  # the root mount, not what is mounted in it
     proc: bool = True  # mount the usual: /proc /sys /dev /dev/pts /dev/shm /dev/mqueue

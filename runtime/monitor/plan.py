@@ -23,28 +23,43 @@ from pydock.runtime.monitor.step import Step
 
 def steps_of(launch: Launch) -> list[Step]:
     """The steps from fork to exec, the exec itself aside."""
+    return first_steps(launch) + later_steps(launch)
+
+
+def first_steps(launch: Launch) -> list[Step]:
+    """Those that need no more than a launch with ``rest`` has."""
+    steps: list[Step] = []
+    if launch.cgroups:
+        steps.append(identity.JoinCgroups(launch.cgroups))
+    steps.append(identity.SetOomScore(launch.oom_score_adj))
+    new = _unshared(launch)
+    if new:
+        steps.append(identity.UnshareNamespaces(new))
+    if "net" in new:
+        steps.append(identity.RaiseLoopback())
+    return steps
+
+
+def _unshared(launch: Launch) -> tuple[str, ...]:
+    return tuple(kind for kind in launch.new if kind != "pid")
+
+
+def later_steps(launch: Launch) -> list[Step]:
+    """All others, for the whole launch."""
     steps: list[Step] = []
     sources: dict[str, int] = {}
     host_devices: list[Device] = []
     mounted = launch.root is not None
-    if launch.cgroups:
-        steps.append(identity.JoinCgroups(launch.cgroups))
-    steps.append(identity.SetOomScore(launch.oom_score_adj))
     steps.append(identity.OpenStdio(launch.stdin, launch.stdout, launch.stderr))
     if mounted and launch.cgroup_mounts:
         steps.append(mounts.OpenCgroups(launch.cgroup_mounts, sources))
     if mounted and launch.privileged:
         steps.append(mounts.FindHostDevices(host_devices))
-    new = tuple(kind for kind in launch.new if kind != "pid")
-    if new:
-        steps.append(identity.UnshareNamespaces(new))
     for join in launch.join:
         kinds = tuple(kind for kind in join.kinds if kind != "pid")
         if kinds:
             steps.append(identity.JoinNamespaces(join._replace(kinds=kinds)))
-    if "net" in new:
-        steps.append(identity.RaiseLoopback())
-    if "uts" in new and launch.hostname:
+    if "uts" in launch.new and launch.hostname:
         steps.append(identity.SetHostname(launch.hostname))
     if launch.root is not None:
         steps.append(mounts.MountRoot(launch.root))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from pydock.runtime import syscalls, wire
 from pydock.runtime.companion import Companion, Link, Lost
-from pydock.runtime.errors import Failed
+from pydock.runtime.errors import Failed, Invalid
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
@@ -213,3 +213,62 @@ async def test_a_start_that_fails_raises_what_the_monitor_says(run: Path, root: 
         with pytest.raises(Failed, match='exec nosuch: command "nosuch" not found in the image'):
             await Monitor(companion).start(Launch("c", ("nosuch",), root=0), [tree])
         os.close(tree)
+
+
+@pytest.fixture
+def tree(root: Path) -> Iterator[int]:
+    """The root as a detached mount."""
+    fd = syscalls.open_tree(syscalls.AT_FDCWD, str(root), syscalls.OPEN_TREE_CLONE | os.O_CLOEXEC)
+    yield fd
+    os.close(fd)
+
+
+async def test_a_launch_may_be_prepared_while_its_process_is_born(run: Path, tree: int) -> None:
+    async with running(Companion("monitor", str(run))) as companion:
+        monitor = Monitor(companion)
+        companion.subscribe(monitor.event)
+        born = trio.Event()
+        told: list[tuple[int, int]] = []
+
+        async def prepare() -> tuple[Launch, list[int]]:
+            await born.wait()
+            return Launch("c", ("sh", "-c", "exit 3"), root=0), [tree]
+
+        def on_birth(pid: int, starttime: int) -> None:
+            told.append((pid, starttime))
+            born.set()
+
+        with trio.fail_after(20):
+            started = await monitor.start_with(Launch("c", ()), prepare, on_birth)
+            gone = await monitor.exits.receive()
+        os.close(started.pidfd)
+        assert told == [(started.pid, started.starttime)]
+        assert (gone.pid, gone.status) == (started.pid, 3 << 8)
+
+
+async def test_a_preparation_that_fails_starts_nothing(run: Path, tree: int) -> None:
+    async with running(Companion("monitor", str(run))) as companion:
+        monitor = Monitor(companion)
+
+        async def refuse() -> tuple[Launch, list[int]]:
+            raise Invalid("not like this")
+
+        async def prepare() -> tuple[Launch, list[int]]:
+            return Launch("c", ("true",), root=0), [tree]
+
+        with pytest.raises(Invalid, match="not like this"):
+            await monitor.start_with(Launch("c", ()), refuse, lambda pid, starttime: None)
+        assert await monitor.alive() == {}
+        started = await monitor.start_with(Launch("c", ()), prepare, lambda pid, starttime: None)
+        os.close(started.pidfd)
+
+
+async def test_a_child_that_can_not_begin_fails_the_start(run: Path, tree: int) -> None:
+    async with running(Companion("monitor", str(run))) as companion:
+
+        async def prepare() -> tuple[Launch, list[int]]:
+            return Launch("c", ("true",), root=0), [tree]
+
+        first = Launch("c", (), cgroups=("/sys/fs/cgroup/no/such",))
+        with pytest.raises(Failed, match="join the cgroups"):
+            await Monitor(companion).start_with(first, prepare, lambda pid, starttime: None)

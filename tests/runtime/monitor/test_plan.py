@@ -38,9 +38,9 @@ def test_everything_has_its_place() -> None:
     assert described(FULL) == [
         "join the cgroups",
         "set oom_score_adj to 0",
+        "unshare mnt uts ipc cgroup",
         "open stdin, stdout, stderr",
         "open the cgroups' directories",
-        "unshare mnt uts ipc cgroup",
         "join net",
         "set the host name to h",
         "change the root",
