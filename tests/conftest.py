@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-#: Where engines under test make their cgroups; below it each has a parent of its own.
-CGROUP_PARENT = f"pydock-test-{os.getpid()}"
 
 
 def _processes() -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -24,7 +25,7 @@ Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def hierarchy() -> Iterator[Hierarchy]:
-    hierarchy = Hierarchy.detect(f"pydock-test-{os.getpid()}")
+    hierarchy = Hierarchy.detect(f"pydock-test-{secrets.token_hex(4)}")
     hierarchy.prepare()
     yield hierarchy
     hierarchy.remove_parent()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import signal
 import socket
 import struct
@@ -284,7 +285,7 @@ def cgroup() -> Iterator[Path]:
     above = next(
         path for path in map(Path, ("/sys/fs/cgroup/pids", "/sys/fs/cgroup")) if (path / "cgroup.procs").exists()
     )
-    path = above / f"pydock-test-{os.getpid()}"
+    path = above / f"pydock-test-{secrets.token_hex(4)}"
     path.mkdir()
     yield path
     while (path / "cgroup.procs").read_text():
@@ -308,7 +309,7 @@ def unified() -> Iterator[Path]:
     above = next(
         path for path in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if (path / "cgroup.procs").exists()
     )
-    path = above / f"pydock-test-{os.getpid()}"
+    path = above / f"pydock-test-{secrets.token_hex(4)}"
     path.mkdir()
     yield path
     while "populated 1" in (path / "cgroup.events").read_text():
