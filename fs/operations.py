@@ -26,7 +26,7 @@ import pyfuse3
 import trio
 from pydock.fs import file as files
 from pydock.fs.errors import translate
-from pydock.fs.file import Handle, ScratchHandle
+from pydock.fs.handle import Handle, now, shown, truncate
 from pydock.fs.inodes import Inodes, Removal
 from pydock.fs.node import (
     Control,
@@ -40,6 +40,7 @@ from pydock.fs.node import (
     Stream,
     Subject,
 )
+from pydock.fs.scratch import ScratchHandle, resize
 from pydock.runtime.errors import Forbidden
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
 
@@ -131,7 +132,7 @@ class Operations(pyfuse3.Operations):
             size = node.reported
         elif not isinstance(row, Link | Stream):
             try:
-                size = len(files.shown(node))
+                size = len(shown(node))
             except Exception as error:
                 translate(error)  # logged when it is a fault; stat(2) must not fail for it
         if row.changed is not None:
@@ -247,10 +248,11 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         node = self.inodes[inode]
+        self._only_root(ctx)  # an owner by chown has no say yet
         handle = self.handles.get(fh) if fh is not None else None
         if isinstance(node, Scratch):
             if fields.update_size:
-                files.resize(node, attr.st_size)
+                resize(node, attr.st_size)
             if fields.update_mode:
                 node.mode = stat.S_IFREG | stat.S_IMODE(attr.st_mode)
             node.uid = attr.st_uid if fields.update_uid else node.uid
@@ -265,7 +267,7 @@ class Operations(pyfuse3.Operations):
             file = node
             await self._reporting(
                 node.subject,
-                lambda: handle.truncate(attr.st_size) if handle is not None else files.truncate(file, attr.st_size),
+                lambda: handle.truncate(attr.st_size) if handle is not None else truncate(file, attr.st_size),
             )
         own = node.attributes
         if fields.update_mode:
@@ -462,7 +464,7 @@ class Operations(pyfuse3.Operations):
         if not self._may_scratch(directory, new):
             raise Forbidden(f"{directory.place(node.name)} can't be renamed to {new}")
         scratch = self._new_scratch(directory, new, stat.S_IMODE(node.mode), ctx)
-        scratch.content += files.shown(node)
+        scratch.content += shown(node)
         if node.number:
             self.inodes.rebind(node.number, scratch)
         self._hide(node)
@@ -478,7 +480,7 @@ class Operations(pyfuse3.Operations):
             raise Refused(
                 errno.ENOSPC, f"{directory.place(name)}: {Scratch.PER_DIRECTORY} scratch files are the most here"
             )
-        scratch = Scratch(name, directory, mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid, mtime=files.now())
+        scratch = Scratch(name, directory, mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid, mtime=now())
         directory.scratch[name] = scratch
         return scratch
 

@@ -1,0 +1,244 @@
+"""What one open(2) made: the reading side, and the writing of values and documents.
+
+A reader gets a snapshot, rendered at the first read and again by pread(2) at 0. Writers are validated in write(2), because
+a shell sees that error and ignores close's: one write is one value; a document is applied when it is closed.
+
+A write of 4,096 bytes or more may be a piece: shells and stdio cut long output at their buffer's size, so there a text
+without a newline at its end waits for the next write or the release.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pydock.fs.node import (
+    Control,
+    Document,
+    File,
+    List,
+    Refused,
+    Report,
+    Stream,
+    Value,
+)
+from pydock.runtime.errors import Invalid
+
+#: Writes shorter than this are complete without a newline (PIPE_BUF, and every stdio buffer's least size).
+WHOLE: Final = 4096
+#: The longest line or value taken; more than execve(2) allows for one argument several times over.
+LONGEST: Final = 4 << 20
+
+
+def now() -> int:
+    return time.time_ns()
+
+
+def text_of(data: bytes) -> str:
+    """*data* as text; Invalid for NUL or what is not UTF-8."""
+    if b"\0" in data:
+        raise Invalid("a NUL byte can't be part of a setting")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid(f"byte {error.start} is not UTF-8") from None
+
+
+def shown(file: File) -> bytes:
+    """What a reader of a value, list, control or document sees now."""
+    subject = file.subject
+    match file.entry:
+        case Value(show=show):
+            text = show(subject)
+            return b"" if text is None else text.encode(errors="surrogateescape") + b"\n"
+        case List(show=items):
+            return "".join(f"{item}\n" for item in items(subject)).encode(errors="surrogateescape")
+        case Control(verbs=verbs):
+            width = max((len(verb.usage) for verb in verbs), default=0)
+            return "".join(f"{verb.usage:<{width}}  {verb.doc}\n" for verb in verbs).encode()
+        case Document(show=document):
+            return document(subject).encode(errors="surrogateescape")
+    return b""
+
+
+def written(file: File) -> None:
+    """A setting took a write: its mtime is now, and the object's last failure is history."""
+    file.attributes.mtime = now()
+    file.subject.metadata.changed()
+    file.subject.succeeded()
+
+
+class Handle:
+    """What one open(2) made: a snapshot to read, nothing to write."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.snapshot: bytes | None = None
+        self.stamp = file.mtime  # at the open, and after each write
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """What is left to store at the close: a time that was set since the last write stands, as ``cp -p`` wants it."""
+        own = self.file.mtime
+        yield
+        if own is not None and own != self.stamp:
+            self.file.attributes.mtime = own
+
+    async def render(self) -> bytes:
+        """The bytes a reader sees now."""
+        return shown(self.file)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        if self.snapshot is None or offset == 0:
+            self.snapshot = await self.render()
+        return self.snapshot[offset : offset + size]
+
+    async def write(self, offset: int, data: bytes) -> int:
+        raise Refused(errno.EBADF, "not open for writing")
+
+    async def truncate(self, size: int) -> None:
+        """ftruncate(2) on this descriptor."""
+        await truncate(self.file, size)
+
+    async def flush(self) -> None:
+        """A descriptor of this open file was closed, one of perhaps many."""
+
+    async def release(self) -> None:
+        """The last descriptor was closed."""
+
+    def poll(self) -> int:
+        """The poll(2) events that are there now."""
+        return select.POLLIN | select.POLLOUT
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        """Call *wake* when poll's answer may have changed."""
+
+    async def store(self, text: str | None, caller: int = 0) -> None:
+        """Set or (None) unset the value behind this file."""
+        match self.file.entry:
+            case Value(store=store) if store is not None:
+                await store(self.file.subject, text, caller)
+            case List(store=store_list) if text is None:
+                await store_list(self.file.subject, None)
+            case Document(apply=apply):
+                await apply(self.file.subject, text or "")
+            case _:
+                raise Refused(errno.EACCES, f"{self.file.directory.place(self.file.name)} is read-only")
+        written(self.file)
+
+
+class ReportHandle(Handle):
+    """Rendered when first read, whole."""
+
+    async def render(self) -> bytes:
+        assert isinstance(self.file.entry, Report)
+        data = (await self.file.entry.render(self.file.subject)).encode(errors="surrogateescape")
+        self.file.reported = len(data)
+        return data
+
+
+class ValueHandle(Handle):
+    """A value: one write, one value. A truncating open that is closed unwritten unsets it."""
+
+    def __init__(self, file: File, *, truncated: bool, caller: int) -> None:
+        super().__init__(file)
+        self.truncated = truncated
+        self.pending = bytearray()
+        self.wrote = False
+        self.caller = caller
+
+    async def write(self, offset: int, data: bytes) -> int:
+        self.wrote = True
+        self.pending += data
+        if len(self.pending) > LONGEST:
+            self.pending.clear()
+            raise Invalid(f"longer than {LONGEST} bytes")
+        if len(data) < WHOLE or data.endswith(b"\n"):
+            await self._take()
+        self.stamp = self.file.mtime
+        return len(data)
+
+    async def _take(self) -> None:
+        data, self.pending = bytes(self.pending), bytearray()
+        text = text_of(data.removesuffix(b"\n"))
+        async with self.file.lock:
+            await self.store(text, self.caller)
+        self.truncated = False
+        self.snapshot = None
+
+    async def truncate(self, size: int) -> None:
+        if size == 0:
+            self.truncated = not self.wrote
+        # else: rsync and others set the length of what they wrote; the value stands as written
+
+    async def flush(self) -> None:
+        if self.pending:
+            with self._closing():
+                await self._take()
+
+    async def release(self) -> None:
+        await self.flush()
+        if self.truncated and not self.wrote:
+            async with self.file.lock:
+                await self.store(None)
+
+
+class DocumentHandle(Handle):
+    """A document: what was written is applied when a descriptor is closed after the last write, and once."""
+
+    def __init__(self, file: File, *, truncated: bool) -> None:
+        super().__init__(file)
+        self.buffer: bytearray | None = bytearray() if truncated else None
+        self.dirty = False
+        self.wrote = False
+
+    async def read(self, offset: int, size: int) -> bytes:
+        if self.buffer is not None:
+            return bytes(self.buffer[offset : offset + size])
+        return await super().read(offset, size)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if self.buffer is None:
+            self.buffer = bytearray(shown(self.file))
+        if offset + len(data) > LONGEST:
+            raise Refused(errno.EFBIG, f"longer than {LONGEST} bytes")
+        if offset > len(self.buffer):
+            self.buffer += bytes(offset - len(self.buffer))
+        self.buffer[offset : offset + len(data)] = data
+        self.dirty = self.wrote = True
+        self.stamp = self.file.mtime
+        return len(data)
+
+    async def truncate(self, size: int) -> None:
+        if self.buffer is None:
+            self.buffer = bytearray(shown(self.file))
+        if size < len(self.buffer):
+            del self.buffer[size:]
+        self.dirty = size != 0
+
+    async def flush(self) -> None:
+        # A shell flushes once before its first write (dup2): nothing written is nothing to apply yet.
+        if self.dirty and self.buffer is not None:
+            self.dirty = False
+            async with self.file.lock:
+                with self._closing():
+                    await self.store(text_of(bytes(self.buffer)))
+
+    async def release(self) -> None:
+        if self.buffer is not None and not self.wrote:
+            self.dirty = True
+        await self.flush()
+
+
+async def truncate(file: File, size: int) -> None:
+    """truncate(2) of a file by name: to 0 it unsets a setting; a control file or stream does not mind."""
+    if isinstance(file.entry, Control | Stream):
+        return
+    if size != 0 or not file.settable:
+        raise Refused(errno.EINVAL if file.settable else errno.EACCES, f"{file.name} can't be cut to {size} bytes")
+    async with file.lock:
+        await Handle(file).store(None)

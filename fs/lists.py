@@ -1,0 +1,144 @@
+"""Lists that are open for writing: a line is an item, ``-ITEM`` removes one.
+
+Opened with O_TRUNC (``>``) all writes of the open file are one transaction: additions take effect at once, what was not
+repeated goes when the file is released, and a line that is refused undoes the whole. Otherwise (``>>``) lines are atomic one
+by one.
+"""
+
+from __future__ import annotations
+
+from pydock.fs.errors import translate
+from pydock.fs.handle import LONGEST, WHOLE, Handle, text_of, written
+from pydock.fs.node import (
+    File,
+    List,
+    Refused,
+    Subject,
+)
+from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.formats import quote
+
+
+class ListHandle(Handle):
+    """A list: a line is an item; with O_TRUNC a transaction."""
+
+    def __init__(self, file: File, *, truncated: bool) -> None:
+        super().__init__(file)
+        assert isinstance(file.entry, List)
+        self.entry: List[Subject] = file.entry
+        self.transaction = False
+        self.before: tuple[str, ...] | None = None
+        self.kept: list[str] = []
+        self.wrote = False
+        self.touched = False
+        self.pending = b""
+        self.refusal: Refused | None = None
+        if truncated:
+            self._begin()
+
+    def _begin(self) -> None:
+        self.transaction = True
+        self.before = self.entry.own(self.file.subject)
+        self.kept = []
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if self.refusal is not None:
+            raise self.refusal
+        self.wrote = True
+        whole = self.pending + data
+        if len(whole) > LONGEST:
+            raise Invalid(f"a line longer than {LONGEST} bytes")
+        head, newline, rest = whole.rpartition(b"\n")
+        if len(data) < WHOLE and rest:
+            head, newline, rest = whole, b"", b""
+        await self._take(head + newline, already=len(self.pending), total=len(data))
+        self.pending = rest
+        self.stamp = self.file.mtime
+        return len(data) if self._short is None else self._short
+
+    _short: int | None = None
+
+    async def _take(self, block: bytes, *, already: int, total: int) -> None:
+        """Each line of *block* in turn. Outside a transaction lines are atomic one by one: when a later one is refused the write
+        is short, and the caller's next write, which begins with that line, gets the error."""
+        self._short = None
+        done = 0
+        async with self.file.lock:
+            for line in block.splitlines(keepends=True) if b"\n" in block else [block]:
+                try:
+                    await self._line(text_of(line.removesuffix(b"\n")).strip())
+                except Exception as error:
+                    number, words = translate(error)
+                    if self.transaction:
+                        self.refusal = Refused(number, words)
+                        if self.touched:
+                            await self.entry.store(self.file.subject, self.before)
+                        raise self.refusal from error
+                    if done > already:
+                        self._short = done - already
+                        return
+                    raise
+                done += len(line)
+        if block:
+            written(self.file)
+            self.snapshot = None
+
+    async def _line(self, line: str) -> None:
+        if not line:
+            return
+        subject = self.file.subject
+        items = list(self.entry.show(subject))
+        if line.startswith("-"):
+            for removed in self._find(items, line[1:].strip()):
+                items.remove(removed)
+                if removed in self.kept:
+                    self.kept.remove(removed)
+        else:
+            for item in self.entry.parse(subject, line):
+                self._place(items, item)
+                self._place(self.kept, item)
+        await self.entry.store(subject, tuple(items))
+        self.touched = True
+
+    def _find(self, items: list[str], wanted: str) -> list[str]:
+        """The items that ``-wanted`` takes away: the item itself, in any form, or its key."""
+        try:
+            canonical = self.entry.parse(self.file.subject, wanted)
+        except Exception:
+            canonical = ()
+        found = [item for item in items if item == wanted or item in canonical or self.entry.key(item) == wanted]
+        if found:
+            return found
+        raise NotFound(f"{quote(wanted)} is not in {self.file.name}, so it can't be removed")
+
+    def _place(self, items: list[str], item: str) -> None:
+        key = self.entry.key(item)
+        for index, other in enumerate(items):
+            if self.entry.key(other) == key:
+                items[index] = item
+                return
+        items.append(item)
+
+    async def truncate(self, size: int) -> None:
+        if size == 0 and not self.transaction:
+            self._begin()
+
+    async def flush(self) -> None:
+        if self.pending and self.refusal is None:
+            data, self.pending = self.pending, b""
+            with self._closing():
+                await self._take(data, already=0, total=len(data))
+
+    async def release(self) -> None:
+        if self.refusal is not None:
+            return
+        await self.flush()
+        if self.transaction and self.refusal is None:
+            async with self.file.lock:
+                if not self.wrote:
+                    await self.entry.store(self.file.subject, None)
+                    written(self.file)
+                elif tuple(self.entry.show(self.file.subject)) != tuple(self.kept):
+                    with self._closing():
+                        await self.entry.store(self.file.subject, tuple(self.kept))
+                        written(self.file)

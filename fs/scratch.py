@@ -1,0 +1,47 @@
+"""Scratch files that are open: files in memory that editors and copying tools make beside a setting."""
+
+from __future__ import annotations
+
+import errno
+
+from pydock.fs.handle import Handle, now
+from pydock.fs.node import (
+    Refused,
+    Scratch,
+)
+
+
+class ScratchHandle(Handle):
+    """A file in memory."""
+
+    def __init__(self, scratch: Scratch, *, truncated: bool) -> None:
+        self.scratch = scratch
+        if truncated:
+            scratch.content.clear()
+
+    async def read(self, offset: int, size: int) -> bytes:
+        return bytes(self.scratch.content[offset : offset + size])
+
+    async def write(self, offset: int, data: bytes) -> int:
+        content = self.scratch.content
+        if offset + len(data) > Scratch.LIMIT:
+            raise Refused(errno.EFBIG, f"{self.scratch.name}: a scratch file holds at most {Scratch.LIMIT} bytes")
+        if offset > len(content):
+            content += bytes(offset - len(content))
+        content[offset : offset + len(data)] = data
+        self.scratch.mtime = now()
+        return len(data)
+
+    async def truncate(self, size: int) -> None:
+        resize(self.scratch, size)
+
+
+def resize(scratch: Scratch, size: int) -> None:
+    """truncate(2) of a scratch file."""
+    if size > Scratch.LIMIT:
+        raise Refused(errno.EFBIG, f"{scratch.name}: a scratch file holds at most {Scratch.LIMIT} bytes")
+    if size < len(scratch.content):
+        del scratch.content[size:]
+    else:
+        scratch.content += bytes(size - len(scratch.content))
+    scratch.mtime = now()

@@ -1,0 +1,170 @@
+"""Open files whose calls may block: control files, where a line is a command that is finished when the write returns, and streams.
+
+A command goes on when its caller is interrupted, unless it is one that a signal cancels.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+from collections.abc import Callable
+
+import trio
+from pydock.fs.blocking import Caller, Interrupted, interruptible
+from pydock.fs.errors import translate
+from pydock.fs.handle import WHOLE, Handle, text_of
+from pydock.fs.node import (
+    Channel,
+    Control,
+    File,
+    Refused,
+    Subject,
+    Verb,
+)
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import quote
+
+
+class ControlHandle(Handle):
+    """A control file. Reading from the descriptor that wrote gives the last command's outcome, wherever its offset is."""
+
+    def __init__(self, file: File, *, caller: Caller, nursery: trio.Nursery) -> None:
+        super().__init__(file)
+        self.caller = caller
+        self.nursery = nursery
+        self.pending = b""
+        self.outcome: bytes | None = None
+        self.base: int | None = None
+
+    async def read(self, offset: int, size: int) -> bytes:
+        if self.outcome is None:
+            return await super().read(offset, size)
+        if self.base is None or offset < self.base:
+            self.base = offset
+        return self.outcome[offset - self.base :][:size]
+
+    async def write(self, offset: int, data: bytes) -> int:
+        whole = self.pending + data
+        head, newline, rest = whole.rpartition(b"\n")
+        if len(data) < WHOLE and rest:
+            head, newline, rest = whole, b"", b""
+        already, done = len(self.pending), 0
+        self.pending = rest
+        for line in (head + newline).splitlines(keepends=True):
+            try:
+                await self._command(text_of(line.removesuffix(b"\n")))
+            except Exception:
+                if done > already:
+                    self.pending = b""
+                    return done - already  # the refused command's turn comes with the caller's next write
+                raise
+            done += len(line)
+        return len(data)
+
+    async def _command(self, line: str) -> None:
+        words = tuple(line.split())
+        if not words:
+            return
+        assert isinstance(self.file.entry, Control)
+        self.base = None
+        self.outcome = b""
+        try:
+            verb = next((verb for verb in self.file.entry.verbs if verb.name == words[0]), None)
+            if verb is None:
+                verbs = ", ".join(verb.name for verb in self.file.entry.verbs)
+                raise Invalid(f"{quote(words[0])} is not a command of {self.file.name}: {verbs}")
+            self.file.subject.succeeded()  # before, so that what the command warns of stays to be read
+            outcome = await self._run(verb, words[1:])
+        except Exception as error:
+            self.outcome = translate(error)[1].encode() + b"\n"
+            raise
+        self.outcome = outcome.encode(errors="surrogateescape") + b"\n"
+
+    async def _run(self, verb: Verb[Subject], words: tuple[str, ...]) -> str:
+        subject = self.file.subject
+        if verb.cancelled:
+            return await interruptible(self.caller, lambda: verb.run(subject, words))
+        # The command goes on when its caller is interrupted: it belongs to the daemon's nursery, the caller only waits.
+        finished = trio.Event()
+        results: list[str] = []
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                results.append(await verb.run(subject, words))
+            except Exception as error:
+                errors.append(error)
+            finally:
+                finished.set()
+
+        self.nursery.start_soon(run)
+        try:
+            await interruptible(self.caller, finished.wait)
+        except Interrupted:
+            self.nursery.start_soon(self._report_late, finished, errors)
+            raise
+        if errors:
+            raise errors[0]
+        return results[0] if results else ""
+
+    async def _report_late(self, finished: trio.Event, errors: list[Exception]) -> None:
+        """Nobody waits for the outcome any more: a failure still gets into ``error``."""
+        await finished.wait()
+        if errors:
+            self.file.subject.failed(translate(errors[0])[1])
+
+    async def flush(self) -> None:
+        if self.pending:
+            line, self.pending = self.pending, b""
+            await self._command(text_of(line))
+
+    async def release(self) -> None:
+        await self.flush()
+
+    async def truncate(self, size: int) -> None:
+        """``>`` on a control file is harmless."""
+
+
+class StreamHandle(Handle):
+    """A stream: blocks for the caller's sake, not the daemon's."""
+
+    def __init__(self, file: File, channel: Channel, *, caller: Caller, nonblocking: bool) -> None:
+        super().__init__(file)
+        self.channel = channel
+        self.caller = caller
+        self.nonblocking = nonblocking
+        self.rest = b""  # a shell's read takes a byte at a time
+
+    async def read(self, offset: int, size: int) -> bytes:
+        if not self.rest:
+            self.rest = await self._receive()
+        data, self.rest = self.rest[:size], self.rest[size:]
+        return data
+
+    async def _receive(self) -> bytes:
+        if self.channel.readable():
+            return await self.channel.receive()
+        if self.nonblocking:
+            raise Refused(errno.EAGAIN, "")
+        return await interruptible(self.caller, self.channel.receive)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        if not self.channel.writable():
+            if self.nonblocking:
+                raise Refused(errno.EAGAIN, "")
+            return await interruptible(self.caller, lambda: self.channel.send(data))
+        return await self.channel.send(data)
+
+    async def truncate(self, size: int) -> None:
+        """``>`` on a stream is harmless."""
+
+    async def release(self) -> None:
+        self.channel.close()
+
+    def poll(self) -> int:
+        return (select.POLLIN if self.rest or self.channel.readable() else 0) | (
+            select.POLLOUT if self.channel.writable() else 0
+        )
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        self.channel.on_ready(wake)
