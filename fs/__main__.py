@@ -42,7 +42,7 @@ from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
 from pydock.overlay.store import Store
-from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout, enter_service_leaf
+from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
 from pydock.runtime.companion import Companion, Link
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
@@ -68,7 +68,6 @@ class Daemon:
         self.options = options
         self.store = Store(options.root / "images")
         layout = detect_layout()
-        enter_service_leaf(layout)
         self.hierarchy = Hierarchy(layout, options.cgroup_parent or default_parent(layout))
         self.hierarchy.prepare()
         self.helpers = self.hierarchy.create("engine")

@@ -19,9 +19,7 @@ from pydock.runtime.cgroup.layout import (
     Layout,
     default_parent,
     detect_layout,
-    enter_service_leaf,
     read_layout,
-    service_leaf,
 )
 from pydock.runtime.cgroup.v1 import V1Cgroup
 from pydock.runtime.cgroup.v2 import V2Cgroup
@@ -38,9 +36,7 @@ __all__ = [
     "Mode",
     "default_parent",
     "detect_layout",
-    "enter_service_leaf",
     "read_layout",
-    "service_leaf",
 ]
 
 

@@ -11,7 +11,6 @@ Read from /proc/self/mountinfo (proc(5)), never assumed: v1 controllers may be m
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,35 +104,14 @@ def detect_layout(mountpoint: Path = Path("/sys/fs/cgroup"), proc: Path = Path("
 def default_parent(layout: Layout, cgroup: str | None = None) -> str:
     """The cgroup below which the engine's own are made, relative to the hierarchies' roots.
 
-    In a systemd service on cgroup v2 (*cgroup* is the text of /proc/self/cgroup) it is ``containers`` within the unit's
-    subtree, which ``Delegate=yes`` makes ours; v2 allows no processes in a cgroup that hands controllers to its
-    children, so this process should first go to the leaf that ``service_leaf`` names. Elsewhere it is ``pydock``.
+    On cgroup v2, where systemd has started this process in the subgroup ``daemon`` of a service (``DelegateSubgroup=daemon``;
+    *cgroup* is the text of /proc/self/cgroup), it is ``containers`` beside it, in the subtree that ``Delegate=yes`` makes ours.
+    Elsewhere it is ``pydock``. A systemd before 254, which has no subgroups, starts a service in the service's cgroup itself:
+    v2 allows no process there once it hands controllers to its children, and with containers alive the next start would fail.
     """
-    service = _service(layout, cgroup)
-    return "pydock" if service is None else f"{service}/containers"
-
-
-def service_leaf(layout: Layout, cgroup: str | None = None) -> str | None:
-    """The leaf cgroup of the service for the daemon itself, beside ``default_parent``; None outside of a service."""
-    service = _service(layout, cgroup)
-    return None if service is None else f"{service}/daemon"
-
-
-def enter_service_leaf(layout: Layout, cgroup: str | None = None) -> None:
-    """Move the calling process into ``service_leaf``, so that the service's cgroup itself is empty of processes."""
-    leaf = service_leaf(layout, cgroup)
-    if leaf is None or layout.unified is None:
-        return
-    directory = layout.unified / leaf
-    directory.mkdir(exist_ok=True)
-    with open(directory / "cgroup.procs", "w") as procs:
-        procs.write(str(os.getpid()))
-
-
-def _service(layout: Layout, cgroup: str | None) -> str | None:
-    if layout.kind != "v2":
-        return None
-    text = Path("/proc/self/cgroup").read_text() if cgroup is None else cgroup
-    own = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "/")
-    match = re.match(r"/((?:[^/]+/)*?[^/]+\.service)(?:/|$)", own)
-    return match[1] if match else None
+    if layout.kind == "v2":
+        text = Path("/proc/self/cgroup").read_text() if cgroup is None else cgroup
+        own = next((line[3:] for line in text.splitlines() if line.startswith("0::")), "/")
+        if match := re.fullmatch(r"/(.+\.service)/daemon", own):
+            return f"{match[1]}/containers"
+    return "pydock"
