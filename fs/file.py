@@ -46,13 +46,13 @@ async def replace(file: File, content: bytes, caller: int) -> None:
             await Handle(file).store(text if content else None, caller)
 
 
-async def open_file(file: File, flags: int, caller: int, number: int, nursery: trio.Nursery) -> Handle:
-    """The handle for an open(2) of *file* with *flags*; *caller* is the opener's thread id, *number* the inode number it used."""
+async def open_file(
+    file: File, flags: int, caller: int, number: int, nursery: trio.Nursery, *, fresh: bool = False
+) -> Handle:
+    """The handle for an open(2) of *file* with *flags*; *caller* is the opener's thread id, *number* the inode number it used.
+    A *fresh* file was unlinked before, and so is empty to who opens it."""
     writing = flags & os.O_ACCMODE != os.O_RDONLY
-    truncated = bool(flags & os.O_TRUNC) and writing
-    if file.lock.locked():  # a release is still at work: a later open sees it done
-        async with file.lock:
-            pass
+    truncated = (bool(flags & os.O_TRUNC) or fresh) and writing
     entry = file.entry
     if writing and not (file.settable or isinstance(entry, Control) or (isinstance(entry, Stream) and entry.writable)):
         raise Refused(errno.EACCES, f"{file.directory.place(file.name)} is read-only")
@@ -67,7 +67,7 @@ async def open_file(file: File, flags: int, caller: int, number: int, nursery: t
         case Value() if writing:
             return ValueHandle(file, truncated=truncated, caller=caller)
         case List() if writing:
-            return ListHandle(file, truncated=truncated)
+            return ListHandle(file, truncated=truncated, fresh=fresh)
         case Document() if writing:
             return DocumentHandle(file, truncated=truncated)
     return Handle(file)

@@ -20,10 +20,12 @@ from pydock.runtime.formats import quote
 
 
 class ListHandle(Handle):
-    """A list: a line is an item; with O_TRUNC a transaction."""
+    """A list: a line is an item; with O_TRUNC a transaction. Where the file is *fresh* what was there goes with the first
+    line, so that the size is right before the close (git keeps that)."""
 
-    def __init__(self, file: File, *, truncated: bool) -> None:
+    def __init__(self, file: File, *, truncated: bool, fresh: bool = False) -> None:
         super().__init__(file)
+        self.fresh = fresh
         assert isinstance(file.entry, List)
         self.entry: List[Subject] = file.entry
         self.transaction = False
@@ -87,7 +89,7 @@ class ListHandle(Handle):
         if not line:
             return
         subject = self.file.subject
-        items = list(self.entry.show(subject))
+        items = list(self.kept if self.fresh else self.entry.show(subject))
         if line.startswith("-"):
             for removed in self._find(items, line[1:].strip()):
                 items.remove(removed)

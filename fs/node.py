@@ -49,11 +49,20 @@ class Attributes:
 
 @dataclass(slots=True)
 class Metadata:
-    """The attributes of one object's files, by path below the object's directory (``""`` is the directory)."""
+    """The attributes of one object's files, by path below the object's directory (``""`` is the directory).
+
+    *closing* are the closes of its settings that are still at work: the kernel does not wait for them, so whoever comes next does.
+    """
 
     born: int
     files: dict[str, Attributes] = field(default_factory=dict)
     changed: Callable[[], None] = lambda: None
+    closing: set[trio.Event] = field(default_factory=set)
+
+    async def settled(self) -> None:
+        """Return when what was closed before has been stored."""
+        for each in tuple(self.closing):
+            await each.wait()
 
     def of(self, path: str) -> Attributes:
         """The attributes of *path*, made when missing."""

@@ -41,6 +41,7 @@ from pydock.fs.node import (
     Subject,
 )
 from pydock.fs.scratch import ScratchHandle, resize
+from pydock.fs.waiting import ControlHandle
 from pydock.runtime.errors import Forbidden
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
 
@@ -448,6 +449,7 @@ class Operations(pyfuse3.Operations):
             await files.replace(setting, bytes(scratch.content), ctx.pid)
             own = setting.attributes
             own.mode, own.uid, own.gid = stat.S_IMODE(scratch.mode), scratch.uid, scratch.gid
+            own.mtime = scratch.mtime
             setting.hidden = 0.0
             del directory.scratch[scratch.name]
             self.inodes.rebind(scratch.number, setting)
@@ -510,12 +512,12 @@ class Operations(pyfuse3.Operations):
                 raise Refused(errno.EEXIST, f"{directory.place(text)} exists")
             if node is None:
                 # A tool that unlinked a setting creates it anew and expects it empty.
-                flags_ = flags | os.O_TRUNC if isinstance(directory.static(text), File) else flags
+                fresh = isinstance(directory.static(text), File)
                 node = self._created(directory, text, mode, ctx)
             else:
-                flags_ = flags
+                fresh = False
             entry = self._looked_up(node)
-            return await self._opened(node, flags_, ctx, entry.st_ino), entry
+            return await self._opened(node, flags, ctx, entry.st_ino, fresh=fresh), entry
 
         return await self._reporting(directory.subject, make)
 
@@ -533,12 +535,15 @@ class Operations(pyfuse3.Operations):
         subject = node.subject if isinstance(node, File | Directory) else cast(Directory, node.parent).subject
         return await self._reporting(subject, opened)
 
-    async def _opened(self, node: Node, flags: int, ctx: RequestContext, number: int) -> FileInfo:
+    async def _opened(
+        self, node: Node, flags: int, ctx: RequestContext, number: int, *, fresh: bool = False
+    ) -> FileInfo:
         handle: Handle
         if isinstance(node, Scratch):
             handle = ScratchHandle(node, truncated=bool(flags & os.O_TRUNC))
         elif isinstance(node, File):
-            handle = await files.open_file(node, flags, ctx.pid, number, self.nursery)
+            await node.subject.metadata.settled()
+            handle = await files.open_file(node, flags, ctx.pid, number, self.nursery, fresh=fresh)
         else:
             raise Refused(errno.EISDIR, "")
         self._next_handle += 1
@@ -559,6 +564,8 @@ class Operations(pyfuse3.Operations):
         subject = self._subject(handle)
         if subject is None:
             return await handle.write(off, buf)
+        if isinstance(handle, ControlHandle):
+            await subject.metadata.settled()
         return await self._reporting(subject, lambda: handle.write(off, buf))
 
     @guarded
@@ -578,7 +585,14 @@ class Operations(pyfuse3.Operations):
         subject = self._subject(handle)
         if subject is None:
             return
-        await self._reporting(subject, handle.release)
+        closing = subject.metadata.closing if handle.file.settable else set()
+        done = trio.Event()
+        closing.add(done)
+        try:
+            await self._reporting(subject, handle.release)
+        finally:
+            closing.discard(done)
+            done.set()
         self.changed(handle.file)
 
     @guarded
