@@ -9,6 +9,7 @@ and the exit code is kept on disk.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import select
 import shutil
@@ -20,19 +21,18 @@ from types import MappingProxyType
 from typing import Final
 
 import trio
+from pydock.runtime import launching, syscalls
 from pydock.runtime import spec as spec_
-from pydock.runtime import syscalls
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.companion import Lost
 from pydock.runtime.engine import Defaults, Engine, Source, persistently
 from pydock.runtime.errors import Busy, Failed, Invalid
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
-from pydock.runtime.launching import Place, prepare
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.monitor.client import Started
-from pydock.runtime.record import Record, RecordFile, State
+from pydock.runtime.record import Record, RecordFile, Run, State
 from pydock.runtime.rootfs import RootFilesystem
 from pydock.runtime.settings import Settings
 from pydock.runtime.spec import Spec, parse_signal
@@ -56,6 +56,7 @@ class End:
         self.code: int | None = None
 
 
+@functools.cache
 def boot_id() -> str:
     """The kernel's id of this boot (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -228,29 +229,28 @@ class Container:
         if self.spec.image is None:
             raise Invalid(f"{self.name} has no image: write one into image first")
         source = self.source(self.spec.image)
-        union = await self.root.union(source)
-        with ExitStack() as stack:
-            launch, fds = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
-            self._starting, self._early = True, None
-            try:
-                self._piped, self.stdin_closed = True, False
-                started = await self._launch(launch, fds)
-            except BaseException as error:
-                self._starting = False
-                if isinstance(error, Lost):
-                    await trio.to_thread.run_sync(self._kill_strays)
-                with trio.move_on_after(GRACE, shield=True):
-                    await self._release_stdio()
-                raise
+        if not self.cgroup.exists():  # no disk is asked
+            await trio.to_thread.run_sync(self._make_cgroup)
+        self._starting, self._early = True, None
+        try:
+            with ExitStack() as stack:
+                started, running = await self._launch(source, stack)
+        except BaseException as error:
+            self._starting = False
+            if isinstance(error, Lost):
+                await trio.to_thread.run_sync(self._kill_strays)
+            with trio.move_on_after(GRACE, shield=True):
+                await self._release_stdio()
+                await self.save()
+            raise
         record = self.record
         if self.end.event.is_set():
             self.end = End()
         self._down = trio.Event()
         self.pidfd = started.pidfd
-        record.pid, record.starttime, record.boot = started.pid, started.starttime, boot_id()
-        record.started, record.finished, record.exit_code, record.error = now(), 0, None, ""
-        self._changed("running")
-        await self.save()
+        record.take(running)
+        await self.save()  # which it mostly is by now
+        self.engine.on_change(self)
         self.engine.events.publish("container", self.name, "start", pid=str(record.pid))
         self._starting = False
         if self._early is not None:
@@ -260,10 +260,24 @@ class Container:
             self.failed("; ".join(started.warnings))
         return f"started, pid {started.pid}"
 
-    async def _launch(self, launch: plain.Launch, fds: list[int]) -> Started:
-        """Have it started, and at the same time its pipes kept and followed: the three processes work side by side."""
+    def _make_cgroup(self) -> None:
+        self.cgroup.create()
+        self.cgroup.apply(self.spec.cgroup)
+
+    async def _launch(self, source: Source, stack: ExitStack) -> tuple[Started, Run]:
+        """Have it started, with all that takes time side by side: its process comes into being while its root and its launch
+        are made, and is set up while its pipes get kept and followed and its record written.
+
+        The record is on disk before the program may run or not: after a death of pydockd the monitor says whether it does.
+        """
         results: list[Started] = []
         failures: list[Exception] = []
+        runs: list[Run] = []
+        born = trio.Event()
+
+        def on_birth(pid: int, starttime: int) -> None:
+            runs.append(Run(pid, starttime, boot_id(), now()))
+            born.set()
 
         async def aside(call: Callable[[], Awaitable[None]]) -> None:
             try:
@@ -273,32 +287,44 @@ class Container:
 
         with trio.CancelScope(shield=True):  # a start that was begun is carried through
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(aside, lambda: self._keep_pipes(self.engine.keeper))
-                nursery.start_soon(aside, lambda: self._follow(self.engine.logger))
+
+                async def keep_record() -> None:
+                    await born.wait()
+                    await self._file.save(runs[0])
+
+                async def prepared() -> tuple[plain.Launch, list[int]]:
+                    union = await self.root.union(source)
+                    made = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
+                    self._piped, self.stdin_closed = True, False
+                    nursery.start_soon(aside, lambda: self._keep_pipes(self.engine.keeper))
+                    nursery.start_soon(aside, lambda: self._follow(self.engine.logger))
+                    nursery.start_soon(aside, keep_record)
+                    return made
+
+                first = launching.first(self.id, self.spec, self.cgroup)
                 try:
-                    results.append(await self.engine.monitor.start(launch, fds))
+                    results.append(await self.engine.monitor.start_with(first, prepared, on_birth))
                 except Exception as error:
                     failures.insert(0, error)
+                    if not born.is_set():
+                        nursery.cancel_scope.cancel()
         if failures:
             for started in results:
                 syscalls.pidfd_send_signal(started.pidfd, signal.SIGKILL)
                 os.close(started.pidfd)
             raise failures[0]
-        return results[0]
+        return results[0], runs[0]
 
     def _prepare(self, defaults: Defaults, union: int, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
-        if not self.cgroup.exists():
-            self.cgroup.create()
-            self.cgroup.apply(self.spec.cgroup)
         self._oom_kills = self.cgroup.oom_kills()
-        place = Place(
+        place = launching.Place(
             self.id,
             self.engine.run / "etc" / self.id,
             self.engine.mountpoint,
             self.engine.root / "cache" / "seccomp",
         )
         self.stdio.make()
-        launch, fds = prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
+        launch, fds = launching.prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         return launch, fds
@@ -571,7 +597,7 @@ class Container:
         self.pidfd = pidfd
         self._piped = True
         self._down = trio.Event()
-        if self.record.state in ("restarting", "exited"):
+        if self.record.state != "paused":
             self.record.state = "running"
         self.stdin_closed = False
 

@@ -76,6 +76,22 @@ def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, st
     return made
 
 
+def namespaces(spec: Spec) -> tuple[str, ...]:
+    """The namespaces that are made for it."""
+    return tuple(kind for kind in plain.KINDS if not (kind == "net" and spec.network == ("host",)))
+
+
+def first(identity: str, spec: Spec, cgroup: Cgroup) -> plain.Launch:
+    """How its process comes into being, while ``prepare`` makes the rest."""
+    return plain.Launch(
+        id=identity,
+        argv=(),
+        new=namespaces(spec),
+        clone_into=cgroup.clone_into,
+        cgroups=cgroup.join_files_after_clone,
+    )
+
+
 def prepare(
     place: Place, spec: Spec, defaults: Defaults, cgroup: Cgroup, stack: ExitStack, stdio: tuple[str, str, str]
 ) -> tuple[plain.Launch, list[int]]:
@@ -119,7 +135,6 @@ def prepare(
     extra = [PATH] if "PATH" not in given else []
     if "HOSTNAME" not in given:
         extra.append(f"HOSTNAME={hostname(spec, place.id)}")
-    new = tuple(kind for kind in plain.KINDS if not (kind == "net" and host_network))
     launch = plain.Launch(
         id=place.id,
         argv=argv(spec, defaults),
@@ -127,7 +142,7 @@ def prepare(
         workdir=spec.workdir or defaults.workdir or "/",
         user=spec.user if spec.user is not None else defaults.user,
         hostname=hostname(spec, place.id),
-        new=new,
+        new=namespaces(spec),
         root=0,
         read_only=bool(spec.readonly),
         privileged=privileged,
@@ -140,7 +155,7 @@ def prepare(
         cgroup_mounts=_cgroup_mounts(cgroup),
         masked=() if privileged else masks.MASKED,
         read_only_paths=() if privileged else masks.READ_ONLY,
-        sysctls=tuple(_sysctl(text, new) for text in spec.sysctls or ()),
+        sysctls=tuple(_sysctl(text, namespaces(spec)) for text in spec.sysctls or ()),
         rlimits=tuple(plain.Rlimit(limit.name, *limit.pair) for limit in map(rlimits.parse, spec.ulimits or ())),
         capabilities=mask,
         no_new_privileges=bool(spec.no_new_privileges),

@@ -38,6 +38,22 @@ class Record:
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image
     files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of files
 
+    def take(self, run: Run) -> None:
+        """*run* is the one that goes on now."""
+        self.state, self.changed = "running", run.started
+        self.pid, self.starttime, self.boot, self.started = run.pid, run.starttime, run.boot, run.started
+        self.finished, self.exit_code, self.error = 0, None, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One life of a container's first process."""
+
+    pid: int
+    starttime: int
+    boot: str
+    started: int
+
 
 def new_record(identity: str, name: str) -> Record:
     """The record of a container that is made now."""
@@ -54,17 +70,29 @@ def record_of(values: Mapping[str, object]) -> Record:
 
 
 class RecordFile:
-    """``state.json`` in a container's directory. Saves are one after another, each of the record as it is by then."""
+    """``state.json`` in a container's directory. Saves are one after another, each of the record as it is by then.
+
+    What is on disk already is not written again.
+    """
 
     def __init__(self, record: Record, directory: Path, settler: Settler) -> None:
         self._record = record
         self._path = directory / "state.json"
         self._settler = settler
         self._lock = trio.Lock()
+        self._saved: dict[str, object] = {}
 
-    async def save(self) -> None:
-        """Keep the record as it is now."""
+    async def save(self, run: Run | None = None) -> None:
+        """Keep the record as it is now; with *run* as it will be if that succeeds."""
         async with self._lock:
-            values = dataclasses.asdict(self._record)
+            record = self._record
+            if run is not None:
+                record = dataclasses.replace(record)
+                record.take(run)
+            values = dataclasses.asdict(record)
+            if values == self._saved:
+                return
+            self._saved = {}
             await trio.to_thread.run_sync(replace_json, self._path, values)
+            self._saved = values
         self._settler.touched(self._path)

@@ -78,6 +78,7 @@ class Monitor:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
+                await trio.lowlevel.checkpoint()  # it is sent before anybody else is asked for anything
                 with ours:
                     try:
                         launch, fds = await prepare()
