@@ -27,9 +27,11 @@ from pydock.fs.imageroots import ImageRoots, clear
 from pydock.fs.images import Images, Library, collect, images_directory, prune_images
 from pydock.fs.mounting import (
     locked,
+    mount_points,
     notify,
     prepare_directories,
     prepare_mountpoint,
+    release_mountpoint,
     tell_ending,
     tell_ready,
     watch_mount,
@@ -58,6 +60,7 @@ log = logging.getLogger("pydockd")
 
 _TASKS: Final = 4096  # requests at once: a blocked reader holds one
 _FILES: Final = 1 << 20
+_PARTING: Final = 1.0  # seconds from the unmount to the end for those who have files open
 
 
 class Daemon:
@@ -71,7 +74,7 @@ class Daemon:
         self.hierarchy = Hierarchy(layout, options.cgroup_parent or default_parent(layout))
         self.hierarchy.prepare()
         self.helpers = self.hierarchy.create("engine")
-        self._stopping = False
+        self._stopping = trio.Event()
         self._alive = True
 
     async def run(self) -> None:
@@ -224,13 +227,14 @@ class Daemon:
             async with trio.open_nursery() as serving:
                 serving.start_soon(self._signals)
                 serving.start_soon(watch_mount, self.mountpoint, self._shutdown)
+                serving.start_soon(self._end)
                 tell_ready()
                 log.info("pydock %s serves %s", version(), self.mountpoint)
                 await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
                 serving.cancel_scope.cancel()
         finally:
             notify("STOPPING=1")
-            pyfuse3.close(unmount=True)
+            pyfuse3.close(unmount=self.mountpoint in mount_points())
             tell_ending(self.options)
             engine.on_change = lambda _: None
             await image_roots.detach_all()
@@ -246,10 +250,16 @@ class Daemon:
                 self._shutdown()
 
     def _shutdown(self) -> None:
-        """End: the kernel lets go of the mount, lazily, and the loop ends with it."""
-        if not self._stopping:
-            self._stopping = True
-            pyfuse3.terminate()
+        """Begin the end: the mount leaves the tree at once, whoever stands in it."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            release_mountpoint(self.mountpoint)
+
+    async def _end(self) -> None:
+        """The loop ends by itself when nobody holds a file open any more; whoever asked for the end is to get the answer first."""
+        await self._stopping.wait()
+        await trio.sleep(_PARTING)
+        pyfuse3.terminate()
 
     def _clean_up(self) -> None:
         """Nothing runs: the small processes end by themselves, and then their cgroup can go."""

@@ -116,6 +116,12 @@ def prepare_mountpoint(mountpoint: str) -> None:
         raise Failed(error.errno or errno.EIO, f"the mount point {mountpoint}: {error.strerror}") from None
 
 
+def release_mountpoint(mountpoint: str) -> None:
+    """Take the mount out of the tree, where it is there still; open files stay open."""
+    if mount_points().get(mountpoint) == _FUSE:
+        syscalls.umount2(mountpoint, syscalls.MNT_DETACH)
+
+
 async def watch_mount(mountpoint: str, gone: Callable[[], None]) -> None:
     """Call *gone* when the mount has left this mount namespace.
 

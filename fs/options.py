@@ -19,7 +19,6 @@ CONFIGURATION: Final = Path("/etc/pydock.toml")
 _GENERIC: Final = frozenset(
     [
         "rw",
-        "ro",
         "defaults",
         "auto",
         "noauto",
@@ -88,7 +87,10 @@ def from_file(path: Path = CONFIGURATION) -> Options:
     for name, value in values.items():
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise Invalid(f"{path}: {name} is not a text")
-        options = options.with_option(name, str(value))
+        try:
+            options = options.with_option(name, str(value))
+        except Invalid as error:
+            raise Invalid(f"{path}: {error}") from None
     return options
 
 
