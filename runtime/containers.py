@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from pydock.runtime.spec import Spec
 from pydock.runtime.state import read_json, replace, replace_json
 
 log = logging.getLogger(__name__)
+_ID: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
 
 
@@ -150,6 +152,10 @@ class Containers:
                 syscalls.umount2(str(place), syscalls.MNT_DETACH)
         for directory in sorted(self.directory.iterdir()):
             self._read_one(directory)
+        for name in self.engine.hierarchy.names() - self._by_id.keys():
+            if _ID.fullmatch(name):  # made for a container that did not get as far as a directory
+                with suppress(Busy):
+                    self.engine.hierarchy.cgroup(name).remove()
 
     def _read_one(self, directory: Path) -> None:
         values = None if directory.name.startswith(".") else read_json(directory / "state.json")
@@ -184,6 +190,16 @@ class Containers:
                 container.settle_exited()
         for pidfd in alive.values():
             os.close(pidfd)
+        await trio.to_thread.run_sync(self._clear_run)
+
+    def _clear_run(self) -> None:
+        """Remove what is left in the run directory of containers that do not run."""
+        living = {container.id for container in self if container.record.pid}
+        for place in ("io", "etc"):
+            directory = self.engine.run / place
+            for path in directory.iterdir() if directory.is_dir() else ():
+                if path.name not in living:
+                    shutil.rmtree(path, ignore_errors=True)
 
     async def _adopt(self, container: Container, pidfd: int, gone: Exit | None, kept: tuple[str, ...] | None) -> None:
         """One that ran when it was last heard of, or that the monitor has as *pidfd*; *kept* is what the keeper has of it."""

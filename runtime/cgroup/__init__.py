@@ -79,6 +79,15 @@ class Hierarchy:
         group.allow_devices(ALL)
         return group
 
+    def names(self) -> frozenset[str]:
+        """The names of the cgroups right below the parent, in any hierarchy."""
+        found: set[str] = set()
+        for root in self.layout.roots:
+            parent = root / self.parent
+            if parent.is_dir():
+                found.update(path.name for path in parent.iterdir() if path.is_dir())
+        return frozenset(found)
+
     def remove_parent(self) -> None:
         """rmdir(2) of the parent where nothing is left in it; its ancestors stay."""
         for root in self.layout.roots:
