@@ -548,8 +548,7 @@ class Operations(pyfuse3.Operations):
             raise Refused(errno.EISDIR, "")
         self._next_handle += 1
         self.handles[self._next_handle] = handle
-        stream = isinstance(node, File) and isinstance(node.entry, Stream)
-        return FileInfo(fh=self._next_handle, direct_io=True, keep_cache=False, nonseekable=stream)
+        return FileInfo(fh=self._next_handle, direct_io=True, keep_cache=False)
 
     def _subject(self, handle: Handle) -> Subject | None:
         return None if isinstance(handle, ScratchHandle) else handle.file.subject

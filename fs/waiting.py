@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import select
 from collections.abc import Callable
+from typing import Final
 
 import trio
 from pydock.fs.blocking import Caller, Interrupted, interruptible
@@ -126,19 +127,32 @@ class ControlHandle(Handle):
 
 
 class StreamHandle(Handle):
-    """A stream: blocks for the caller's sake, not the daemon's."""
+    """A stream: blocks for the caller's sake, not the daemon's.
+
+    head(1) and a shell's ``read`` take more than they need and lseek(2) back to give up the rest, and take a file that is
+    no pipe and can't seek for broken: so what was given last is kept, and given again to who comes back for it.
+    """
+
+    AGAIN: Final = 65536
 
     def __init__(self, file: File, channel: Channel, *, caller: Caller, nonblocking: bool) -> None:
         super().__init__(file)
         self.channel = channel
         self.caller = caller
         self.nonblocking = nonblocking
-        self.rest = b""  # a shell's read takes a byte at a time
+        self.rest = b""  # received and not given yet: a shell's read takes a byte at a time
+        self.given = b""  # the last bytes before ``position``
+        self.position = 0
 
     async def read(self, offset: int, size: int) -> bytes:
+        behind = self.position - offset
+        if 0 < behind <= len(self.given):
+            return self.given[-behind:][:size]
         if not self.rest:
-            self.rest = await self._receive()
+            self.rest += await self._receive()
         data, self.rest = self.rest[:size], self.rest[size:]
+        self.given = ((self.given if behind == 0 else b"") + data)[-self.AGAIN :]
+        self.position = offset + len(data)
         return data
 
     async def _receive(self) -> bytes:
