@@ -491,11 +491,12 @@ class Container:
 
     async def _take_down(self, status: int | None, time: int) -> None:
         record = self.record
-        try:
-            await persistently(lambda: self.engine.logger.drain(self.id))
-        except Failed as error:
-            self.failed(f"log: the end of the output is lost: {error}")
-        await self._release_stdio()
+        if self._piped:
+            try:
+                await persistently(lambda: self.engine.logger.drain(self.id))
+            except Failed as error:
+                self.failed(f"log: the end of the output is lost: {error}")
+            await self._release_stdio()
         record.pid = 0
         await trio.to_thread.run_sync(shutil.rmtree, self.engine.run / "etc" / self.id, True)
         if self.pidfd >= 0:
@@ -600,6 +601,11 @@ class Container:
         if self.record.state != "paused":
             self.record.state = "running"
         self.stdin_closed = False
+
+    def without_pipes(self) -> None:
+        """After pydockd's own restart: there is nothing to keep, follow or drain any more."""
+        self._piped = False
+        self._close_stdin()
 
     def settle_exited(self) -> None:
         """After pydockd's own restart: it does not run."""

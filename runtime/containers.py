@@ -21,7 +21,7 @@ import trio
 from pydock.runtime import syscalls
 from pydock.runtime.container import GRACE, Container, boot_id
 from pydock.runtime.engine import Engine
-from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
+from pydock.runtime.errors import Busy, Exists, Failed, Invalid, NotFound
 from pydock.runtime.formats import now, quote
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
@@ -190,6 +190,14 @@ class Containers:
                 container.settle_exited()
         for pidfd in alive.values():
             os.close(pidfd)
+        wanted = {container.root.key for container in self}
+        wanted |= {container.stdio.key for container in self if container.record.pid}
+        for key in kept.keys() - wanted:
+            await self.engine.keeper.drop(key)
+        running = {container.id for container in self if container.record.pid}
+        for identity in await self.engine.logger.followed():
+            if identity not in running:
+                await self.engine.logger.unfollow(identity)
         await trio.to_thread.run_sync(self._clear_run)
 
     def _clear_run(self) -> None:
@@ -216,8 +224,9 @@ class Containers:
         try:
             await container.keep_again(self.engine.keeper)
             await container.follow_again(self.engine.logger)
-        except OSError as error:  # no pipes: the run directory did not survive, nor did the container
+        except (OSError, Failed) as error:  # no pipes: they went with an end that was half written down, or with a reboot
             log.debug("%s: %s", container.label, error)
+            container.without_pipes()
         if orphan:
             self.engine.spawn(container.watch_orphan)
         elif container.pidfd < 0:

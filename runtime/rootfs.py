@@ -45,14 +45,15 @@ class RootFilesystem:
         self._used = 0.0
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
+        """What the union's descriptor is kept under."""
         return f"root:{self._record.id}"
 
     async def union(self, source: Source) -> int:
         """The detached union mount, made when there is none; the caller does not close it. Its layers are recorded."""
         async with self._lock:
             if self._fd < 0:
-                kept = await self._engine.keeper.get(self._key)
+                kept = await self._engine.keeper.get(self.key)
                 if (fd := kept.get("root")) is not None:
                     self._fd = fd
             if self._fd < 0:
@@ -61,13 +62,13 @@ class RootFilesystem:
                     self._record.defaults = dataclasses.asdict(source.defaults)
                 layers = self._record.layers
                 self._fd = await trio.to_thread.run_sync(self._mount, layers)
-                await self._engine.keeper.keep(self._key, {"root": self._fd})
+                await self._engine.keeper.keep(self.key, {"root": self._fd})
             return self._fd
 
     async def keep(self, keeper: Keeper) -> None:
         """Give the descriptor to a keeper that has been started anew."""
         if self._fd >= 0:
-            await keeper.keep(self._key, {"root": self._fd})
+            await keeper.keep(self.key, {"root": self._fd})
 
     def _mount(self, layers: tuple[str, ...]) -> int:
         self._upper.mkdir(exist_ok=True, mode=0o755)
@@ -139,7 +140,7 @@ class RootFilesystem:
         """Let go of the union; the writable layer stays."""
         await self.detach()
         async with self._lock:
-            await self._engine.keeper.drop(self._key)
+            await self._engine.keeper.drop(self.key)
             if self._fd >= 0:
                 await trio.to_thread.run_sync(os.close, self._fd)
                 self._fd = -1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from pydock.runtime import syscalls
-from pydock.runtime.cgroup import detect_layout
+from pydock.runtime.cgroup import Hierarchy, detect_layout
 from pydock.runtime.cgroup.v1 import V1Cgroup
 from pydock.runtime.cgroup.v2 import V2Cgroup
 
@@ -140,6 +140,15 @@ class Engine:
         if check:
             assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.log}"
         return done.stdout
+
+    def groups(self) -> set[str]:
+        """The names of the cgroups below the engine's parent."""
+        return set(Hierarchy(detect_layout(), self.parent).names())
+
+    def strays(self) -> set[int]:
+        """The processes in the containers' cgroups."""
+        hierarchy = Hierarchy(detect_layout(), self.parent)
+        return {pid for name in hierarchy.names() - {"engine"} for pid in hierarchy.cgroup(name).procs()}
 
     def clear(self) -> None:
         """Kill and remove every container."""

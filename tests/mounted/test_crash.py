@@ -1,0 +1,113 @@
+"""The engine is killed at any moment while it is used: nothing is lost track of, nothing half-made stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine
+
+#: Makes, starts, ends and removes containers without a pause, whatever the answers are.
+WORKER = """\
+import os, random, sys
+tree, seed = sys.argv[1:]
+random.seed(seed)
+def write(path, text):
+    try:
+        with open(path, "w") as file:
+            file.write(text)
+    except OSError:
+        pass
+for turn in range(100_000):
+    c = f"{tree}/containers/w{seed}-{turn % 3}"
+    try:
+        os.mkdir(c)
+    except OSError:
+        pass
+    write(f"{c}/image", "busybox")
+    write(f"{c}/command", random.choice(["sleep 1000", "true", "false"]))
+    write(f"{c}/ctl", "start")
+    write(f"{c}/cgroup/pids.max", "100")
+    if random.random() < 0.5:
+        write(f"{c}/ctl", "kill")
+    try:
+        os.rmdir(c)
+    except OSError:
+        pass
+"""
+
+
+def dead(engine: Engine) -> list[str]:
+    """Containers that have a process by their files, and none by the kernel's."""
+    paths = (engine.tree / "containers").iterdir()
+    pids = {path.name: (path / "pid").read_text().strip() for path in paths}
+    return [name for name, pid in pids.items() if pid and not Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        ("pydockd",),
+        ("monitor",),
+        ("logger",),
+        ("pydockd", "monitor"),
+        ("pydockd", "monitor", "logger"),
+        ("monitor", "logger"),
+    ],
+)
+def test_nothing_is_lost_track_of(own_engine: Engine, victims: tuple[str, ...]) -> None:
+    engine, chance = own_engine, random.Random("-".join(victims))
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, engine.tree, str(seed)], stderr=subprocess.DEVNULL)
+        for seed in range(3)
+    ]
+    try:
+        time.sleep(chance.uniform(0.3, 0.8))  # any moment will do
+        pids = [engine.helper(victim) for victim in victims if victim != "pydockd"]
+        if "pydockd" in victims:
+            engine.kill()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # it had nothing to do without pydockd
+                os.kill(pid, signal.SIGKILL)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    if "pydockd" in victims:
+        engine.start()
+    deadline = time.monotonic() + 10
+    while dead(engine) and time.monotonic() < deadline:
+        time.sleep(0.01)  # an end that has just come
+    containers = {path.name: path for path in (engine.tree / "containers").iterdir()}
+    states = {name: (path / "state").read_text().strip() for name, path in containers.items()}
+    assert set(states.values()) <= {"created", "running", "exited"}
+    running = {int(pid) for path in containers.values() if (pid := (path / "pid").read_text())}
+    assert dead(engine) == [], engine.log
+    assert engine.strays() <= running
+    ids = {(path / "id").read_text().strip() for path in containers.values()}
+    assert {path.name for path in (engine.root / "containers").iterdir() if not path.name.startswith(".")} == ids
+    assert engine.groups() - {"engine"} == ids
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(own_engine: Engine) -> None:
+    (own_engine.tree / "containers/c").mkdir()
+    user = own_engine.tree / "containers/c/user"
+    acknowledged = 0
+    with contextlib.suppress(OSError):
+        for number in range(1, 200):
+            user.write_text(f"{number}\n")
+            acknowledged = number
+            if number == 150:
+                own_engine.kill()
+    own_engine.start()
+    assert int(user.read_text()) in (acknowledged, acknowledged + 1)
