@@ -78,9 +78,9 @@ COPIES = {
     "rsync-checksum": "cd a && rsync -ac --no-whole-file $NAMES ../b/",
     "rsync-delete": "cd a && rsync -a --ignore-times $NAMES ../b/",
     "ansible": "for f in $NAMES; do t=b/.ansible_tmpq1w2e3$f; cp a/$f $t; chmod 600 $t; chown 0:0 $t; mv -f $t b/$f; done",
-    "python-copy": '$PYTHON -c \'import shutil, sys; [shutil.copy(f"a/{n}", f"b/{n}") for n in sys.argv[1:]]\' $NAMES',
-    "python-copy2": '$PYTHON -c \'import shutil, sys; [shutil.copy2(f"a/{n}", f"b/{n}") for n in sys.argv[1:]]\' $NAMES',
-    "sendfile": "$PYTHON -c 'import os, sys\nfor n in sys.argv[1:]:\n"
+    "python-copy": '"$PYTHON" -c \'import shutil, sys; [shutil.copy(f"a/{n}", f"b/{n}") for n in sys.argv[1:]]\' $NAMES',
+    "python-copy2": '"$PYTHON" -c \'import shutil, sys; [shutil.copy2(f"a/{n}", f"b/{n}") for n in sys.argv[1:]]\' $NAMES',
+    "sendfile": '"$PYTHON" -c \'import os, sys\nfor n in sys.argv[1:]:\n'
     ' s, d = os.open(f"a/{n}", os.O_RDONLY), os.open(f"b/{n}", os.O_WRONLY | os.O_TRUNC)\n'
     " os.sendfile(d, s, 0, os.fstat(s).st_size); os.close(d)' $NAMES",
 }
