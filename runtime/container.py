@@ -122,7 +122,7 @@ class Container:
     @property
     def alive(self) -> bool:
         """Whether there is, or is about to be again, a process."""
-        return self.record.state in ("running", "paused", "restarting")
+        return self._ending or self.record.state in ("running", "paused", "restarting")
 
     @property
     def log(self) -> Path:
