@@ -507,8 +507,7 @@ class Container:
         await self._look_for_oom()
         record.finished = time
         record.exit_code = None if status is None else exit_code_of(status)
-        record.state = "restarting" if self._restarting else "exited"
-        await self.save()
+        await self._file.save(state="restarting" if self._restarting else "exited")
         await persistently(lambda: self.engine.monitor.forget(self.id))
         code = "" if record.exit_code is None else str(record.exit_code)
         self.engine.events.publish("container", self.name, "exit", exit_code=code)

@@ -24,9 +24,7 @@ class Record:
     created: int
     state: State = "created"
     pid: int = 0
-    starttime: int = (
-        0  # field 22 of /proc/PID/stat: with the boot's id it tells a process from a later one of that number
-    )
+    starttime: int = 0  # field 22 of /proc/PID/stat: with boot, the boot's id, it tells a process from a later one
     boot: str = ""
     started: int = 0
     finished: int = 0
@@ -82,14 +80,14 @@ class RecordFile:
         self._lock = trio.Lock()
         self._saved: dict[str, object] = {}
 
-    async def save(self, run: Run | None = None) -> None:
-        """Keep the record as it is now; with *run* as it will be if that succeeds."""
+    async def save(self, run: Run | None = None, *, state: State | None = None) -> None:
+        """Keep the record as it is now; with *run* as it will be if that succeeds, or with the *state* that it is about to have."""
         async with self._lock:
             record = self._record
             if run is not None:
                 record = dataclasses.replace(record)
                 record.take(run)
-            values = dataclasses.asdict(record)
+            values = dataclasses.asdict(record) | ({} if state is None else {"state": state})
             if values == self._saved:
                 return
             self._saved = {}
