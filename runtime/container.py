@@ -367,8 +367,9 @@ class Container:
 
     def send_signal(self, number: int) -> None:
         """Signal the container's first process; nothing when it has just gone."""
-        with suppress(ProcessLookupError):
-            syscalls.pidfd_send_signal(self.pidfd, number)
+        if self.pidfd >= 0:
+            with suppress(ProcessLookupError):
+                syscalls.pidfd_send_signal(self.pidfd, number)
 
     async def stop(self, seconds: float | None = None) -> str:
         """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited."""
