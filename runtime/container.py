@@ -238,7 +238,7 @@ class Container:
         except BaseException as error:
             self._starting = False
             if isinstance(error, Lost):
-                await trio.to_thread.run_sync(self._kill_strays)
+                await trio.to_thread.run_sync(self.kill_strays)
             with trio.move_on_after(GRACE, shield=True):
                 await self._release_stdio()
                 await self.save()
@@ -357,12 +357,14 @@ class Container:
         await persistently(lambda: self.engine.keeper.drop(self.stdio.key))
         await trio.to_thread.run_sync(self.stdio.remove)
 
-    def _kill_strays(self) -> None:
-        """The monitor died while it started this: whatever it has left in the cgroup, in a PID namespace of its own, goes."""
-        own = os.readlink("/proc/self/ns/pid")
+    def kill_strays(self) -> None:
+        """End the first process of a start that nobody was told of: the monitor, perhaps pydockd too, died in the midst of it.
+        Processes that somebody moved into the cgroup are not the first of a PID namespace, and are left alone."""
         for pid in self.cgroup.procs():
             with suppress(OSError):
-                if os.readlink(f"/proc/{pid}/ns/pid") != own:
+                status = Path(f"/proc/{pid}/status").read_text()
+                numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+                if len(numbers) > 1 and numbers[-1] == "1":
                     os.kill(pid, signal.SIGKILL)
 
     def send_signal(self, number: int) -> None:

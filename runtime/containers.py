@@ -186,8 +186,10 @@ class Containers:
             pidfd = alive.pop(container.id, -1)
             if pidfd >= 0 or container.record.pid:
                 await self._adopt(container, pidfd, ended.get(container.id), kept.get(container.stdio.key))
-            elif container.state != "created":
+                continue
+            if container.state != "created":
                 container.settle_exited()
+            await trio.to_thread.run_sync(container.kill_strays)
         for pidfd in alive.values():
             os.close(pidfd)
         wanted = {container.root.key for container in self}
