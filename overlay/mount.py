@@ -47,7 +47,8 @@ def union(lower: Sequence[Path], upper: Path | None, work: Path | None) -> int:
     try:
         return union_by_fsconfig(lower, upper, work)
     except OSError as error:
-        if error.filename != "lowerdir+" or error.errno != errno.EINVAL:
+        # A kernel that does not know lowerdir+ says so there, or, where overlayfs reads its options as text (before 6.5), at the end.
+        if error.filename not in ("lowerdir+", "fsconfig") or error.errno != errno.EINVAL:
             raise
         return union_by_mount(lower, upper, work)
 
@@ -88,7 +89,7 @@ class _Handles:
 
 
 def union_by_fsconfig(lower: Sequence[Path], upper: Path | None, work: Path | None) -> int:
-    """:func:`union` as Linux 6.5 and later can; before, EINVAL with ``lowerdir+`` for its file name."""
+    """:func:`union` as Linux 6.5 and later can; before, EINVAL."""
     context = syscalls.fsopen("overlay")
     try:
         with _Handles() as handles:
