@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+_FILES = 1 << 16  # descriptors; 1024 is what a shell has on most machines
+
+
+def pytest_configure() -> None:
+    """Tests that hold many descriptors may: the engine raises its own limit likewise."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES), hard))
 
 
 def _processes() -> frozenset[str]:
