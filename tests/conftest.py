@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-
 _FILES = 1 << 16  # descriptors; 1024 is what a shell has on most machines
 
 
