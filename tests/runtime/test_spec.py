@@ -1,0 +1,111 @@
+"""A spec and its document: there and back, and what a document may not say."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import string
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydock.runtime.errors import Invalid
+from pydock.runtime.spec import Spec, parse_signal, print_signal
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
+LIST = st.lists(TEXT, max_size=5).map(tuple)
+KINDS = {
+    "str | None": TEXT,
+    "tuple[str, ...] | None": LIST,
+    "bool | None": st.booleans(),
+    "float | None": st.floats(0, 1e6),
+    "int | None": st.integers(0, 1 << 60),
+}
+FIELDS = {item.name: KINDS[str(item.type)] for item in dataclasses.fields(Spec) if item.name != "cgroup"}
+KEY = st.text(string.ascii_lowercase + "._", min_size=1, max_size=12)
+SPECS = st.builds(
+    Spec,
+    **{name: st.one_of(st.none(), values) for name, values in FIELDS.items()},
+    cgroup=st.dictionaries(KEY, TEXT, max_size=3).map(MappingProxyType),
+)
+
+
+@given(SPECS)
+def test_a_document_gives_the_spec_that_wrote_it(spec: Spec) -> None:
+    assert Spec.from_toml(spec.to_toml()) == spec
+
+
+@given(SPECS)
+def test_a_document_is_canonical(spec: Spec) -> None:
+    assert Spec.from_toml(spec.to_toml()).to_toml() == spec.to_toml()
+
+
+def test_nothing_that_is_unset_is_in_the_document() -> None:
+    assert Spec().to_toml() == ""
+    assert Spec(tty=False, env=()).plain() == {"tty": False, "env": []}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "image",
+        "image = 1",
+        "image = ['a']",
+        "nope = 1",
+        "env = 'A=1'",
+        "env = [1]",
+        "env = [['A=1']]",
+        "tty = 1",
+        "tty = 'true'",
+        "stop_timeout = '1'",
+        "stop_timeout = -1",
+        "stop_timeout = nan",
+        "stop_timeout = true",
+        "shm_size = 1.5",
+        "shm_size = -1",
+        "shm_size = true",
+        "cgroup = 'x'",
+        "[cgroup]\n'memory.max' = 1",
+        "image = 'a'\nimage = 'b'",
+        "[image]\na = 1",
+        "x = " + "[" * 50_000,
+        "image = 1979-05-27",
+    ],
+)
+def test_a_document_that_says_something_else_is_invalid(document: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        Spec.from_toml(document)
+    assert str(caught.value)
+
+
+@pytest.mark.parametrize("number", range(1, signal.SIGRTMAX + 1))
+def test_a_signal_is_read_as_it_is_printed(number: int) -> None:
+    assert int(parse_signal(print_signal(parse_signal(str(number))))) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("TERM", 15),
+        ("sigterm", 15),
+        ("SIGKILL", 9),
+        ("9", 9),
+        (" INT ", 2),
+        ("RTMIN", 34),
+        ("RTMIN+3", 37),
+        ("SIGRTMIN+30", 64),
+        ("RTMAX", 64),
+    ],
+)
+def test_signals_have_names_and_numbers(text: str, number: int) -> None:
+    assert parse_signal(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "SIG", "NOPE", "0", "65", "-1", "9" * 5000, "²", "٣", "RTMIN+31", "RTMIN+", "RTMIN+²", "TERM 9", "_TERM"],
+)
+def test_what_is_no_signal_is_invalid(text: str) -> None:
+    with pytest.raises(Invalid):
+        parse_signal(text)

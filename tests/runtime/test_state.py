@@ -1,0 +1,124 @@
+"""Files that are replaced whole, and the settling behind the replies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from pydock.runtime import state
+from pydock.runtime.state import Settler, read_json, replace, replace_json
+
+
+def test_a_file_is_replaced_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+    replace(tmp_path / "x", "one")
+    replace(tmp_path / "x", "two", mode=0o644)
+    assert (tmp_path / "x").read_text() == "two"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_the_new_file_has_the_mode(tmp_path: Path, mode: int) -> None:
+    replace(tmp_path / "x", "", mode=mode)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
+def test_whoever_has_the_old_file_open_reads_the_old_text(tmp_path: Path) -> None:
+    replace(tmp_path / "x", "old")
+    with open(tmp_path / "x") as file:
+        replace(tmp_path / "x", "new")
+        assert file.read() == "old"
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """No file can grow beyond 4 KiB (Python ignores SIGXFSZ, so that write(2) fails with EFBIG)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("little_room")
+def test_when_it_can_t_be_written_the_old_file_stays(tmp_path: Path) -> None:
+    replace(tmp_path / "x", "old")
+    with pytest.raises(OSError, match="too large") as caught:
+        replace(tmp_path / "x", "n" * 10_000)
+    assert caught.value.errno == errno.EFBIG
+    assert (tmp_path / "x").read_text() == "old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_bytes_that_are_not_utf_8_come_back(tmp_path: Path) -> None:
+    text = b"caf\xe9".decode(errors="surrogateescape")
+    replace(tmp_path / "x", text)
+    assert (tmp_path / "x").read_bytes() == b"caf\xe9"
+
+
+def test_an_object_is_read_as_it_was_written(tmp_path: Path) -> None:
+    replace_json(tmp_path / "x", {"a": [1, None, "ä"]})
+    assert read_json(tmp_path / "x") == {"a": [1, None, "ä"]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b"\0"])
+def test_what_is_no_object_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert read_json(tmp_path / "x") is None
+
+
+def test_no_file_is_none(tmp_path: Path) -> None:
+    assert read_json(tmp_path / "x") is None
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> list[set[Path]]:
+    """What has been put on the disk, batch by batch."""
+    batches: list[set[Path]] = []
+    sync = state._sync
+
+    def noted(paths: set[Path]) -> None:
+        sync(paths)
+        batches.append(set(paths))
+
+    monkeypatch.setattr(state, "_sync", noted)
+    return batches
+
+
+async def test_what_was_touched_is_settled_once_and_together(tmp_path: Path, settled: list[set[Path]]) -> None:
+    settler = Settler()
+    (tmp_path / "a").touch()
+    settler.touched(tmp_path / "a")
+    settler.touched(tmp_path / "removed since")
+    settler.touched(tmp_path / "a")
+    await settler.settle()
+    await settler.settle()
+    assert settled == [{tmp_path / "a", tmp_path / "removed since"}]
+
+
+async def test_the_end_settles_what_is_left(tmp_path: Path, settled: list[set[Path]]) -> None:
+    settler = Settler(interval=1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(settler.run)
+        settler.touched(tmp_path)
+        await trio.testing.wait_all_tasks_blocked()
+        assert settled == []
+        nursery.cancel_scope.cancel()
+    assert settled == [{tmp_path}]
+
+
+async def test_it_settles_by_itself(tmp_path: Path, settled: list[set[Path]]) -> None:
+    settler = Settler(interval=0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(settler.run)
+        settler.touched(tmp_path)
+        while not settled:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        nursery.cancel_scope.cancel()
+    assert settled == [{tmp_path}]

@@ -1,0 +1,172 @@
+"""Volumes and tmpfs mounts as people write them, and sources that may not lead into the mount."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.volumes import Tmpfs, Volume, checked_source, open_source, target_path
+
+WORD = st.text("abcXYZ019_-", min_size=1, max_size=8)
+PATH = st.lists(WORD, min_size=1, max_size=4).map(lambda words: "/" + "/".join(words))
+PROPAGATIONS = ["private", "rprivate", "slave", "rslave", "shared", "rshared"]
+
+
+@given(st.builds(Volume, PATH, PATH, st.booleans(), st.sampled_from(PROPAGATIONS)))
+def test_a_volume_is_read_as_it_is_printed(volume: Volume) -> None:
+    assert Volume.parse(str(volume)) == volume
+
+
+@pytest.mark.parametrize(
+    ("text", "volume"),
+    [
+        ("/a:/b", Volume("/a", "/b")),
+        ("/a:/b:ro", Volume("/a", "/b", True)),
+        ("/a:/b:ro,rw", Volume("/a", "/b")),
+        ("/a:/b:shared,ro", Volume("/a", "/b", True, "shared")),
+        ("/a b:/c d/", Volume("/a b", "/c d")),
+        ("/a://b//c/.", Volume("/a", "/b/c")),
+    ],
+)
+def test_a_volume_has_a_source_a_target_and_options(text: str, volume: Volume) -> None:
+    assert Volume.parse(text) == volume
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/a", ":/b", "/a:", "/a:b", "/a:/", "/a:/b:", "/a:/b:x", "/a:/b:ro:ro", "/a:/../b"]
+)
+def test_what_is_no_volume_is_invalid(text: str) -> None:
+    with pytest.raises(Invalid):
+        Volume.parse(text)
+
+
+def test_a_volume_by_name_is_not_found() -> None:
+    with pytest.raises(NotFound):
+        Volume.parse("name:/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("/t", "/t"),
+        ("/t:", "/t"),
+        ("/t:size=1M", "/t:size=1048576"),
+        ("/t:mode=1777,uid=5,exec", "/t:mode=1777,uid=5,exec"),
+        ("/t/:ro,,dev", "/t:ro,dev"),
+    ],
+)
+def test_a_tmpfs_is_printed_in_canonical_form(text: str, printed: str) -> None:
+    assert str(Tmpfs.parse(text)) == printed
+    assert str(Tmpfs.parse(printed)) == printed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "t",
+        "/",
+        "/t:size",
+        "/t:size=",
+        "/t:size=x",
+        "/t:mode=8",
+        "/t:mode=",
+        "/t:uid=x",
+        "/t:gid=-1",
+        "/t:nope",
+        "/t:ro=1",
+    ],
+)
+def test_what_is_no_tmpfs_is_invalid(text: str) -> None:
+    with pytest.raises(Invalid):
+        Tmpfs.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", ".", "a", "/", "//", "/.", "/..", "/a/..", "/a/../b", "../a"])
+def test_a_target_is_below_the_root(text: str) -> None:
+    with pytest.raises(Invalid):
+        target_path(text)
+
+
+# sources
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    """Stands for the mount: nothing of the tests may look at it."""
+    place = tmp_path / "mnt"
+    place.mkdir()
+    (place / "inside").mkdir()
+    return place
+
+
+LEADS = {
+    "itself": "{mnt}",
+    "below": "{mnt}/inside",
+    "slashes": "{mnt}//inside/",
+    "dots": "{top}/other/../mnt",
+    "dots-from-within": "{top}/other/.//../mnt/inside",
+    "link": "{top}/link",
+    "link-to-link": "{top}/links",
+    "relative-link": "{top}/relative",
+    "link-on-the-way": "{top}/link/inside",
+    "link-with-dots": "{top}/dots",
+}
+
+
+@pytest.mark.parametrize("path", LEADS.values(), ids=LEADS)
+def test_a_source_that_leads_into_the_mount_is_invalid(tmp_path: Path, mount: Path, path: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(mount)
+    (tmp_path / "links").symlink_to(tmp_path / "link")
+    (tmp_path / "relative").symlink_to("mnt/inside")
+    (tmp_path / "dots").symlink_to("other/../mnt")
+    with pytest.raises(Invalid, match="into the mount itself"):
+        checked_source(path.format(mnt=mount, top=tmp_path), outside=str(mount))
+
+
+@pytest.mark.parametrize("path", ["{top}/file", "{top}/beside", "{top}/mnt2", "{top}/away", "/", "/etc"])
+def test_a_source_beside_the_mount_is_taken(tmp_path: Path, mount: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "mnt2").mkdir()
+    (tmp_path / "away").symlink_to("/usr")
+    text = path.format(top=tmp_path)
+    assert checked_source(text, outside=str(mount)) == text
+
+
+@pytest.mark.parametrize("path", ["{top}/nope", "{top}/file/x", "{top}/dangling", "{top}/file/../file"])
+def test_a_source_that_does_not_exist_is_not_found(tmp_path: Path, mount: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(NotFound):
+        checked_source(path.format(top=tmp_path), outside=str(mount))
+
+
+def test_a_loop_of_symlinks_is_invalid(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(Invalid, match="too many symlinks"):
+        checked_source(f"{tmp_path}/a", outside="/nonexistent")
+
+
+@pytest.mark.parametrize("path", ["", "a", "./a", "~"])
+def test_a_source_is_an_absolute_path(path: str) -> None:
+    with pytest.raises(Invalid):
+        checked_source(path, outside="")
+
+
+@pytest.mark.parametrize(("name", "is_directory"), [("file", False), ("directory", True)])
+def test_a_source_is_opened_as_a_clone_of_its_mount(tmp_path: Path, name: str, is_directory: bool) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "directory").mkdir()
+    fd, found = open_source(Volume(f"{tmp_path}/{name}", "/x"), outside="")
+    try:
+        assert found is is_directory
+        assert os.fstat(fd).st_ino == (tmp_path / name).stat().st_ino
+    finally:
+        os.close(fd)
