@@ -324,7 +324,8 @@ class Container:
             self.engine.root / "cache" / "seccomp",
         )
         self.stdio.make()
-        stack.enter_context(self.stdio.open())  # the program may read and write, and even end, before they are kept and followed
+        # The program may read and write, and even end, before the pipes are kept and followed.
+        stack.enter_context(self.stdio.open())
         launch, fds = launching.prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])

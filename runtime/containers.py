@@ -226,7 +226,8 @@ class Containers:
         try:
             await container.keep_again(self.engine.keeper)
             await container.follow_again(self.engine.logger)
-        except (OSError, Failed) as error:  # no pipes: they went with an end that was half written down, or with a reboot
+        except (OSError, Failed) as error:
+            # No pipes: they went with an end that was half written down, or with a reboot.
             log.debug("%s: %s", container.label, error)
             container.without_pipes()
         if orphan:
