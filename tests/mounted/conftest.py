@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -153,9 +154,16 @@ class Engine:
     def clear(self) -> None:
         """Kill and remove every container."""
         for path in sorted((self.tree / "containers").iterdir()):
-            if (path / "state").read_text() in ("running\n", "paused\n"):
-                (path / "ctl").write_text("kill")
-            path.rmdir()
+            for attempt in range(20):
+                if (path / "state").read_text() in ("running\n", "paused\n"):
+                    with contextlib.suppress(OSError):  # it ends by itself in this moment
+                        (path / "ctl").write_text("kill")
+                try:
+                    path.rmdir()
+                    break
+                except OSError as error:  # a start whose caller was killed is carried through
+                    if error.errno != errno.EBUSY or attempt == 19:
+                        raise AssertionError((path / "error").read_text() + self.log) from error
 
     def end(self) -> None:
         """Remove everything."""
