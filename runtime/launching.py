@@ -6,6 +6,7 @@ is missing, a filter that does not compile, a device that is not there.
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -92,6 +93,16 @@ def first(identity: str, spec: Spec, cgroup: Cgroup) -> plain.Launch:
     )
 
 
+def _filter(profile: str, names: tuple[str, ...], cache: Path) -> bytes:
+    return (_default_filter if profile == seccomp.DEFAULT else seccomp.compile_filter)(profile, names, cache)
+
+
+@functools.lru_cache(maxsize=8)
+def _default_filter(profile: str, names: tuple[str, ...], cache: Path) -> bytes:
+    """Nearly every container's, 12 KB: reading and checking what is kept on disk takes 0.4 ms of every start."""
+    return seccomp.compile_filter(profile, names, cache)
+
+
 def prepare(
     place: Place, spec: Spec, defaults: Defaults, cgroup: Cgroup, stack: ExitStack, stdio: tuple[str, str, str]
 ) -> tuple[plain.Launch, list[int]]:
@@ -124,7 +135,7 @@ def prepare(
 
     names = capability_names(spec)
     mask = capabilities.bounding() if privileged else capabilities.mask(names)
-    program = b"" if privileged else seccomp.compile_filter(spec.seccomp or seccomp.DEFAULT, names, place.seccomp_cache)
+    program = b"" if privileged else _filter(spec.seccomp or seccomp.DEFAULT, names, place.seccomp_cache)
     filter_index = None
     if program:
         filter_index = owned(os.memfd_create("seccomp", os.MFD_CLOEXEC))

@@ -16,15 +16,16 @@ import ctypes
 import errno as errno_
 import fcntl
 import os
-import platform
 import struct
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+_syscall_with_lock = ctypes.PyDLL(None, use_errno=True).syscall
+_syscall_with_lock.restype = ctypes.c_long
 
-_ARCHITECTURE: Final = {"x86_64": 0, "aarch64": 1}.get(platform.machine(), 0)
+_ARCHITECTURE: Final = {"x86_64": 0, "aarch64": 1}.get(os.uname().machine, 0)
 _NR_PIVOT_ROOT: Final = (155, 41)[_ARCHITECTURE]
 _NR_KEYCTL: Final = (250, 219)[_ARCHITECTURE]
 _NR_SECCOMP: Final = (317, 277)[_ARCHITECTURE]
@@ -438,9 +439,7 @@ def clone3(flags: int, exit_signal: int, cgroup: int = 0) -> int:
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
     # set_tid_size, cgroup
     arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup)
-    syscall = ctypes.PyDLL(None, use_errno=True).syscall
-    syscall.restype = ctypes.c_long
-    result = syscall(ctypes.c_long(_NR_CLONE3), arguments, ctypes.c_size_t(len(arguments)))
+    result = _syscall_with_lock(ctypes.c_long(_NR_CLONE3), arguments, ctypes.c_size_t(len(arguments)))
     if result < 0:
         raise _error()
     return int(result)

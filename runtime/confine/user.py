@@ -1,22 +1,20 @@
 """Who a container's process runs as: docker's ``USER`` against the container's own passwd and group files.
 
 Pure functions of those files' texts; reading them, safely, is the caller's. See passwd(5), group(5). Only the standard
-library is imported: this runs between fork and exec.
+library is imported, and little of that (no dataclasses, no patterns to compile): this runs between fork and exec.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydock.runtime.errors import Invalid, NotFound
 
 _MAX_ID = 2**32 - 2  # (uid_t)-1 means "leave alone" to setresuid(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What to set: *groups* are the supplementary ones; *home* is for HOME."""
 
     uid: int
@@ -25,16 +23,14 @@ class Identity:
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class _User:
+class _User(NamedTuple):
     name: str
     uid: int
     gid: int
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(NamedTuple):
     name: str
     gid: int
     members: tuple[str, ...]
@@ -75,7 +71,7 @@ def _gid(which: str, text: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    if not re.fullmatch(r"\d+", text, re.ASCII):
+    if not (text.isascii() and text.isdigit()):
         return None
     if len(text) > 10 or int(text) > _MAX_ID:
         raise Invalid(f'user: "{text}" is too large: numbers go from 0 to {_MAX_ID}')

@@ -53,14 +53,17 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
             step = "await the launch"
             launch, context.fds = _rest(fds[launch.rest])
             context.launch = launch
-        perform(later_steps(launch))
-        step = f"exec {launch.argv[0]}"
+        *steps, last = later_steps(launch)
+        perform(steps)
         env = environment(launch, context.home)
+        paths = candidates(launch.argv[0], env["PATH"])
+        perform([last])
+        step = f"exec {launch.argv[0]}"
         syscalls.close_range(3, _HIGHEST_FD, _CLOSE_RANGE_CLOEXEC)
         os.umask(launch.umask)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
         tell({"ready": True})
-        become(launch.argv, env)
+        become(launch.argv, env, paths)
     except OSError as error:
         words = error.strerror or str(error)
         if error.filename:
@@ -125,13 +128,23 @@ def environment(launch: Launch, home: str) -> dict[str, str]:
     return env
 
 
-def become(argv: tuple[str, ...], env: dict[str, str]) -> NoReturn:
-    """execve(2), with a look through PATH when the command has no slash. OSError with words for a person."""
+def candidates(command: str, path: str) -> list[str]:
+    """Where *command* may be: PATH is looked through when it has no slash. First comes what is there.
+
+    execve(2) of what is not there takes as long as ten looks. But a look may be wrong, root's for another user, and not every
+    filter of system calls lets one pass: so it is before privileges are dropped, and settles nothing but the order.
+    """
+    if "/" in command:
+        return [command]
+    paths = [f"{part or '.'}/{command}" for part in path.split(":")]
+    return [*(path for path in paths if os.access(path, os.F_OK)), *paths]
+
+
+def become(argv: tuple[str, ...], env: dict[str, str], paths: list[str]) -> NoReturn:
+    """execve(2) of the first of *paths* that can be. OSError with words for a person."""
     command = argv[0]
-    directories = [""] if "/" in command else [f"{part or '.'}/" for part in env["PATH"].split(":")]
     denied = False
-    for directory in directories:
-        path = f"{directory}{command}"
+    for path in paths:
         try:
             os.execve(path, argv, env)
         except (FileNotFoundError, NotADirectoryError):
