@@ -232,6 +232,7 @@ class Container:
         if not self.cgroup.exists():  # no disk is asked
             await trio.to_thread.run_sync(self._make_cgroup)
         self._starting, self._early = True, None
+        monitors = self.engine.monitors
         try:
             with ExitStack() as stack:
                 started, running = await self._launch(source, stack)
@@ -253,6 +254,8 @@ class Container:
         self.engine.on_change(self)
         self.engine.events.publish("container", self.name, "start", pid=str(record.pid))
         self._starting = False
+        if monitors != self.engine.monitors:  # its parent died right after the start
+            self.engine.spawn(self.watch_orphan)
         if self._early is not None:
             status, time = self._early
             self.engine.spawn(lambda: self.exited(status, time))

@@ -250,6 +250,7 @@ class Containers:
 
     def monitor_died(self) -> None:
         """Its children are orphans now: an exit it had noted counts, the others are watched by pidfd."""
+        self.engine.monitors += 1
         ended = {gone.id: gone for gone in read_exits(str(self.engine.run))}
         for container in tuple(self):
             if not container.record.pid:

@@ -90,6 +90,7 @@ class Engine:
     logger: Logger
     keeper: Keeper
     nursery: trio.Nursery
+    monitors: int = 0  # how many have died: whoever was started by one of them is an orphan
     failures: Failures = field(default_factory=Failures)
     on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed
 
