@@ -48,6 +48,7 @@ class Hierarchy:
         self.parent = parent.strip("/")
         if not self.parent or any(part in ("", ".", "..") for part in self.parent.split("/")):
             raise Invalid(f'cgroup_parent: "{parent}" is not a relative path such as pydock')
+        self._parents: dict[str, Cgroup] = {}  # those above the engine's cgroups, by path
 
     @classmethod
     def detect(cls, parent: str, mountpoint: Path = Path("/sys/fs/cgroup")) -> Hierarchy:
@@ -102,7 +103,9 @@ class Hierarchy:
 
     def _at(self, path: str, written: Mapping[str, str]) -> Cgroup:
         above, _, _ = path.rpartition("/")
-        parent = self._at(above, {}) if above else None
+        parent = self._parents.get(above) if above else None
+        if above and parent is None:
+            parent = self._parents[above] = self._at(above, {})
         kind = V2Cgroup if self.layout.kind == "v2" else V1Cgroup
         return kind(self.layout, path, parent, written)
 

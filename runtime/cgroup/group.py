@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import select
 import signal
@@ -52,6 +53,15 @@ class Entry:
         return "ro" if self.write is None else "rw"
 
 
+def _readable(path: Path) -> bool:
+    """Not so where pressure is not built in (ENOENT), or is switched off (EOPNOTSUPP)."""
+    try:
+        read_text(path)
+    except OSError:
+        return False
+    return True
+
+
 class Cgroup(ABC):
     """The cgroup *path* (relative to the hierarchies' roots); *above* is its parent, None right below the roots.
 
@@ -65,6 +75,7 @@ class Cgroup(ABC):
         self.directories: tuple[Path, ...] = tuple(root / path for root in layout.roots)
         self.unified: Path | None = None if layout.unified is None else layout.unified / path
         self.written: dict[str, str] = dict(written)
+        self._known: set[str] = set()  # files that the kernel has in it, and so in each cgroup below
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
@@ -73,6 +84,13 @@ class Cgroup(ABC):
     def probe(self, directory: Path) -> Path:
         """Where to look which files the kernel has: the parent has the same as a cgroup not yet made."""
         return directory if self.above is None else directory.parent
+
+    def knows(self, file: str, look: Callable[[], bool]) -> bool:
+        """Whether the kernel has *file*, as *look* finds out; a file that was there once for the parent is not looked for again."""
+        known = (self.above or self)._known
+        if file not in known and look():
+            known.add(file)
+        return file in known
 
     # What the kinds differ in
 
@@ -294,8 +312,7 @@ class Cgroup(ABC):
         }
         if self.unified is not None:
             for name in ("cpu.pressure", "memory.pressure", "io.pressure"):
-                with contextlib.suppress(OSError):  # not built in (ENOENT), or switched off (EOPNOTSUPP)
-                    read_text(self.probe(self.unified) / name)
+                if self.knows(name, functools.partial(_readable, self.probe(self.unified) / name)):
                     entries[name] = Entry(self._pressure(self.unified / name))
         return entries
 

@@ -136,7 +136,9 @@ class V1Cgroup(Cgroup):
 
     def _has(self, controller: str, file: str) -> bool:
         root = self.layout.controllers.get(controller)
-        return root is not None and (self.probe(root / self.path) / file).exists()
+        if root is None:
+            return False
+        return self.knows(f"{controller}/{file}", lambda: (self.probe(root / self.path) / file).exists())
 
     def _get(self, controller: str, file: str) -> str:
         return read_text(self._path(controller, file), file)

@@ -96,7 +96,7 @@ class V2Cgroup(Cgroup):
         return self.directories[0] / name
 
     def _has(self, name: str) -> bool:
-        return (self.probe(self.directories[0]) / name).exists()
+        return self.knows(f"/{name}", lambda: (self.probe(self.directories[0]) / name).exists())
 
     def _get(self, name: str) -> str:
         return read_text(self._path(name), name)
