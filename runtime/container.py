@@ -25,7 +25,7 @@ from pydock.runtime import launching, syscalls
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.companion import Lost
-from pydock.runtime.engine import Defaults, Engine, Source, persistently
+from pydock.runtime.engine import Defaults, Engine, Source, persistently, side_by_side
 from pydock.runtime.errors import Busy, Failed, Invalid
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
@@ -201,11 +201,10 @@ class Container:
             self.cgroup.write(name, "")
         self.cgroup.apply(settings)
 
-    async def keep_cgroup(self) -> None:
-        """The cgroup's limits, as they are now, become part of the spec."""
-        limits = await trio.to_thread.run_sync(self.cgroup.limits)
+    async def keep_cgroup(self, limits: Mapping[str, str]) -> None:
+        """The cgroup's *limits*, as they are now, become part of the spec."""
         if limits != dict(self.spec.cgroup):
-            await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(limits)))
+            await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(dict(limits))))
 
     async def save(self) -> None:
         """Keep the record on disk."""
@@ -358,9 +357,11 @@ class Container:
     async def _release_stdio(self) -> None:
         self._piped = False
         self._close_stdin()
-        await persistently(lambda: self.engine.logger.unfollow(self.id))
-        await persistently(lambda: self.engine.keeper.drop(self.stdio.key))
-        await trio.to_thread.run_sync(self.stdio.remove)
+        await side_by_side(
+            lambda: persistently(lambda: self.engine.logger.unfollow(self.id)),
+            lambda: persistently(lambda: self.engine.keeper.drop(self.stdio.key)),
+            lambda: trio.to_thread.run_sync(self.stdio.remove),
+        )
 
     def kill_strays(self) -> None:
         """End the first process of a start that nobody was told of: the monitor, perhaps pydockd too, died in the midst of it.
@@ -499,20 +500,11 @@ class Container:
 
     async def _take_down(self, status: int | None, time: int) -> None:
         record = self.record
-        if self._piped:
-            try:
-                await persistently(lambda: self.engine.logger.drain(self.id))
-            except Failed as error:
-                self.failed(f"log: the end of the output is lost: {error}")
-            await self._release_stdio()
+        await side_by_side(self._end_output, self._tidy)
         record.pid = 0
-        await trio.to_thread.run_sync(shutil.rmtree, self.engine.run / "etc" / self.id, True)
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
-        if self.state == "paused":
-            await trio.to_thread.run_sync(self.cgroup.thaw)
-        await self._look_for_oom()
         record.finished = time
         record.exit_code = None if status is None else exit_code_of(status)
         await self._file.save(state="restarting" if self._restarting else "exited")
@@ -530,11 +522,26 @@ class Container:
         self._changed("exited")
         self.end.event.set()
 
-    async def _look_for_oom(self) -> None:
+    async def _end_output(self) -> None:
+        if self._piped:
+            try:
+                await persistently(lambda: self.engine.logger.drain(self.id))
+            except Failed as error:
+                self.failed(f"log: the end of the output is lost: {error}")
+            await self._release_stdio()
+
+    def _clear(self, *, paused: bool) -> int:
+        """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
+        shutil.rmtree(self.engine.run / "etc" / self.id, ignore_errors=True)
+        if paused:
+            self.cgroup.thaw()
         try:
-            kills = await trio.to_thread.run_sync(self.cgroup.oom_kills) - self._oom_kills
+            return self.cgroup.oom_kills() - self._oom_kills
         except OSError:
-            return
+            return 0
+
+    async def _tidy(self) -> None:
+        kills = await trio.to_thread.run_sync(lambda: self._clear(paused=self.state == "paused"))
         if kills > 0:
             limit = await trio.to_thread.run_sync(self.cgroup.read, "memory.max")
             self.failed(f"oom: the kernel killed {kills} process{'es' * (kills > 1)}: memory.max is {limit.strip()}")

@@ -56,8 +56,12 @@ def _read(name: str, subject: C) -> str | None:
 
 async def _write(name: str, subject: C, text: str | None, caller: int) -> None:
     cgroup = subject.container.cgroup
-    await trio.to_thread.run_sync(cgroup.write, name, text or "", caller)
-    await subject.container.keep_cgroup()
+
+    def write() -> dict[str, str]:
+        cgroup.write(name, text or "", caller)
+        return cgroup.limits()
+
+    await subject.container.keep_cgroup(await trio.to_thread.run_sync(write))
 
 
 def _entry(cgroup: Cgroup, name: str, *, listed: bool) -> Entry[C]:
