@@ -35,9 +35,9 @@ async def replace(file: File, content: bytes, caller: int) -> None:
         if isinstance(file.entry, List):
             entry = file.entry
             items: list[str] = []
-            for line in text_of(content).splitlines():
-                if line.strip():
-                    for item in entry.parse(file.subject, line.strip()):
+            for line in map(entry.trimmed, text_of(content).split("\n")):
+                if line:
+                    for item in entry.parse(file.subject, line):
                         items = [other for other in items if entry.key(other) != entry.key(item)] + [item]
             await entry.store(file.subject, tuple(items) if content else None)
             written(file)

@@ -48,6 +48,11 @@ def text_of(data: bytes) -> str:
         raise Invalid(f"byte {error.start} is not UTF-8") from None
 
 
+def lines_of(data: bytes) -> list[bytes]:
+    """The lines of *data* with their newlines, and nothing else taken for the end of one (bytes.splitlines does)."""
+    return [line + b"\n" for line in data.split(b"\n")[:-1]] + [rest for rest in data.split(b"\n")[-1:] if rest]
+
+
 def shown(file: File) -> bytes:
     """What a reader of a value, list, control or document sees now."""
     subject = file.subject

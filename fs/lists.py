@@ -8,7 +8,7 @@ by one.
 from __future__ import annotations
 
 from pydock.fs.errors import translate
-from pydock.fs.handle import LONGEST, WHOLE, Handle, text_of, written
+from pydock.fs.handle import LONGEST, WHOLE, Handle, lines_of, text_of, written
 from pydock.fs.node import (
     File,
     List,
@@ -66,9 +66,9 @@ class ListHandle(Handle):
         self._short = None
         done = 0
         async with self.file.lock:
-            for line in block.splitlines(keepends=True) if b"\n" in block else [block]:
+            for line in lines_of(block):
                 try:
-                    await self._line(text_of(line.removesuffix(b"\n")).strip())
+                    await self._line(self.entry.trimmed(text_of(line.removesuffix(b"\n"))))
                 except Exception as error:
                     number, words = translate(error)
                     if self.transaction:

@@ -102,13 +102,19 @@ class Value(Entry[S]):
 class List(Entry[S]):
     """One item a line. ``parse`` validates a line and gives its items in canonical form (one, but for ``ALL`` and the like), ``key``
     what makes two items the same one; ``store`` takes the whole new list, None to unset. ``own`` is what was stored, where
-    ``show`` gives what is in force."""
+    ``show`` gives what is in force. White space around an item counts only where the list is *verbatim*."""
 
     show: Callable[[S], Sequence[str]]
     own: Callable[[S], tuple[str, ...] | None]
     parse: Callable[[S, str], tuple[str, ...]]
     store: Callable[[S, tuple[str, ...] | None], Awaitable[None]]
     key: Callable[[str], str] = lambda item: item
+    verbatim: bool = False
+
+    def trimmed(self, line: str) -> str:
+        """*line* as ``parse`` wants it; empty for a blank one."""
+        stripped = line.strip()
+        return line if self.verbatim and stripped else stripped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -207,6 +207,13 @@ class Operations(pyfuse3.Operations):
 
     # look-up
 
+    @staticmethod
+    async def _settled(node: Node) -> None:
+        """Wait for what closes of the object's files have still to store: editors take a size or time that changes once more for
+        somebody else's change."""
+        if isinstance(node, File):
+            await node.subject.metadata.settled()
+
     @guarded
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         directory = self._directory(parent_inode)
@@ -217,6 +224,7 @@ class Operations(pyfuse3.Operations):
         node = directory.child(self._name(name))
         if node is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
+        await self._settled(node)
         return self._looked_up(node)
 
     async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
@@ -225,7 +233,9 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self.entry_of(self.inodes[inode], inode)
+        node = self.inodes[inode]
+        await self._settled(node)
+        return self.entry_of(node, inode)
 
     @guarded
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -298,6 +308,7 @@ class Operations(pyfuse3.Operations):
         found = self.directories[fh]
         for index in range(start_id, len(found)):
             name, node = found[index]
+            await self._settled(node)
             number = self.inodes.new(node) if self._of_its_own(node) else self.inodes.number(node)
             entry = self.entry_of(node, number)
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index + 1):
@@ -542,7 +553,7 @@ class Operations(pyfuse3.Operations):
         if isinstance(node, Scratch):
             handle = ScratchHandle(node, truncated=bool(flags & os.O_TRUNC))
         elif isinstance(node, File):
-            await node.subject.metadata.settled()
+            await self._settled(node)
             handle = await files.open_file(node, flags, ctx.pid, number, self.nursery, fresh=fresh)
         else:
             raise Refused(errno.EISDIR, "")

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 from pydock.fs.blocking import Caller, Interrupted, interruptible
 from pydock.fs.errors import translate
-from pydock.fs.handle import WHOLE, Handle, text_of
+from pydock.fs.handle import WHOLE, Handle, lines_of, text_of
 from pydock.fs.node import (
     Channel,
     Control,
@@ -51,7 +51,7 @@ class ControlHandle(Handle):
             head, newline, rest = whole, b"", b""
         already, done = len(self.pending), 0
         self.pending = rest
-        for line in (head + newline).splitlines(keepends=True):
+        for line in lines_of(head + newline):
             try:
                 await self._command(text_of(line.removesuffix(b"\n")))
             except Exception:

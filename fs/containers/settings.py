@@ -352,6 +352,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     ),
     List(
         name="env",
+        verbatim=True,
         show=_effective("env", lambda d: d.env),
         own=_own("env"),
         parse=_env,
@@ -380,6 +381,7 @@ SETTINGS: tuple[Entry[C], ...] = (
     ),
     List(
         name="labels",
+        verbatim=True,
         show=_effective("labels", lambda d: d.labels),
         own=_own("labels"),
         parse=_label,

@@ -157,9 +157,9 @@ def test_lives_go_as_the_model_says(module_engine: Engine) -> None:
 
 # values
 
-LETTERS = st.characters(codec="utf-8", exclude_characters="\0\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
+LETTERS = st.characters(codec="utf-8", exclude_characters="\0\n")
 WORD = st.text(st.sampled_from(string.ascii_letters + string.digits + "_"), min_size=1, max_size=20)
-LINE = st.text(LETTERS, max_size=40).map(str.strip)
+LINE = st.text(LETTERS, max_size=40)
 VECTOR = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), min_size=1, max_size=6)
 PATH = st.lists(WORD, min_size=1, max_size=4).map(lambda words: "/" + "/".join(words))
 SIZE = st.one_of(
@@ -248,15 +248,15 @@ def test_what_is_read_can_be_written_back(two: tuple[Path, Path], name: str) -> 
     @settings(max_examples=15, **QUICK)
     @given(VALUES[name])
     def there_and_back(text: str) -> None:
-        (first / name).write_text(text)
-        read = (first / name).read_text()
-        (first / name).write_text(read)
-        assert (first / name).read_text() == read
-        (second / name).write_text(read)
-        assert (second / name).read_text() == read
-        assert (first / name).stat().st_size == len(read.encode())
+        (first / name).write_bytes(text.encode())
+        read = (first / name).read_bytes()
+        (first / name).write_bytes(read)
+        assert (first / name).read_bytes() == read
+        (second / name).write_bytes(read)
+        assert (second / name).read_bytes() == read
+        assert (first / name).stat().st_size == len(read)
         (second / "spec.toml").write_bytes((first / "spec.toml").read_bytes())
         assert (second / "spec.toml").read_bytes() == (first / "spec.toml").read_bytes()
-        assert (second / name).read_text() == read
+        assert (second / name).read_bytes() == read
 
     there_and_back()
