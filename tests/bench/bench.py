@@ -23,7 +23,7 @@ from pydock.runtime.confine import capabilities, masks, seccomp
 DIRECTORY = Path(sys.argv[1])
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 20
 WARMUP = 3
-PARENT = f"pydock-bench-{os.getpid()}"
+PARENT = f"pydock-bench-{DIRECTORY.name}"  # process ids are the same in every run's PID namespace
 TREE = DIRECTORY / "mnt"
 MEMORY, PIDS = 64 << 20, 100
 
