@@ -1,5 +1,8 @@
 /* The least that a file system in C can be asked for: containers/c/state, read by direct I/O, names and attributes cached. What open, read
- * and close take here is the limit that the tree is measured against. */
+ * and close take here is the limit that the tree is measured against. Like the tree it is asked at each close (FLUSH), as a file
+ * system is that validates what was written; without a handler libfuse would answer that once and for all.
+ *
+ * `cfs -m DIRECTORY` serves with the loop of many threads that a C program gets unless it asks for less, `cfs DIRECTORY` with one. */
 #define FUSE_USE_VERSION 35
 #include <errno.h>
 #include <fuse_lowlevel.h>
@@ -53,6 +56,11 @@ static void read_file(fuse_req_t request, fuse_ino_t number, size_t size, off_t 
         fuse_reply_buf(request, content + offset, size < length - offset ? size : length - offset);
 }
 
+static void flush_file(fuse_req_t request, fuse_ino_t number, struct fuse_file_info *file) {
+    (void)number, (void)file;
+    fuse_reply_err(request, 0);
+}
+
 static void release_file(fuse_req_t request, fuse_ino_t number, struct fuse_file_info *file) {
     (void)number, (void)file;
     fuse_reply_err(request, 0);
@@ -60,16 +68,19 @@ static void release_file(fuse_req_t request, fuse_ino_t number, struct fuse_file
 
 int main(int argc, char *argv[]) {
     static const struct fuse_lowlevel_ops operations = {
-        .lookup = look_up, .getattr = get_attributes, .open = open_file, .read = read_file, .release = release_file};
-    struct fuse_args arguments = FUSE_ARGS_INIT(argc - 1, argv);
+        .lookup = look_up, .getattr = get_attributes, .open = open_file, .read = read_file, .flush = flush_file, .release = release_file};
+    struct fuse_args arguments = FUSE_ARGS_INIT(1, argv);
+    struct fuse_loop_config configuration = {.clone_fd = 0, .max_idle_threads = 10};
     struct fuse_session *session;
-    int result = 1;
-    if (argc < 2 || (session = fuse_session_new(&arguments, &operations, sizeof operations, NULL)) == NULL)
+    int threads = argc > 1 && strcmp(argv[1], "-m") == 0, result = 1;
+    if (argc != 2 + threads || (session = fuse_session_new(&arguments, &operations, sizeof operations, NULL)) == NULL)
         return 1;
     if (fuse_session_mount(session, argv[argc - 1]) == 0) {
-        result = fuse_session_loop(session);
+        fuse_set_signal_handlers(session);
+        result = threads ? fuse_session_loop_mt(session, &configuration) : fuse_session_loop(session);
+        fuse_remove_signal_handlers(session);
         fuse_session_unmount(session);
     }
     fuse_session_destroy(session);
-    return result != 0;
+    return result < 0; /* above 0 is the signal that ended it */
 }
