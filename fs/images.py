@@ -125,6 +125,8 @@ TOP: tuple[Entry[TopSubject], ...] = (
 class ImageDirectory(Directory):
     """``images/REFERENCE/``."""
 
+    fleeting = True
+
     def __init__(self, images: Images, reference: str, name: str, parent: Directory) -> None:
         subject = ImageSubject(images, reference)
         super().__init__(name, parent, subject, cast("tuple[Entry[Subject], ...]", IMAGE))
@@ -159,9 +161,10 @@ class PathDirectory(Directory):
 
     def dynamic(self, name: str) -> Node | None:
         below = self._below()
-        if name not in below:
+        if name in below:
+            reference = below[name]
+        elif (reference := below.get(f"{name}:latest")) is None:  # no tag is latest; found so, but not listed
             return None
-        reference = below[name]
         node = self._nodes.get(name)
         if node is None or isinstance(node, ImageDirectory) != (reference is not None):
             if reference is not None:

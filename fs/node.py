@@ -276,6 +276,8 @@ class Directory(Node):
 
     #: Whether scratch files may be made here.
     scratchable = False
+    #: Whether it may go, or be had under another name, so that the kernel must ask for it by name each time.
+    fleeting = False
 
     def __init__(
         self,

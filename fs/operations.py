@@ -105,6 +105,8 @@ class Operations(pyfuse3.Operations):
             entry.entry_timeout = entry.attr_timeout = 0
         elif isinstance(node, Directory):
             own = node.attributes
+            if node.fleeting:
+                entry.entry_timeout = 0
             entry.st_mode = stat.S_IFDIR | (node.mode_bits if own.mode is None else own.mode)
             entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
             entry.st_nlink = 2
