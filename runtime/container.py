@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import os
 import select
-import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -532,7 +531,7 @@ class Container:
 
     def _clear(self, *, paused: bool) -> int:
         """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
-        shutil.rmtree(self.engine.run / "etc" / self.id, ignore_errors=True)
+        launching.remove_files(self.engine.run / "etc" / self.id)
         if paused:
             self.cgroup.thaw()
         try:

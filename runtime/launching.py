@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,6 +75,14 @@ def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, st
         file.write_text(text)
         made.append((file, f"/etc/{target}"))
     return made
+
+
+def remove_files(files: Path) -> None:
+    """What ``prepare`` has written for a container, in ``Place.files``. What can't be removed is written over the next time."""
+    with suppress(OSError):
+        for name in os.listdir(files):
+            os.unlink(files / name)
+        files.rmdir()
 
 
 def namespaces(spec: Spec) -> tuple[str, ...]:

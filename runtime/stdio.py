@@ -9,7 +9,6 @@ the end of file.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -32,7 +31,7 @@ class Stdio:
     def make(self) -> None:
         """Makes the pipes, in the place of any that are left from before."""
         self.remove()
-        os.makedirs(self.directory, mode=0o700)
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
         for path in self.paths:
             os.mkfifo(path, 0o600)
 
@@ -60,5 +59,8 @@ class Stdio:
 
     def remove(self) -> None:
         """Removes the pipes from the file system; whoever has them open keeps them."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.directory)
+        for path in self.paths:  # shutil.rmtree, which need not know what is there, takes 0.4 ms
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        with suppress(OSError):  # not there, or something else is in it
+            os.rmdir(self.directory)
