@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,8 +71,13 @@ def test_pause_freezes_and_resume_lets_go_on(make: Make) -> None:
 
 
 def test_stop_of_a_paused_container_ends_it(make: Make) -> None:
-    c = make(command="sh -c 'trap \"exit 3\" TERM; while :; do sleep 0.05; done'")
+    # It opens the pipe when its trap is set: before that a first process of a PID namespace does not feel SIGTERM.
+    c = make(command="sh -c 'trap \"exit 3\" TERM; mkfifo /ready; echo > /ready; while :; do sleep 0.05; done'")
     (c / "ctl").write_text("start")
+    deadline = time.monotonic() + 20
+    while not (ready := c / "rootfs/ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ready.read_text()
     (c / "ctl").write_text("pause")
     (c / "ctl").write_text("stop 20")
     assert (c / "exit_code").read_text() in ("3\n", "143\n")
