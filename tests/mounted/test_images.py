@@ -1,0 +1,156 @@
+"""Images: imported, looked at, used, renamed, removed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine
+
+Make = Callable[..., Path]
+REFERENCE = "team.example/app/mine:1"
+
+
+def write(path: Path, text: str) -> int:
+    """The errno of writing *text*; 0 when it is taken."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        return error.errno or -1
+    finally:
+        os.close(fd)
+    return 0
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A root file system: busybox as a shell, and a file of somebody else's."""
+    path = tmp_path / "rootfs.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add("/bin/busybox", "bin/busybox")
+        link = tarfile.TarInfo("bin/sh")
+        link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+        tar.addfile(link)
+        owned = tarfile.TarInfo("data/owned")
+        owned.uid, owned.gid, owned.mode, owned.size = 1234, 4321, 0o4750, 3
+        tar.addfile(owned, io.BytesIO(b"hi\n"))
+    return path
+
+
+@pytest.fixture
+def image(engine: Engine, archive: Path) -> Iterator[Path]:
+    """The archive as an image."""
+    (engine.tree / "images/ctl").write_text(f"import {archive} {REFERENCE}\n")
+    path = engine.tree / "images" / REFERENCE
+    yield path
+    engine.clear()
+    if path.exists():
+        path.rmdir()
+
+
+def test_an_imported_image_is_found_at_its_reference_and_runs(image: Path, tree: Path, make: Make) -> None:
+    assert (image / "id").read_text().startswith("sha256:")
+    assert int((image / "size").read_text()) > 3
+    c = make(image=REFERENCE, command="""sh -c 'busybox stat -c "%u %g %a" /data/owned'""")
+    assert (c / "image").read_text() == f"{REFERENCE}\n"
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "log").read_text() == "1234 4321 4750\n"
+
+
+def test_an_image_in_use_can_t_be_removed_and_the_user_is_named(image: Path, tree: Path, make: Make) -> None:
+    make("user-of-it", image=REFERENCE)
+    with pytest.raises(OSError, match="busy") as refused:
+        image.rmdir()
+    assert refused.value.errno == errno.EBUSY
+    assert "user-of-it" in (tree / "errors").read_text().splitlines()[-1]
+
+
+def test_a_container_with_a_writable_layer_does_not_mind_a_renamed_image(image: Path, make: Make) -> None:
+    c = make(image=REFERENCE, command="sh -c :")
+    (c / "ctl").write_text("start")
+    (c / "wait").read_text()
+    renamed = image.with_name("mine:2")
+    image.rename(renamed)
+    try:
+        (c / "ctl").write_text("start")
+        assert (c / "wait").read_text() == "0\n"
+    finally:
+        renamed.rename(image)
+
+
+def test_its_rootfs_is_read_only_and_leads_nowhere_else(image: Path) -> None:
+    rootfs = image / "rootfs"
+    assert (rootfs / "data/owned").read_text() == "hi\n"
+    with pytest.raises(OSError, match="Read-only"):
+        (rootfs / "data/new").touch()
+    with pytest.raises(OSError, match="symbolic links"):
+        (rootfs / "bin/sh").read_bytes()
+
+
+def test_no_tag_is_latest(tree: Path) -> None:
+    assert (tree / "images/busybox/id").read_text() == (tree / "images/busybox:latest/id").read_text()
+    assert "busybox" not in os.listdir(tree / "images")
+
+
+def test_the_directories_of_a_reference_are_plain_ones(tree: Path) -> None:
+    made = tree / "images/registry.example/team"
+    made.mkdir(parents=True)
+    made.rmdir()
+    made.parent.rmdir()
+    assert not made.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("import /nowhere x:1", errno.ENOENT),
+        ("import /etc/passwd x:1", errno.EINVAL),
+        ("import relative x:1", errno.EINVAL),
+        ("import /etc/passwd Bad//Name", errno.EINVAL),
+        ("import /etc/passwd", errno.EINVAL),
+        ("frobnicate", errno.EINVAL),
+    ],
+)
+def test_a_refused_command_leaves_no_image(tree: Path, command: str, number: int) -> None:
+    before = sorted(os.listdir(tree / "images"))
+    seen = (tree / "errors").read_text()
+    assert write(tree / "images/ctl", command) == number
+    assert (tree / "errors").read_text() != seen
+    assert sorted(os.listdir(tree / "images")) == before
+
+
+def test_a_path_inside_the_mount_is_refused(tree: Path) -> None:
+    assert write(tree / "images/ctl", f"import {tree}/version x:1") == errno.EINVAL
+
+
+def test_a_directory_is_an_image_and_stays_as_it_was(make: Make, archive: Path, tmp_path: Path) -> None:
+    lower = tmp_path / "lower"
+    with tarfile.open(archive) as tar:
+        tar.extractall(lower, filter="fully_trusted")
+    before = sorted(os.listdir(lower))
+    c = make(image=str(lower), command="sh -c 'echo new > /new'")
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "rootfs/new").read_text() == "new\n"
+    assert sorted(os.listdir(lower)) == before
+
+
+def test_prune_removes_what_nobody_uses(own_engine: Engine, archive: Path) -> None:
+    tree = own_engine.tree
+    (tree / "images/ctl").write_text(f"import {archive} {REFERENCE}")
+    (tree / "containers/c").mkdir()
+    (tree / "containers/c/image").write_text("busybox")
+    assert (tree / "images" / REFERENCE / "id").exists()
+    (tree / "ctl").write_text("prune images")
+    assert not (tree / "images" / REFERENCE).exists()
+    assert (tree / "images/busybox:latest").exists()
