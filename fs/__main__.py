@@ -46,7 +46,7 @@ from pydock.overlay.image import Image
 from pydock.overlay.store import Store
 from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
 from pydock.runtime.companion import Companion, Link
-from pydock.runtime.container import Container
+from pydock.runtime.container import GRACE, Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Invalid, PydockError
@@ -140,6 +140,8 @@ class Daemon:
             nursery.start_soon(containers.take_exits)
             await self._serve(engine, containers, nursery)
             nursery.cancel_scope.cancel()
+        with trio.move_on_after(GRACE):
+            await containers.let_go()
         self._alive = any(container.alive for container in containers)
 
     def _recover_images(self, containers: Containers) -> None:

@@ -192,15 +192,19 @@ class Containers:
             await trio.to_thread.run_sync(container.kill_strays)
         for pidfd in alive.values():
             os.close(pidfd)
+        await self.let_go()
+        await trio.to_thread.run_sync(self._clear_run)
+
+    async def let_go(self) -> None:
+        """Have keeper and logger forget what no container needs: a death, or an end, came between two steps."""
         wanted = {container.root.key for container in self}
         wanted |= {container.stdio.key for container in self if container.record.pid}
-        for key in kept.keys() - wanted:
+        for key in (await self.engine.keeper.list()).keys() - wanted:
             await self.engine.keeper.drop(key)
         running = {container.id for container in self if container.record.pid}
         for identity in await self.engine.logger.followed():
             if identity not in running:
                 await self.engine.logger.unfollow(identity)
-        await trio.to_thread.run_sync(self._clear_run)
 
     def _clear_run(self) -> None:
         """Remove what is left in the run directory of containers that do not run."""
