@@ -1,0 +1,101 @@
+"""How a container is confined: capabilities, the filter of system calls, devices, limits, kernel parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydock.fs.containers.rows import C, boolean, own_items, show_list, spec_of, store_field, store_list
+from pydock.fs.node import Entry, List, Value
+from pydock.runtime import launching
+from pydock.runtime.confine import capabilities, devices, rlimits, seccomp, sysctls
+
+
+def _seccomp(text: str) -> str:
+    profile = seccomp.parse(text)
+    if profile.startswith("/"):
+        seccomp.read_profile(Path(profile))
+    return profile
+
+
+def _show_capabilities(subject: C) -> Sequence[str]:
+    return launching.capability_names(spec_of(subject))
+
+
+async def _store_capabilities(subject: C, items: tuple[str, ...] | None) -> None:
+    if items is not None:
+        items = capabilities.in_order(items)
+    await subject.container.change("capabilities", items)
+
+
+def _device(subject: C, line: str) -> tuple[str, ...]:
+    device = devices.parse(line)
+    devices.look_up(device)
+    return (str(device),)
+
+
+def _ulimit(subject: C, line: str) -> tuple[str, ...]:
+    return (str(rlimits.parse(line)),)
+
+
+def _sysctl(subject: C, line: str) -> tuple[str, ...]:
+    sysctl = sysctls.parse(line)
+    sysctls.check(sysctl, own_network=spec_of(subject).network != ("host",), own_ipc=True, own_uts=True)
+    return (str(sysctl),)
+
+
+def _name(item: str) -> str:
+    return item.partition("=")[0]
+
+
+CONFINEMENT: tuple[Entry[C], ...] = (
+    boolean(
+        "privileged",
+        "1 lifts the confinement: all capabilities, all devices, no seccomp filter, nothing masked. The default is 0.",
+    ),
+    boolean("no_new_privileges", "1 keeps set-user-ID programs from gaining privileges (prctl(2)). The default is 0."),
+    List(
+        name="capabilities",
+        show=_show_capabilities,
+        own=own_items("capabilities"),
+        parse=lambda c, line: capabilities.in_order(capabilities.parse(line)),
+        store=_store_capabilities,
+        doc="The whole set of capabilities(7), a name a line. ``echo NET_ADMIN >>`` adds, ``echo -CHOWN >>`` takes away, ``ALL`` is "
+        "all of them. The default is docker's 14.",
+    ),
+    Value(
+        name="seccomp",
+        show=lambda c: spec_of(c).seccomp or seccomp.DEFAULT,
+        store=store_field("seccomp", _seccomp),
+        doc="The filter of system calls: ``default`` (docker's allow-list), ``unconfined``, or the absolute path of a profile in "
+        "docker's JSON format.",
+    ),
+    List(
+        name="devices",
+        show=show_list("devices"),
+        own=own_items("devices"),
+        parse=_device,
+        store=store_list("devices"),
+        doc="Devices of the machine, SOURCE[:TARGET[:rwm]] a line, besides the usual ones (null, zero, full, random, urandom, tty).",
+    ),
+    List(
+        name="ulimits",
+        show=show_list("ulimits"),
+        own=own_items("ulimits"),
+        parse=_ulimit,
+        store=store_list("ulimits"),
+        key=_name,
+        doc="Resource limits, NAME=SOFT[:HARD] a line, names as in setrlimit(2) without RLIMIT_, in lower case; ``unlimited`` is no "
+        "limit. A raise that the engine has no right to is reported in error and does not fail the start.",
+    ),
+    List(
+        name="sysctls",
+        show=show_list("sysctls"),
+        own=own_items("sysctls"),
+        parse=_sysctl,
+        store=store_list("sysctls"),
+        key=_name,
+        doc="Kernel parameters of the container's own namespaces, NAME=VALUE a line: kernel.msg*, kernel.sem, kernel.shm*, "
+        "fs.mqueue.*, and net.* unless the network is the host's.",
+    ),
+)

@@ -1,0 +1,202 @@
+"""What a container runs, and as whom: command, environment, user, and how it is ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pydock.fs.containers.rows import (
+    C,
+    effective,
+    own_items,
+    show_boolean,
+    show_text,
+    spec_of,
+    store_field,
+    store_list,
+)
+from pydock.fs.node import Entry, List, Value
+from pydock.runtime import launching
+from pydock.runtime.container import STOP_TIMEOUT
+from pydock.runtime.engine import Defaults
+from pydock.runtime.errors import Invalid, Unsupported
+from pydock.runtime.formats import (
+    parse_arguments,
+    parse_boolean,
+    parse_duration,
+    parse_limit,
+    print_arguments,
+    print_duration,
+    print_limit,
+    quote,
+)
+from pydock.runtime.spec import parse_signal, print_signal
+
+_ENVIRONMENT = re.compile(r"[^=\s][^=]*=.*", re.DOTALL)
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", re.ASCII)
+_USER = re.compile(r"[^\s:/-][^\s:/]{0,63}(:[^\s:/-][^\s:/]{0,63})?")
+_LONGEST_PATH = 4095
+
+
+def _arguments(field: str, default: Callable[[Defaults], tuple[str, ...]], doc: str) -> Value[C]:
+    def show(subject: C) -> str | None:
+        own: tuple[str, ...] | None = getattr(spec_of(subject), field)
+        words = default(subject.container.defaults()) if own is None else own
+        return print_arguments(words) if words or own is not None else None
+
+    return Value(name=field, show=show, store=store_field(field, parse_arguments), doc=doc)
+
+
+# texts
+
+
+def _workdir(text: str) -> str:
+    if not text:
+        return ""
+    if not text.startswith("/") or len(text.encode()) > _LONGEST_PATH or "\n" in text:
+        raise Invalid(f"{quote(text)} is not an absolute path of at most {_LONGEST_PATH} bytes")
+    return text
+
+
+def _user(text: str) -> str:
+    stripped = text.strip()
+    if stripped and not _USER.fullmatch(stripped):
+        raise Invalid(f"{quote(text)} is not a user: NAME or UID, and optionally :GROUP or :GID")
+    for part in filter(str.isdecimal, stripped.split(":")):
+        if int(part) > 0xFFFFFFFE:
+            raise Invalid(f"{quote(part)} is too large for an id: at most {0xFFFFFFFE}")
+    return stripped
+
+
+def _hostname(text: str) -> str:
+    stripped = text.strip()
+    if stripped and not _HOSTNAME.fullmatch(stripped):
+        raise Invalid(f"{quote(text)} is not a host name: 1 to 64 letters, digits, dots and hyphens")
+    return stripped
+
+
+def _signal(text: str) -> str:
+    return print_signal(parse_signal(text))
+
+
+def _show_stop_signal(subject: C) -> str:
+    own = spec_of(subject).stop_signal or subject.container.defaults().stop_signal or "SIGTERM"
+    return print_signal(parse_signal(own))
+
+
+def _show_stop_timeout(subject: C) -> str:
+    own = spec_of(subject).stop_timeout
+    return print_duration(STOP_TIMEOUT if own is None else own)
+
+
+def _log_max(text: str) -> str:
+    limit = parse_limit(text)
+    if limit is not None and limit < 8192:
+        raise Invalid(f"{quote(text)} is too small: at least 8192 bytes, or max")
+    return print_limit(limit)
+
+
+async def _store_log_max(subject: C, text: str | None, caller: int) -> None:
+    await store_field("log_max", _log_max, live=True)(subject, text, caller)
+    await subject.container.limit_log()
+
+
+def _tty(text: str) -> bool:
+    if parse_boolean(text):
+        raise Unsupported("tty: containers have no terminal yet: only 0")
+    return False
+
+
+def _env(subject: C, line: str) -> tuple[str, ...]:
+    if not _ENVIRONMENT.fullmatch(line):
+        raise Invalid(f"env: {quote(line)} is not NAME=VALUE")
+    return (line,)
+
+
+def _label(subject: C, line: str) -> tuple[str, ...]:
+    name, equals, value = line.partition("=")
+    if not name.strip() or any(letter.isspace() for letter in name):
+        raise Invalid(f"labels: {quote(line)} is not NAME=VALUE")
+    return (f"{name}={value}",)
+
+
+def _name(item: str) -> str:
+    return item.partition("=")[0]
+
+
+PROGRAM: tuple[Entry[C], ...] = (
+    _arguments(
+        "command",
+        lambda d: d.command,
+        "The command and its arguments, or the arguments of the entrypoint: one line of shell words, or a JSON array. Unset it "
+        "shows the image's.",
+    ),
+    _arguments(
+        "entrypoint",
+        lambda d: d.entrypoint,
+        "What is run, with command as its arguments. Setting it drops the image's command. Unset it shows the image's.",
+    ),
+    List(
+        name="env",
+        verbatim=True,
+        show=effective("env", lambda d: d.env),
+        own=own_items("env"),
+        parse=_env,
+        store=store_list("env"),
+        key=_name,
+        doc="The environment, NAME=VALUE a line. Unset it shows the image's. PATH, HOME and HOSTNAME are added where missing.",
+    ),
+    Value(
+        name="workdir",
+        show=show_text("workdir", lambda d: d.workdir),
+        store=store_field("workdir", _workdir),
+        doc="The working directory inside, made if it is missing. Unset it shows the image's; the default is /.",
+    ),
+    Value(
+        name="user",
+        show=show_text("user", lambda d: d.user),
+        store=store_field("user", _user),
+        doc="Who runs the command: NAME or UID, optionally with :GROUP or :GID, in the image's own passwd and group. Unset it "
+        "shows the image's; the default is root.",
+    ),
+    Value(
+        name="hostname",
+        show=lambda c: launching.hostname(spec_of(c), c.container.id),
+        store=store_field("hostname", _hostname),
+        doc="The host name inside. The default is the first 12 digits of the id.",
+    ),
+    List(
+        name="labels",
+        verbatim=True,
+        show=effective("labels", lambda d: d.labels),
+        own=own_items("labels"),
+        parse=_label,
+        store=store_list("labels"),
+        key=_name,
+        doc="Notes of yours, NAME=VALUE a line. Unset it shows the image's.",
+    ),
+    Value(
+        name="tty",
+        show=show_boolean("tty"),
+        store=store_field("tty", _tty),
+        doc="Whether the container has a terminal. Only 0, the default, is possible yet; 1 is EOPNOTSUPP.",
+    ),
+    Value(
+        name="stop_signal",
+        show=_show_stop_signal,
+        store=store_field("stop_signal", _signal, live=True),
+        doc="The signal that ``stop`` sends first, by name or number. Unset it shows the image's; the default is SIGTERM. Live.",
+    ),
+    Value(
+        name="stop_timeout",
+        show=_show_stop_timeout,
+        store=store_field("stop_timeout", parse_duration, live=True),
+        doc="How long ``stop`` waits before SIGKILL, in seconds or with ms, s, m, h. The default is 10. Live.",
+    ),
+    Value(
+        name="log_max",
+        show=lambda c: print_limit(c.container.log_max()),
+        store=_store_log_max,
+        doc="How many bytes log and log.1 may take together, each at most half; ``max`` is no limit. Live.",
+    ),
+)

@@ -1,0 +1,113 @@
+"""What a container is made of and what it sees of the machine: image, volumes, file systems in memory, network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydock.fs.containers.rows import C, boolean, own_items, show_list, spec_of, store_field, store_list
+from pydock.fs.node import Entry, List, Value
+from pydock.runtime import launching, volumes
+from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.formats import parse_size, quote
+
+
+async def _store_image(subject: C, text: str | None, caller: int) -> None:
+    container = subject.container
+    reference = text.strip() if text is not None else ""
+    if not reference:
+        await container.change_image(None)
+        return
+    if reference.startswith("/"):
+        volumes.checked_source(reference, outside=container.engine.mountpoint)
+    await container.change_image(container.engine.images.find(reference).reference)
+
+
+def _shm_size(text: str) -> int:
+    size = parse_size(text)
+    if size == 0:
+        raise Invalid('"0" is too small for a size of /dev/shm: at least 1')
+    return size
+
+
+def _show_shm_size(subject: C) -> str:
+    own = spec_of(subject).shm_size
+    return str(launching.DEFAULT_SHM if own is None else own)
+
+
+def _volume(subject: C, line: str) -> tuple[str, ...]:
+    volume = volumes.Volume.parse(line)
+    volumes.checked_source(volume.source, outside=subject.engine.mountpoint)
+    return (str(volume),)
+
+
+def _volume_key(item: str) -> str:
+    return item.split(":")[1] if ":" in item else item
+
+
+def _tmpfs(subject: C, line: str) -> tuple[str, ...]:
+    return (str(volumes.Tmpfs.parse(line)),)
+
+
+_NETWORKS = ("none", "host")
+
+
+def _network(subject: C, line: str) -> tuple[str, ...]:
+    if line not in _NETWORKS:
+        raise NotFound(f"network {quote(line)} does not exist: none or host")
+    return (line,)
+
+
+def _show_network(subject: C) -> Sequence[str]:
+    own = spec_of(subject).network
+    return ("none",) if own is None else own
+
+
+SURROUNDINGS: tuple[Entry[C], ...] = (
+    Value(
+        name="image",
+        mode=0o644,
+        show=lambda c: spec_of(c).image,
+        store=_store_image,
+        doc="What the container is made of: a reference in images/, or the absolute path of a directory, whose tree is then the "
+        "lower layer. Reads in canonical form. ENOENT if there is no such image; EBUSY while a writable layer exists "
+        "(``reset`` discards it).",
+    ),
+    boolean(
+        "readonly", "1 makes the root file system read-only; volumes and tmpfs stay as they are. The default is 0."
+    ),
+    List(
+        name="tmpfs",
+        show=show_list("tmpfs"),
+        own=own_items("tmpfs"),
+        parse=_tmpfs,
+        store=store_list("tmpfs"),
+        key=lambda item: item.partition(":")[0],
+        doc="File systems in memory, TARGET[:OPTION,…] a line: size=BYTES, mode=OCTAL, uid=, gid=, ro, exec, suid, dev. The defaults "
+        "are noexec,nosuid,nodev.",
+    ),
+    Value(
+        name="shm_size",
+        show=_show_shm_size,
+        store=store_field("shm_size", _shm_size),
+        doc="The size of /dev/shm in bytes. The default is 67108864 (64M).",
+    ),
+    List(
+        name="volumes",
+        show=show_list("volumes"),
+        own=own_items("volumes"),
+        parse=_volume,
+        store=store_list("volumes"),
+        key=_volume_key,
+        doc="Directories and files of the machine, SOURCE:TARGET[:ro,rprivate,…] a line; SOURCE is an absolute path. ENOENT if it does "
+        "not exist, EINVAL if it leads into the mount itself.",
+    ),
+    List(
+        name="network",
+        show=_show_network,
+        own=own_items("network"),
+        parse=_network,
+        store=store_list("network"),
+        key=lambda item: "",  # either takes the other's place
+        doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's.",
+    ),
+)
