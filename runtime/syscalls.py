@@ -29,6 +29,7 @@ _ARCHITECTURE: Final = {"x86_64": 0, "aarch64": 1}.get(os.uname().machine, 0)
 _NR_PIVOT_ROOT: Final = (155, 41)[_ARCHITECTURE]
 _NR_KEYCTL: Final = (250, 219)[_ARCHITECTURE]
 _NR_SECCOMP: Final = (317, 277)[_ARCHITECTURE]
+_NR_STATX: Final = (332, 291)[_ARCHITECTURE]
 _NR_BPF: Final = (321, 280)[_ARCHITECTURE]
 _NR_PIDFD_SEND_SIGNAL: Final = 424
 _NR_OPEN_TREE: Final = 428
@@ -98,6 +99,10 @@ RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
+
+# statx(2)
+STATX_MNT_ID: Final = 0x1000
+STATX_MNT_ID_UNIQUE: Final = 0x4000
 
 # unshare(2), setns(2), clone(2)
 CLONE_NEWTIME: Final = 0x00000080
@@ -259,6 +264,20 @@ def openat2(dirfd: int, pathname: str | bytes, flags: int, mode: int = 0, resolv
         except BlockingIOError as error:
             last = error
     raise last
+
+
+def mount_id(fd: int, *, unique: bool = False) -> int:
+    """The id of the mount that *fd* is in, by statx(2): that of mountinfo, or the one that is never used again (Linux 6.8).
+
+    0 where the kernel does not tell.
+    """
+    wanted = STATX_MNT_ID_UNIQUE if unique else STATX_MNT_ID
+    status = ctypes.create_string_buffer(256)
+    _call(_NR_STATX, ctypes.c_int(fd), b"", ctypes.c_int(AT_EMPTY_PATH), ctypes.c_uint(wanted), status)
+    # struct statx: stx_mask (u32) is its first field, stx_mnt_id (u64) is at 144
+    (known,) = struct.unpack_from("=I", status, 0)
+    (number,) = struct.unpack_from("=Q", status, 144)
+    return int(number) if known & wanted else 0
 
 
 def unshare(flags: int) -> None:

@@ -8,6 +8,8 @@ Requests (``pydock.runtime.serving``):
 
 - ``start {launch}`` + descriptors -> ``{pid, starttime, warnings}`` + pidfd, once the program runs. Of a launch with
   ``rest`` the child receives the greater part itself, while it already begins; who asked is told ``born``
+- ``visit {remove, keep, add}`` + a pidfd and mounts -> what has been done in that process's mount namespace
+  (``pydock.runtime.monitor.visit``)
 - ``list`` -> ``{alive: [[id, pid, starttime], ...]}`` + a pidfd each
 - ``forget {id}`` removes the record of an exit
 - ``upgrade`` executes the program anew (a newer version perhaps), with the same children; the connection ends
@@ -26,7 +28,7 @@ import time
 from collections.abc import Callable
 
 from pydock.runtime import syscalls, wire
-from pydock.runtime.monitor import child
+from pydock.runtime.monitor import child, visit
 from pydock.runtime.monitor.identity import flags_of
 from pydock.runtime.monitor.launch import Launch, from_json
 from pydock.runtime.monitor.protocol import Alive, Exit, check_id, forget_exit, start_time, write_exit
@@ -75,6 +77,9 @@ class Monitor(Server):
         match message.get("do"):
             case "start":
                 self._start(peer, message, fds)
+                return None
+            case "visit":
+                self._visit(peer, message, fds)
                 return None
             case "list":
                 alive = list(self.alive.values())
@@ -168,6 +173,40 @@ class Monitor(Server):
             self.reply(starting.peer, starting.seq, answer, [syscalls.pidfd_open(item.pid)])
         if self.upgrade_wanted and not self.starting:
             self.later(0, self._upgrade)
+
+    # Visiting
+
+    def _visit(self, peer: Peer, message: Message, fds: list[int]) -> None:
+        """A child changes mounts in a container; its answer is passed on as it is."""
+        task = visit.from_message(message)
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if syscalls.clone3(0, signal.SIGCHLD) == 0:
+                visit.run(task, fds, writer)
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        said = bytearray()
+
+        def listen() -> None:
+            while True:
+                try:
+                    data = os.read(reader, _PIPE_BYTES)
+                except BlockingIOError:
+                    return
+                if not data:
+                    break
+                said.extend(data)
+            self.unwatch(reader)
+            os.close(reader)
+            if said:
+                self.reply(peer, message.get("seq"), json.loads(said))
+            else:
+                self.fail(peer, message.get("seq"), errno.EIO, "killed on the way", "change mounts")
+
+        self.watch(reader, listen)
 
     # Reaping
 

@@ -39,7 +39,7 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         os.write(pipe, json.dumps(line).encode() + b"\n")
 
     try:
-        _begin(fds, pipe)
+        begin(fds, pipe)
         context = Context(launch, fds, run_directory, lambda words: tell({"warning": words}))
 
         def perform(steps: list[Step]) -> None:
@@ -95,7 +95,8 @@ def _rest(fd: int) -> tuple[Launch, list[int]]:
     return from_json(values), fds
 
 
-def _begin(fds: list[int], pipe: int) -> None:
+def begin(fds: list[int], pipe: int) -> None:
+    """What is first in every child of the monitor: of its descriptors only *fds* and *pipe* stay, and it dies with the monitor."""
     before = 3
     for fd in (*sorted((*fds, pipe)), _HIGHEST_FD):  # the monitor's own would only stay open while this one works
         if before < fd:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import trio
 from pydock.runtime import wire
+from pydock.runtime.monitor import visit
 from pydock.runtime.monitor.launch import Launch, to_json
 from pydock.runtime.monitor.protocol import Exit, exit_from
 from pydock.runtime.wire import Message, Requester
@@ -92,6 +93,17 @@ class Monitor:
         if failures:
             raise failures[0]
         return _started(*results[0])
+
+    async def visit(
+        self, pidfd: int, task: visit.Task, mounts: Sequence[int]
+    ) -> tuple[dict[int, int], tuple[int, str] | None]:
+        """Changes mounts in the container of *pidfd*; *mounts* are those to add, with indices from 1 on, and stay the caller's.
+
+        Gives the ids of mounts that had to be put back, new by old, and if nothing was changed the errno and why. ``Lost`` leaves
+        open what has been done.
+        """
+        answer, _ = await self._requester.request(visit.to_message(task), [pidfd, *mounts])
+        return visit.answered(answer)
 
     async def alive(self) -> dict[str, int]:
         """All that run: their pidfds by id, the receiver's to close."""
