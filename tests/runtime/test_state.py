@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,10 @@ def test_whoever_has_the_old_file_open_reads_the_old_text(tmp_path: Path) -> Non
         assert file.read() == "old"
 
 
-@pytest.fixture
+@contextmanager
 def little_room() -> Iterator[None]:
-    """No file can grow beyond 4 KiB (Python ignores SIGXFSZ, so that write(2) fails with EFBIG)."""
+    """No file can grow beyond 4 KiB (Python ignores SIGXFSZ, so that write(2) fails with EFBIG): nor can the one that the
+    tests' own output may go to, so for no longer than the call."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -46,10 +48,9 @@ def little_room() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("little_room")
 def test_when_it_can_t_be_written_the_old_file_stays(tmp_path: Path) -> None:
     replace(tmp_path / "x", "old")
-    with pytest.raises(OSError, match="too large") as caught:
+    with pytest.raises(OSError, match="too large") as caught, little_room():
         replace(tmp_path / "x", "n" * 10_000)
     assert caught.value.errno == errno.EFBIG
     assert (tmp_path / "x").read_text() == "old"
