@@ -46,7 +46,7 @@ from pydock.overlay.image import Image
 from pydock.overlay.store import Store
 from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
 from pydock.runtime.companion import Companion, Link
-from pydock.runtime.container import GRACE, Container
+from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Invalid, PydockError
@@ -54,6 +54,7 @@ from pydock.runtime.events import Events
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
+from pydock.runtime.process import GRACE
 from pydock.runtime.state import Settler
 
 log = logging.getLogger("pydockd")

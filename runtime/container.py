@@ -1,69 +1,41 @@
 """A container: its settings, its state, and the life between mkdir and rmdir.
 
 ``created → running ⇄ paused → exited``; ``restarting`` while the restart command is between two runs. Commands take the
-container's lock one after another. An exit may come at any time; it is handled by :meth:`Container.exited` without the
-lock, and between its awaits the state is still ``running``: it changes, and waiters wake, only when the log is complete
-and the exit code is kept on disk.
+container's lock one after another. An exit may come at any time; it is handled without the
+lock (see :mod:`pydock.runtime.process`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-import select
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import trio
-from pydock.runtime import launching, syscalls
+from pydock.runtime import launching
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
-from pydock.runtime.companion import Lost
-from pydock.runtime.engine import Defaults, Engine, Source, persistently, side_by_side
-from pydock.runtime.errors import Busy, Failed, Invalid
+from pydock.runtime.engine import Defaults, Engine, Source
+from pydock.runtime.errors import Busy, Invalid
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
-from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor import launch as plain
-from pydock.runtime.monitor.client import Started
-from pydock.runtime.record import Record, RecordFile, Run, State
+from pydock.runtime.monitor.protocol import Exit
+from pydock.runtime.process import Process
+from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.rootfs import RootFilesystem
 from pydock.runtime.settings import Settings
 from pydock.runtime.spec import Spec, parse_signal
-from pydock.runtime.stdio import Stdio
 
 STOP_TIMEOUT: Final = 10.0
 #: Settings that may change while it runs.
 LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "cgroup"})
 _SAVE_DELAY: Final = 1.0
-#: Seconds that tidying up may take when the engine ends meanwhile; the next start does what is left.
-GRACE: Final = 5.0
-
-
-class End:
-    """The end of a run, for those who wait: set once, with the exit code (None: unknown)."""
-
-    __slots__ = ("code", "event")
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self.code: int | None = None
-
-
-@functools.cache
-def boot_id() -> str:
-    """The kernel's id of this boot (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def exit_code_of(status: int) -> int:
-    """The shell's number for a wait(2) status: the code, or 128 and the signal."""
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 class Container:
@@ -78,20 +50,10 @@ class Container:
         self.cgroup: Cgroup = engine.hierarchy.cgroup(record.id, dict(spec.cgroup))
         self.root = RootFilesystem(engine, record, self.directory)
         self.lock = trio.Lock()
-        self.end = End()  # what waiters see: a restart does not end it
-        self.pidfd = -1
+        self.process = Process(engine, record, self._file, self.directory, self, identity=record.id)
         self.error_changed = record.changed
-        self._stdin = -1  # beside the keeper's: stdin ends when both keeper and pydockd die at once
-        self._piped = False  # its named pipes are there, kept and followed
-        self._ending = False
-        self._watched = -1
-        self._down = trio.Event()  # the current run is over, its log complete, its exit code kept
         self._restarting = False
-        self._starting = False
         self._saving = False
-        self.stdio = Stdio(engine.run, record.id)  # named pipes, there while it runs
-        self._early: tuple[int | None, int] | None = None
-        self.stdin_closed = False
         self._oom_kills = 0
 
     # names and places
@@ -121,7 +83,7 @@ class Container:
     @property
     def alive(self) -> bool:
         """Whether there is, or is about to be again, a process."""
-        return self._ending or self.record.state in ("running", "paused", "restarting")
+        return self.process.ending or self.record.state in ("running", "paused", "restarting")
 
     @property
     def log(self) -> Path:
@@ -192,7 +154,7 @@ class Container:
                     await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
         await self._settings.change(lambda _: spec)
-        await self.limit_log()
+        await self.process.limit_log()
         self.engine.events.publish("container", self.name, "set", setting="spec.toml")
 
     def _apply_cgroup(self, settings: Mapping[str, str]) -> None:
@@ -229,92 +191,28 @@ class Container:
         source = self.source(self.spec.image)
         if not self.cgroup.exists():  # no disk is asked
             await trio.to_thread.run_sync(self._make_cgroup)
-        self._starting, self._early = True, None
-        monitors = self.engine.monitors
-        try:
-            with ExitStack() as stack:
-                started, running = await self._launch(source, stack)
-        except BaseException as error:
-            self._starting = False
-            if isinstance(error, Lost):
-                await trio.to_thread.run_sync(self.kill_strays)
-            with trio.move_on_after(GRACE, shield=True):
-                await self._release_stdio()
-                await self.save()
-            raise
-        record = self.record
-        if self.end.event.is_set():
-            self.end = End()
-        self._down = trio.Event()
-        self.pidfd = started.pidfd
-        record.take(running)
-        await self.save()  # which it mostly is by now
+
+        async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
+            union = await self.root.union(source)
+            return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
+
+        warnings = await self.process.start(launching.first(self.id, self.spec, self.cgroup), prepare)
+        if warnings:
+            self.failed("; ".join(warnings))
+        return f"started, pid {self.record.pid}"
+
+    def began(self) -> None:
+        """Its first process runs."""
         self.engine.on_change(self)
-        self.engine.events.publish("container", self.name, "start", pid=str(record.pid))
-        self._starting = False
-        if monitors != self.engine.monitors:  # its parent died right after the start
-            self.engine.spawn(self.watch_orphan)
-        if self._early is not None:
-            status, time = self._early
-            self.engine.spawn(lambda: self.exited(status, time))
-        if started.warnings:
-            self.failed("; ".join(started.warnings))
-        return f"started, pid {started.pid}"
+        self.engine.events.publish("container", self.name, "start", pid=str(self.record.pid))
+
+    async def lost(self) -> None:
+        """Nobody knows whether its first process was started."""
+        await trio.to_thread.run_sync(self.kill_strays)
 
     def _make_cgroup(self) -> None:
         self.cgroup.create()
         self.cgroup.apply(self.spec.cgroup)
-
-    async def _launch(self, source: Source, stack: ExitStack) -> tuple[Started, Run]:
-        """Have it started, with all that takes time side by side: its process comes into being while its root and its launch
-        are made, and is set up while its pipes get kept and followed and its record written.
-
-        The record is on disk before the program may run or not: after a death of pydockd the monitor says whether it does.
-        """
-        results: list[Started] = []
-        failures: list[Exception] = []
-        runs: list[Run] = []
-        born = trio.Event()
-
-        def on_birth(pid: int, starttime: int) -> None:
-            runs.append(Run(pid, starttime, boot_id(), now()))
-            born.set()
-
-        async def aside(call: Callable[[], Awaitable[None]]) -> None:
-            try:
-                await persistently(call)
-            except Exception as error:
-                failures.append(error)
-
-        with trio.CancelScope(shield=True):  # a start that was begun is carried through
-            async with trio.open_nursery() as nursery:
-
-                async def keep_record() -> None:
-                    await born.wait()
-                    await self._file.save(runs[0])
-
-                async def prepared() -> tuple[plain.Launch, list[int]]:
-                    union = await self.root.union(source)
-                    made = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
-                    self._piped, self.stdin_closed = True, False
-                    nursery.start_soon(aside, lambda: self._keep_pipes(self.engine.keeper))
-                    nursery.start_soon(aside, lambda: self._follow(self.engine.logger))
-                    nursery.start_soon(aside, keep_record)
-                    return made
-
-                first = launching.first(self.id, self.spec, self.cgroup)
-                try:
-                    results.append(await self.engine.monitor.start_with(first, prepared, on_birth))
-                except Exception as error:
-                    failures.insert(0, error)
-                    if not born.is_set():
-                        nursery.cancel_scope.cancel()
-        if failures:
-            for started in results:
-                syscalls.pidfd_send_signal(started.pidfd, signal.SIGKILL)
-                os.close(started.pidfd)
-            raise failures[0]
-        return results[0], runs[0]
 
     def _prepare(self, defaults: Defaults, union: int, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
         self._oom_kills = self.cgroup.oom_kills()
@@ -324,43 +222,11 @@ class Container:
             self.engine.mountpoint,
             self.engine.root / "cache" / "seccomp",
         )
-        self.stdio.make()
-        # The program may read and write, and even end, before the pipes are kept and followed.
-        stack.enter_context(self.stdio.open())
-        launch, fds = launching.prepare(place, self.spec, defaults, self.cgroup, stack, self.stdio.paths)
+        self.process.open_pipes(stack)
+        launch, fds = launching.prepare(place, self.spec, defaults, self.cgroup, stack, self.process.stdio.paths)
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         return launch, fds
-
-    async def _keep_pipes(self, keeper: Keeper) -> None:
-        with self.stdio.open() as ends:
-            if not self.stdin_closed and self._stdin < 0:
-                self._stdin = os.dup(ends["stdin"])
-            wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
-            await keeper.keep(self.stdio.key, wanted)
-
-    async def _follow(self, logger: Logger) -> None:
-        await logger.follow(
-            self.id,
-            stdout=self.stdio.stdout,
-            stderr=self.stdio.stderr,
-            directory=self.directory,
-            log_max=self.log_max(),
-        )
-
-    def _close_stdin(self) -> None:
-        if self._stdin >= 0:
-            os.close(self._stdin)
-            self._stdin = -1
-
-    async def _release_stdio(self) -> None:
-        self._piped = False
-        self._close_stdin()
-        await side_by_side(
-            lambda: persistently(lambda: self.engine.logger.unfollow(self.id)),
-            lambda: persistently(lambda: self.engine.keeper.drop(self.stdio.key)),
-            lambda: trio.to_thread.run_sync(self.stdio.remove),
-        )
 
     def kill_strays(self) -> None:
         """End the first process of a start that nobody was told of: the monitor, perhaps pydockd too, died in the midst of it.
@@ -372,12 +238,6 @@ class Container:
                 if len(numbers) > 1 and numbers[-1] == "1":
                     os.kill(pid, signal.SIGKILL)
 
-    def send_signal(self, number: int) -> None:
-        """Signal the container's first process; nothing when it has just gone."""
-        if self.pidfd >= 0:
-            with suppress(ProcessLookupError):
-                syscalls.pidfd_send_signal(self.pidfd, number)
-
     async def stop(self, seconds: float | None = None) -> str:
         """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited."""
         async with self.lock:
@@ -388,13 +248,13 @@ class Container:
         if seconds is None:
             seconds = STOP_TIMEOUT if self.spec.stop_timeout is None else self.spec.stop_timeout
         name = self.spec.stop_signal or self.defaults().stop_signal or "SIGTERM"
-        self.send_signal(parse_signal(name))
+        self.process.send_signal(parse_signal(name))
         if self.state == "paused":
             await self._thaw()
         with trio.move_on_after(seconds):
             await down.wait()
         if not down.is_set():
-            self.send_signal(signal.SIGKILL)
+            self.process.send_signal(signal.SIGKILL)
             await down.wait()
         self.engine.events.publish("container", self.name, "stop")
         return f"stopped, exit code {'unknown' if self.record.exit_code is None else self.record.exit_code}"
@@ -402,13 +262,13 @@ class Container:
     def _running(self) -> trio.Event:
         if self.state not in ("running", "paused"):
             raise Busy(f"{self.name} is not running: it is {self.state}")
-        return self._down
+        return self.process.down
 
     async def kill(self, signal_name: str | None = None) -> str:
         """``kill [SIGNAL]``: without a signal SIGKILL, and returns once it has exited; with one it is sent."""
         down = self._running()
         number = signal.SIGKILL if signal_name is None else parse_signal(signal_name)
-        self.send_signal(number)
+        self.process.send_signal(number)
         self.engine.events.publish("container", self.name, "kill", signal=spec_.print_signal(number))
         if number == signal.SIGKILL and self.state == "paused":
             await self._thaw()
@@ -457,7 +317,8 @@ class Container:
                 outcome = await self._start()
             except BaseException:
                 if self.state == "restarting":
-                    self._end_run()
+                    self._changed("exited")
+                    self.process.tell_end()
                     with trio.CancelScope(shield=True):
                         await self.save()
                 raise
@@ -476,58 +337,20 @@ class Container:
     async def close_stdin(self) -> str:
         """``eof``: nothing more comes from stdin."""
         self._running()
-        self.stdin_closed = True
-        self._close_stdin()
-        await self.engine.keeper.drop(self.stdio.key, "stdin")
+        await self.process.close_stdin()
         return "stdin is closed"
 
     # exits
 
-    async def exited(self, status: int | None, time: int, pid: int | None = None) -> None:
-        """Its first process, number *pid*, has ended, with wait(2) *status* (None: nobody can know), at *time* (ns)."""
-        if self._starting:
-            self._early = (status, time)
-            return
-        record = self.record
-        if self._ending or record.pid == 0 or pid not in (None, record.pid):
-            return
-        self._ending = True
-        try:
-            await self._take_down(status, time)
-        finally:
-            self._ending = False
+    def next_state(self) -> State:
+        """What it is when its first process has ended."""
+        return "restarting" if self._restarting else "exited"
 
-    async def _take_down(self, status: int | None, time: int) -> None:
-        record = self.record
-        await side_by_side(self._end_output, self._tidy)
-        record.pid = 0
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-        record.finished = time
-        record.exit_code = None if status is None else exit_code_of(status)
-        await self._file.save(state="restarting" if self._restarting else "exited")
-        await persistently(lambda: self.engine.monitor.forget(self.id))
-        code = "" if record.exit_code is None else str(record.exit_code)
+    def ended(self) -> None:
+        """Its first process has ended."""
+        code = "" if self.record.exit_code is None else str(self.record.exit_code)
         self.engine.events.publish("container", self.name, "exit", exit_code=code)
-        if self._restarting:
-            self._changed("restarting")
-        else:
-            self._end_run()
-        self._down.set()
-
-    def _end_run(self) -> None:
-        self.end.code = self.record.exit_code
-        self._changed("exited")
-        self.end.event.set()
-
-    async def _end_output(self) -> None:
-        if self._piped:
-            try:
-                await persistently(lambda: self.engine.logger.drain(self.id))
-            except Failed as error:
-                self.failed(f"log: the end of the output is lost: {error}")
-            await self._release_stdio()
+        self.engine.on_change(self)
 
     def _clear(self, *, paused: bool) -> int:
         """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
@@ -539,29 +362,23 @@ class Container:
         except OSError:
             return 0
 
-    async def _tidy(self) -> None:
+    async def tidy(self) -> None:
+        """Its first process has ended: what it leaves besides its output."""
         kills = await trio.to_thread.run_sync(lambda: self._clear(paused=self.state == "paused"))
         if kills > 0:
             limit = await trio.to_thread.run_sync(self.cgroup.read, "memory.max")
             self.failed(f"oom: the kernel killed {kills} process{'es' * (kills > 1)}: memory.max is {limit.strip()}")
             self.engine.events.publish("container", self.name, "oom", kills=str(kills))
 
-    async def watch_orphan(self) -> None:
-        """Await the exit of a process whose monitor has died: by pidfd, with the status where the kernel tells it."""
-        pidfd = self.pidfd
-        if pidfd < 0 or self._watched == pidfd:
-            return
-        self._watched = pidfd
-        await trio.lowlevel.wait_readable(pidfd)
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        for _ in range(500):  # readable comes at the exit, the hang-up with the reap by init, soon after
-            if any(mask & select.POLLHUP for _, mask in poller.poll(0)):
-                break
-            await trio.sleep(0.01)
-        self._watched = -1
-        if self.pidfd == pidfd:
-            await self.exited(syscalls.pidfd_exit_status(pidfd), now())
+    async def adopt(self, pidfd: int, gone: Exit | None, kept: Sequence[str] | None) -> None:
+        """After pydockd's own restart: see :meth:`Process.adopt`."""
+        await self.root.keep(self.engine.keeper)
+        await self.process.adopt(pidfd, gone, kept)
+
+    async def keep_again(self, keeper: Keeper) -> None:
+        """A keeper was started anew: the union's descriptor is still here."""
+        await self.root.keep(keeper)
+        await self.process.keep_again(keeper)
 
     # reporting
 
@@ -579,17 +396,6 @@ class Container:
             self.error_changed = now()
             self.engine.on_change(self)
 
-    async def follow_again(self, logger: Logger) -> None:
-        """A logger was started anew."""
-        if self._piped:
-            await self._follow(logger)
-
-    async def keep_again(self, keeper: Keeper) -> None:
-        """A keeper was started anew: the pipes are opened by name, the union's descriptor is still here."""
-        await self.root.keep(keeper)
-        if self._piped:
-            await self._keep_pipes(keeper)
-
     def save_soon(self) -> None:
         """Keep the record on disk behind the reply: for what may be lost, as the times of files."""
         if not self._saving:
@@ -604,30 +410,3 @@ class Container:
             if self.directory.exists():
                 with trio.CancelScope(shield=True):
                     await self.save()
-
-    def adopt(self, pid: int, starttime: int, pidfd: int) -> None:
-        """After pydockd's own restart: the run goes on, or has gone on until its unnoticed end (pidfd -1)."""
-        self.record.pid, self.record.starttime, self.record.boot = pid, starttime, boot_id()
-        self.pidfd = pidfd
-        self._piped = True
-        self._down = trio.Event()
-        if self.record.state != "paused":
-            self.record.state = "running"
-        self.stdin_closed = False
-
-    def without_pipes(self) -> None:
-        """After pydockd's own restart: there is nothing to keep, follow or drain any more."""
-        self._piped = False
-        self._close_stdin()
-
-    def settle_exited(self) -> None:
-        """After pydockd's own restart: it does not run."""
-        self.record.state, self.record.pid = "exited", 0
-        self.end.code = self.record.exit_code
-        self.end.event.set()
-        self._down.set()
-
-    async def limit_log(self) -> None:
-        """``log_max`` changed."""
-        if self._piped:
-            await self.engine.logger.limit(self.id, self.log_max())

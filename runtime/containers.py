@@ -19,14 +19,15 @@ from typing import Final
 
 import trio
 from pydock.runtime import syscalls
-from pydock.runtime.container import GRACE, Container, boot_id
+from pydock.runtime.container import Container
 from pydock.runtime.engine import Engine
-from pydock.runtime.errors import Busy, Exists, Failed, Invalid, NotFound
-from pydock.runtime.formats import now, quote
+from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
+from pydock.runtime.formats import quote
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
-from pydock.runtime.monitor.protocol import Exit, read_exits, start_time
-from pydock.runtime.record import Record, new_record, record_of
+from pydock.runtime.monitor.protocol import Exit, read_exits
+from pydock.runtime.process import GRACE, Process
+from pydock.runtime.record import new_record, record_of
 from pydock.runtime.rootfs import detach
 from pydock.runtime.spec import Spec
 from pydock.runtime.state import read_json, replace, replace_json
@@ -109,7 +110,7 @@ class Containers:
             trash = self.directory / f".trash-{container.id}"
             await trio.to_thread.run_sync(os.rename, container.directory, trash)
             del self._by_name[name], self._by_id[container.id]
-            container.end.event.set()
+            container.process.end.event.set()
         self.engine.events.publish("container", name, "remove", id=container.id)
         self.engine.spawn(lambda: self._clear(container, trash))
 
@@ -185,10 +186,10 @@ class Containers:
         for container in tuple(self):
             pidfd = alive.pop(container.id, -1)
             if pidfd >= 0 or container.record.pid:
-                await self._adopt(container, pidfd, ended.get(container.id), kept.get(container.stdio.key))
+                await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.stdio.key))
                 continue
             if container.state != "created":
-                container.settle_exited()
+                container.process.settle_exited()
             await trio.to_thread.run_sync(container.kill_strays)
         for pidfd in alive.values():
             os.close(pidfd)
@@ -198,7 +199,7 @@ class Containers:
     async def let_go(self) -> None:
         """Have keeper and logger forget what no container needs: a death, or an end, came between two steps."""
         wanted = {container.root.key for container in self}
-        wanted |= {container.stdio.key for container in self if container.record.pid}
+        wanted |= {container.process.stdio.key for container in self if container.record.pid}
         for key in (await self.engine.keeper.list()).keys() - wanted:
             await self.engine.keeper.drop(key)
         running = {container.id for container in self if container.record.pid}
@@ -215,81 +216,31 @@ class Containers:
                 if path.name not in living:
                     shutil.rmtree(path, ignore_errors=True)
 
-    async def _adopt(self, container: Container, pidfd: int, gone: Exit | None, kept: tuple[str, ...] | None) -> None:
-        """One that ran when it was last heard of, or that the monitor has as *pidfd*; *kept* is what the keeper has of it."""
-        record = container.record
-        orphan = False
-        if pidfd >= 0 and (pid := pid_of(pidfd)) > 0:
-            container.adopt(pid, start_time(pid), pidfd)
-        elif (gone is None or gone.pid != record.pid) and lives(record):
-            orphan = True
-            container.adopt(record.pid, record.starttime, syscalls.pidfd_open(record.pid))
-        else:
-            container.adopt(record.pid, record.starttime, -1)
-        container.stdin_closed = kept is not None and "stdin" not in kept
-        try:
-            await container.keep_again(self.engine.keeper)
-            await container.follow_again(self.engine.logger)
-        except (OSError, Failed) as error:
-            # No pipes: they went with an end that was half written down, or with a reboot.
-            log.debug("%s: %s", container.label, error)
-            container.without_pipes()
-        if orphan:
-            self.engine.spawn(container.watch_orphan)
-        elif container.pidfd < 0:
-            known = gone is not None and gone.pid == record.pid
-            await container.exited(gone.status if gone and known else None, gone.time if gone and known else now())
-
     async def take_exits(self) -> None:
         """Take note of every exit that the monitor tells, until cancelled."""
         async for gone in self.engine.monitor.exits:
             container = self._by_id.get(gone.id)
             if container is not None:
-                self._exited(container, gone)
+                self._exited(container.process, gone)
             else:
                 await self.engine.monitor.forget(gone.id)
 
-    def _exited(self, container: Container, gone: Exit) -> None:
-        self.engine.spawn(lambda: container.exited(gone.status, gone.time, gone.pid))
+    def _exited(self, process: Process, gone: Exit) -> None:
+        self.engine.spawn(lambda: process.exited(gone.status, gone.time, gone.pid))
 
     def monitor_died(self) -> None:
         """Its children are orphans now: an exit it had noted counts, the others are watched by pidfd."""
         self.engine.monitors += 1
         ended = {gone.id: gone for gone in read_exits(str(self.engine.run))}
         for container in tuple(self):
-            if not container.record.pid:
-                continue
-            gone = ended.get(container.id)
-            if gone is not None and gone.pid == container.record.pid:
-                self._exited(container, gone)
-            else:
-                self.engine.spawn(container.watch_orphan)
+            container.process.monitor_died(ended.get(container.id))
 
     async def logger_is_new(self, logger: Logger) -> None:
         """Have it follow all that run."""
         for container in tuple(self):
-            await container.follow_again(logger)
+            await container.process.follow_again(logger)
 
     async def keeper_is_new(self, keeper: Keeper) -> None:
         """Give it again what pydockd can give."""
         for container in tuple(self):
             await container.keep_again(keeper)
-
-
-def pid_of(pidfd: int) -> int:
-    """The number of the process behind *pidfd*; -1 when it has been reaped (pidfd_open(2), "fdinfo")."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        if line.startswith("Pid:"):
-            return int(line.split()[1])
-    return -1
-
-
-def lives(record: Record) -> bool:
-    """Whether the process of *record* is still that process."""
-    if record.boot != boot_id():
-        return False
-    try:
-        fields = Path(f"/proc/{record.pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return int(fields[19]) == record.starttime and fields[0] not in ("Z", "X")

@@ -16,8 +16,8 @@ State = Literal["created", "running", "paused", "exited", "restarting"]
 
 
 @dataclass(slots=True)
-class Record:
-    """Times in ns since the epoch, 0 for never."""
+class Life:
+    """The runs of a process, as ``state.json`` keeps them. Times in ns since the epoch, 0 for never."""
 
     id: str
     name: str
@@ -31,10 +31,7 @@ class Record:
     exit_code: int | None = None
     error: str = ""
     changed: int = 0
-    image_id: str = ""
-    layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
-    defaults: dict[str, object] = field(default_factory=dict)  # those of that image
-    files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of files
+    files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of the object's files
 
     def take(self, run: Run) -> None:
         """*run* is the one that goes on now."""
@@ -43,9 +40,18 @@ class Record:
         self.finished, self.exit_code, self.error = 0, None, ""
 
 
+@dataclass(slots=True)
+class Record(Life):
+    """What is known of a container."""
+
+    image_id: str = ""
+    layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
+    defaults: dict[str, object] = field(default_factory=dict)  # those of that image
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One life of a container's first process."""
+    """One run of a process."""
 
     pid: int
     starttime: int
@@ -68,12 +74,12 @@ def record_of(values: Mapping[str, object]) -> Record:
 
 
 class RecordFile:
-    """``state.json`` in a container's directory. Saves are one after another, each of the record as it is by then.
+    """``state.json`` in an object's directory. Saves are one after another, each of the record as it is by then.
 
     What is on disk already is not written again.
     """
 
-    def __init__(self, record: Record, directory: Path, settler: Settler) -> None:
+    def __init__(self, record: Life, directory: Path, settler: Settler) -> None:
         self._record = record
         self._path = directory / "state.json"
         self._settler = settler

@@ -98,7 +98,7 @@ def _log_max(text: str) -> str:
 
 async def _store_log_max(subject: C, text: str | None, caller: int) -> None:
     await store_field("log_max", _log_max, live=True)(subject, text, caller)
-    await subject.container.limit_log()
+    await subject.container.process.limit_log()
 
 
 def _tty(text: str) -> bool:

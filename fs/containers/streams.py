@@ -21,7 +21,7 @@ class Wait:
 
     def __init__(self, container: Container) -> None:
         self._container = container
-        self._end = container.end
+        self._end = container.process.end
         self._given = False
 
     async def receive(self) -> bytes:
@@ -82,10 +82,10 @@ class Stdin:
             self.close()
             raise Busy(f"stdin: {self._container.name} is not running: it is {self._container.state}")
         if self._fd < 0:
-            if self._container.stdin_closed:
+            if self._container.process.stdin_closed:
                 raise Refused(errno.EPIPE, f"the standard input of {self._container.name} has been closed")
             try:
-                self._fd = os.open(self._container.stdio.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._fd = os.open(self._container.process.stdio.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     raise Refused(errno.EPIPE, f"{self._container.name} has closed its standard input") from None
@@ -96,7 +96,7 @@ class Stdin:
         return True
 
     def writable(self) -> bool:
-        if not self._container.record.pid or self._container.stdin_closed:
+        if not self._container.record.pid or self._container.process.stdin_closed:
             return True  # the error is there at once
         try:
             fd = self._open()

@@ -1,0 +1,395 @@
+"""A process that runs for a container: its first one, or one that is executed in it. Its pipes, its log, its end.
+
+The monitor is its parent, the logger moves its output, the keeper holds what must not vanish; this is pydockd's side of all
+three. What the process is for, and what its end means, is its owner's business.
+
+An exit may come at any time; it is handled by :meth:`Process.exited`, and between its awaits the state is still ``running``: it
+changes, and waiters wake, only when the log is complete and the exit code is kept on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+from pydock.runtime import syscalls
+from pydock.runtime.companion import Lost
+from pydock.runtime.engine import Engine, persistently, side_by_side
+from pydock.runtime.errors import Failed
+from pydock.runtime.formats import now
+from pydock.runtime.keeper import Keeper
+from pydock.runtime.logger.client import Logger
+from pydock.runtime.monitor.client import Started
+from pydock.runtime.monitor.launch import Launch
+from pydock.runtime.monitor.protocol import Exit, start_time
+from pydock.runtime.record import Life, RecordFile, Run, State
+from pydock.runtime.stdio import Stdio
+
+#: Seconds that tidying up may take when the engine ends meanwhile; the next start does what is left.
+GRACE: Final = 5.0
+#: What comes before the launch itself is made: how the process comes into being, and descriptors for that.
+Prepare = Callable[[ExitStack], Awaitable[tuple[Launch, list[int]]]]
+
+
+class End:
+    """The end of a run, for those who wait: set once, with the exit code (None: unknown)."""
+
+    __slots__ = ("code", "event")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.code: int | None = None
+
+
+class Owner(Protocol):
+    """Whose process it is."""
+
+    def log_max(self) -> int | None:
+        """What the log may take in bytes; None for any."""
+
+    async def tidy(self) -> None:
+        """It has ended: what is to be done side by side with the end of its output."""
+
+    def next_state(self) -> State:
+        """What comes after the end: ``exited``, or ``restarting`` when waiters shall go on waiting."""
+
+    def began(self) -> None:
+        """It runs, and that is kept on disk."""
+
+    def ended(self) -> None:
+        """Its end is kept on disk; waiters are about to be told."""
+
+    async def lost(self) -> None:
+        """Whether it was started can't be known: undo what may have been."""
+
+    def failed(self, words: str) -> None:
+        """Something of it went wrong."""
+
+
+@functools.cache
+def boot_id() -> str:
+    """The kernel's id of this boot (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def exit_code_of(status: int) -> int:
+    """The shell's number for a wait(2) status: the code, or 128 and the signal."""
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+class Process:
+    """The process with *record*, which *file* keeps; its log is in *directory*. *identity* is what the small processes call it."""
+
+    def __init__(
+        self, engine: Engine, record: Life, file: RecordFile, directory: Path, owner: Owner, *, identity: str
+    ) -> None:
+        self.engine = engine
+        self.id = identity
+        self.directory = directory
+        self.end = End()  # what waiters see: a restart does not end it
+        self.pidfd = -1
+        self.stdio = Stdio(engine.run, identity)  # named pipes, there while it runs
+        self.stdin_closed = False
+        self.ending = False
+        self.down = trio.Event()  # the current run is over, its log complete, its exit code kept
+        self._record = record
+        self._file = file
+        self._owner = owner
+        self._stdin = -1  # beside the keeper's: stdin ends when both keeper and pydockd die at once
+        self._piped = False  # its named pipes are there, kept and followed
+        self._watched = -1
+        self._starting = False
+        self._early: tuple[int | None, int] | None = None
+
+    # the beginning
+
+    async def start(self, first: Launch, prepare: Prepare) -> tuple[str, ...]:
+        """Have it come into being as *first* tells and run what *prepare* makes; what it was warned of.
+
+        A start that was begun is carried through. *prepare* calls :meth:`open_pipes` before it returns.
+        """
+        self._starting, self._early = True, None
+        monitors = self.engine.monitors
+        try:
+            with ExitStack() as stack:
+                started, running = await self._launch(first, prepare, stack)
+        except BaseException as error:
+            self._starting = False
+            if isinstance(error, Lost):
+                await self._owner.lost()
+            with trio.move_on_after(GRACE, shield=True):
+                await self._release_stdio()
+                await self._file.save()
+            raise
+        if self.end.event.is_set():
+            self.end = End()
+        self.down = trio.Event()
+        self.pidfd = started.pidfd
+        self._record.take(running)
+        await self._file.save()  # which it mostly is by now
+        self._owner.began()
+        self._starting = False
+        if monitors != self.engine.monitors:  # its parent died right after the start
+            self.engine.spawn(self.watch_orphan)
+        if self._early is not None:
+            status, time = self._early
+            self.engine.spawn(lambda: self.exited(status, time))
+        return started.warnings
+
+    async def _launch(self, first: Launch, prepare: Prepare, stack: ExitStack) -> tuple[Started, Run]:
+        """Have it started, with all that takes time side by side: it comes into being while its launch is made, and is set up
+        while its pipes get kept and followed and its record written.
+
+        The record is on disk before the program may run or not: after a death of pydockd the monitor says whether it does.
+        """
+        results: list[Started] = []
+        failures: list[Exception] = []
+        runs: list[Run] = []
+        born = trio.Event()
+
+        def on_birth(pid: int, starttime: int) -> None:
+            runs.append(Run(pid, starttime, boot_id(), now()))
+            born.set()
+
+        async def aside(call: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await persistently(call)
+            except Exception as error:
+                failures.append(error)
+
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+
+                async def keep_record() -> None:
+                    await born.wait()
+                    await self._file.save(runs[0])
+
+                async def prepared() -> tuple[Launch, list[int]]:
+                    made = await prepare(stack)
+                    self._piped, self.stdin_closed = True, False
+                    nursery.start_soon(aside, lambda: self._keep_pipes(self.engine.keeper))
+                    nursery.start_soon(aside, lambda: self._follow(self.engine.logger))
+                    nursery.start_soon(aside, keep_record)
+                    return made
+
+                try:
+                    results.append(await self.engine.monitor.start_with(first, prepared, on_birth))
+                except Exception as error:
+                    failures.insert(0, error)
+                    if not born.is_set():
+                        nursery.cancel_scope.cancel()
+        if failures:
+            for started in results:
+                syscalls.pidfd_send_signal(started.pidfd, signal.SIGKILL)
+                os.close(started.pidfd)
+            raise failures[0]
+        return results[0], runs[0]
+
+    def open_pipes(self, stack: ExitStack) -> None:
+        """Make the named pipes, open at both ends until *stack* is left. Blocks.
+
+        The program may read and write, and even end, before the pipes are kept and followed.
+        """
+        self.stdio.make()
+        stack.enter_context(self.stdio.open())
+
+    # its pipes
+
+    async def _keep_pipes(self, keeper: Keeper) -> None:
+        with self.stdio.open() as ends:
+            if not self.stdin_closed and self._stdin < 0:
+                self._stdin = os.dup(ends["stdin"])
+            wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
+            await keeper.keep(self.stdio.key, wanted)
+
+    async def _follow(self, logger: Logger) -> None:
+        await logger.follow(
+            self.id,
+            stdout=self.stdio.stdout,
+            stderr=self.stdio.stderr,
+            directory=self.directory,
+            log_max=self._owner.log_max(),
+        )
+
+    def _close_stdin(self) -> None:
+        if self._stdin >= 0:
+            os.close(self._stdin)
+            self._stdin = -1
+
+    async def _release_stdio(self) -> None:
+        self._piped = False
+        self._close_stdin()
+        await side_by_side(
+            lambda: persistently(lambda: self.engine.logger.unfollow(self.id)),
+            lambda: persistently(lambda: self.engine.keeper.drop(self.stdio.key)),
+            lambda: trio.to_thread.run_sync(self.stdio.remove),
+        )
+
+    async def close_stdin(self) -> None:
+        """Nothing more comes from stdin."""
+        self.stdin_closed = True
+        self._close_stdin()
+        await self.engine.keeper.drop(self.stdio.key, "stdin")
+
+    async def limit_log(self) -> None:
+        """The owner's ``log_max`` has changed."""
+        if self._piped:
+            await self.engine.logger.limit(self.id, self._owner.log_max())
+
+    async def follow_again(self, logger: Logger) -> None:
+        """A logger was started anew."""
+        if self._piped:
+            await self._follow(logger)
+
+    async def keep_again(self, keeper: Keeper) -> None:
+        """A keeper was started anew: the pipes are opened by name."""
+        if self._piped:
+            await self._keep_pipes(keeper)
+
+    # signals and the end
+
+    def send_signal(self, number: int) -> None:
+        """Signal it; nothing when it has just gone."""
+        if self.pidfd >= 0:
+            with suppress(ProcessLookupError):
+                syscalls.pidfd_send_signal(self.pidfd, number)
+
+    async def exited(self, status: int | None, time: int, pid: int | None = None) -> None:
+        """It, number *pid*, has ended, with wait(2) *status* (None: nobody can know), at *time* (ns)."""
+        if self._starting:
+            self._early = (status, time)
+            return
+        if self.ending or self._record.pid == 0 or pid not in (None, self._record.pid):
+            return
+        self.ending = True
+        try:
+            await self._take_down(status, time)
+        finally:
+            self.ending = False
+
+    async def _take_down(self, status: int | None, time: int) -> None:
+        record = self._record
+        await side_by_side(self._end_output, self._owner.tidy)
+        record.pid = 0
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        record.finished = time
+        record.exit_code = None if status is None else exit_code_of(status)
+        state = self._owner.next_state()
+        await self._file.save(state=state)
+        await persistently(lambda: self.engine.monitor.forget(self.id))
+        record.state, record.changed = state, now()
+        self._owner.ended()
+        if state == "exited":
+            self.tell_end()
+        self.down.set()
+
+    def tell_end(self) -> None:
+        """Wake those who wait for the end: it is not started again by itself."""
+        self.end.code = self._record.exit_code
+        self.end.event.set()
+
+    async def _end_output(self) -> None:
+        if self._piped:
+            try:
+                await persistently(lambda: self.engine.logger.drain(self.id))
+            except Failed as error:
+                self._owner.failed(f"log: the end of the output is lost: {error}")
+            await self._release_stdio()
+
+    async def watch_orphan(self) -> None:
+        """Await the exit of a process whose monitor has died: by pidfd, with the status where the kernel tells it."""
+        pidfd = self.pidfd
+        if pidfd < 0 or self._watched == pidfd:
+            return
+        self._watched = pidfd
+        await trio.lowlevel.wait_readable(pidfd)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        for _ in range(500):  # readable comes at the exit, the hang-up with the reap by init, soon after
+            if any(mask & select.POLLHUP for _, mask in poller.poll(0)):
+                break
+            await trio.sleep(0.01)
+        self._watched = -1
+        if self.pidfd == pidfd:
+            await self.exited(syscalls.pidfd_exit_status(pidfd), now())
+
+    def monitor_died(self, gone: Exit | None) -> None:
+        """Its parent has died, perhaps after noting its exit *gone*."""
+        if not self._record.pid:
+            return
+        if gone is not None and gone.pid == self._record.pid:
+            self.engine.spawn(lambda: self.exited(gone.status, gone.time, gone.pid))
+        else:
+            self.engine.spawn(self.watch_orphan)
+
+    # after pydockd's own restart
+
+    async def adopt(self, pidfd: int, gone: Exit | None, kept: Sequence[str] | None) -> None:
+        """It ran when it was last heard of, or the monitor has it as *pidfd* (else -1). *gone* is the exit that the monitor noted,
+        *kept* what the keeper has of it."""
+        record = self._record
+        orphan = False
+        if pidfd >= 0 and (pid := pid_of(pidfd)) > 0:
+            self._take_up(pid, start_time(pid), pidfd)
+        elif (gone is None or gone.pid != record.pid) and lives(record):
+            orphan = True
+            self._take_up(record.pid, record.starttime, syscalls.pidfd_open(record.pid))
+        else:
+            self._take_up(record.pid, record.starttime, -1)
+        self.stdin_closed = kept is not None and "stdin" not in kept
+        try:
+            await self.keep_again(self.engine.keeper)
+            await self.follow_again(self.engine.logger)
+        except (OSError, Failed):
+            # No pipes: they went with an end that was half written down, or with a reboot.
+            self._piped = False
+            self._close_stdin()
+        if orphan:
+            self.engine.spawn(self.watch_orphan)
+        elif self.pidfd < 0:
+            known = gone is not None and gone.pid == record.pid
+            await self.exited(gone.status if gone and known else None, gone.time if gone and known else now())
+
+    def _take_up(self, pid: int, starttime: int, pidfd: int) -> None:
+        """The run goes on, or has gone on until its unnoticed end (pidfd -1)."""
+        record = self._record
+        record.pid, record.starttime, record.boot = pid, starttime, boot_id()
+        self.pidfd = pidfd
+        self._piped = True
+        self.down = trio.Event()
+        if record.state != "paused":
+            record.state = "running"
+
+    def settle_exited(self) -> None:
+        """It does not run."""
+        self._record.state, self._record.pid = "exited", 0
+        self.tell_end()
+        self.down.set()
+
+
+def pid_of(pidfd: int) -> int:
+    """The number of the process behind *pidfd*; -1 when it has been reaped (pidfd_open(2), "fdinfo")."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return -1
+
+
+def lives(record: Life) -> bool:
+    """Whether the process of *record* is still that process."""
+    if record.boot != boot_id():
+        return False
+    try:
+        fields = Path(f"/proc/{record.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return int(fields[19]) == record.starttime and fields[0] not in ("Z", "X")
