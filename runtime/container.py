@@ -154,7 +154,7 @@ class Container:
                     await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
         await self._settings.change(lambda _: spec)
-        await self.process.limit_log()
+        await self.process.streams.limit_log()
         self.engine.events.publish("container", self.name, "set", setting="spec.toml")
 
     def _apply_cgroup(self, settings: Mapping[str, str]) -> None:
@@ -196,7 +196,8 @@ class Container:
             union = await self.root.union(source)
             return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
 
-        warnings = await self.process.start(launching.first(self.id, self.spec, self.cgroup), prepare)
+        first = launching.first(self.id, self.spec, self.cgroup)
+        warnings = await self.process.start(first, prepare, terminal=bool(self.spec.tty))
         if warnings:
             self.failed("; ".join(warnings))
         return f"started, pid {self.record.pid}"
@@ -222,8 +223,10 @@ class Container:
             self.engine.mountpoint,
             self.engine.root / "cache" / "seccomp",
         )
-        self.process.open_pipes(stack)
-        launch, fds = launching.prepare(place, self.spec, defaults, self.cgroup, stack, self.process.stdio.paths)
+        self.process.streams.open_pipes(stack)
+        launch, fds = launching.prepare(
+            place, self.spec, defaults, self.cgroup, stack, self.process.streams.stdio.paths
+        )
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         return launch, fds
@@ -337,7 +340,7 @@ class Container:
     async def close_stdin(self) -> str:
         """``eof``: nothing more comes from stdin."""
         self._running()
-        await self.process.close_stdin()
+        await self.process.streams.close_stdin()
         return "stdin is closed"
 
     # exits
@@ -378,7 +381,15 @@ class Container:
     async def keep_again(self, keeper: Keeper) -> None:
         """A keeper was started anew: the union's descriptor is still here."""
         await self.root.keep(keeper)
-        await self.process.keep_again(keeper)
+        await self.process.streams.keep_again(keeper)
+
+    async def resize(self, rows: int, columns: int) -> str:
+        """``resize ROWS COLS``: the size of its terminal."""
+        self._running()
+        if not self.process.streams.has_terminal:
+            raise Busy(f"{self.name} has no terminal: set tty to 1 before it starts")
+        self.process.streams.resize(rows, columns)
+        return f"{rows} rows, {columns} columns"
 
     # reporting
 

@@ -186,7 +186,7 @@ class Containers:
         for container in tuple(self):
             pidfd = alive.pop(container.id, -1)
             if pidfd >= 0 or container.record.pid:
-                await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.stdio.key))
+                await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.streams.stdio.key))
                 continue
             if container.state != "created":
                 container.process.settle_exited()
@@ -199,7 +199,7 @@ class Containers:
     async def let_go(self) -> None:
         """Have keeper and logger forget what no container needs: a death, or an end, came between two steps."""
         wanted = {container.root.key for container in self}
-        wanted |= {container.process.stdio.key for container in self if container.record.pid}
+        wanted |= {container.process.streams.stdio.key for container in self if container.record.pid}
         for key in (await self.engine.keeper.list()).keys() - wanted:
             await self.engine.keeper.drop(key)
         running = {container.id for container in self if container.record.pid}
@@ -238,7 +238,7 @@ class Containers:
     async def logger_is_new(self, logger: Logger) -> None:
         """Have it follow all that run."""
         for container in tuple(self):
-            await container.process.follow_again(logger)
+            await container.process.streams.follow_again(logger)
 
     async def keeper_is_new(self, keeper: Keeper) -> None:
         """Give it again what pydockd can give."""

@@ -181,6 +181,7 @@ def prepare(
         seccomp=filter_index,
         clone_into=cgroup.clone_into,
         cgroups=cgroup.join_files_after_clone,
+        terminal=bool(spec.tty),
         stdin=stdio[0],
         stdout=stdio[1],
         stderr=stdio[2],

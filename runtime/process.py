@@ -24,13 +24,11 @@ from pydock.runtime.companion import Lost
 from pydock.runtime.engine import Engine, persistently, side_by_side
 from pydock.runtime.errors import Failed
 from pydock.runtime.formats import now
-from pydock.runtime.keeper import Keeper
-from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Started
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.protocol import Exit, start_time
 from pydock.runtime.record import Life, RecordFile, Run, State
-from pydock.runtime.stdio import Stdio
+from pydock.runtime.streams import Streams
 
 #: Seconds that tidying up may take when the engine ends meanwhile; the next start does what is left.
 GRACE: Final = 5.0
@@ -92,40 +90,38 @@ class Process:
     ) -> None:
         self.engine = engine
         self.id = identity
-        self.directory = directory
+        self.streams = Streams(engine, identity, directory, owner.log_max)
         self.end = End()  # what waiters see: a restart does not end it
         self.pidfd = -1
-        self.stdio = Stdio(engine.run, identity)  # named pipes, there while it runs
-        self.stdin_closed = False
         self.ending = False
         self.down = trio.Event()  # the current run is over, its log complete, its exit code kept
         self._record = record
         self._file = file
         self._owner = owner
-        self._stdin = -1  # beside the keeper's: stdin ends when both keeper and pydockd die at once
-        self._piped = False  # its named pipes are there, kept and followed
         self._watched = -1
         self._starting = False
         self._early: tuple[int | None, int] | None = None
 
     # the beginning
 
-    async def start(self, first: Launch, prepare: Prepare) -> tuple[str, ...]:
-        """Have it come into being as *first* tells and run what *prepare* makes; what it was warned of.
+    async def start(
+        self, first: Launch, prepare: Prepare, *, fds: Sequence[int] = (), terminal: bool = False
+    ) -> tuple[str, ...]:
+        """Have it come into being as *first* tells, whose descriptors are *fds*, and run what *prepare* makes; the warnings.
 
-        A start that was begun is carried through. *prepare* calls :meth:`open_pipes` before it returns.
+        A start that was begun is carried through. *prepare* calls ``streams.open_pipes`` before it returns.
         """
         self._starting, self._early = True, None
         monitors = self.engine.monitors
         try:
             with ExitStack() as stack:
-                started, running = await self._launch(first, prepare, stack)
+                started, running = await self._launch(first, fds, prepare, stack, terminal=terminal)
         except BaseException as error:
             self._starting = False
             if isinstance(error, Lost):
                 await self._owner.lost()
             with trio.move_on_after(GRACE, shield=True):
-                await self._release_stdio()
+                await self.streams.release()
                 await self._file.save()
             raise
         if self.end.event.is_set():
@@ -136,6 +132,8 @@ class Process:
         await self._file.save()  # which it mostly is by now
         self._owner.began()
         self._starting = False
+        self.streams.listen()
+        self.streams.news.ring()
         if monitors != self.engine.monitors:  # its parent died right after the start
             self.engine.spawn(self.watch_orphan)
         if self._early is not None:
@@ -143,7 +141,9 @@ class Process:
             self.engine.spawn(lambda: self.exited(status, time))
         return started.warnings
 
-    async def _launch(self, first: Launch, prepare: Prepare, stack: ExitStack) -> tuple[Started, Run]:
+    async def _launch(
+        self, first: Launch, fds: Sequence[int], prepare: Prepare, stack: ExitStack, *, terminal: bool
+    ) -> tuple[Started, Run]:
         """Have it started, with all that takes time side by side: it comes into being while its launch is made, and is set up
         while its pipes get kept and followed and its record written.
 
@@ -160,7 +160,7 @@ class Process:
 
         async def aside(call: Callable[[], Awaitable[None]]) -> None:
             try:
-                await persistently(call)
+                await call()
             except Exception as error:
                 failures.append(error)
 
@@ -173,14 +173,15 @@ class Process:
 
                 async def prepared() -> tuple[Launch, list[int]]:
                     made = await prepare(stack)
-                    self._piped, self.stdin_closed = True, False
-                    nursery.start_soon(aside, lambda: self._keep_pipes(self.engine.keeper))
-                    nursery.start_soon(aside, lambda: self._follow(self.engine.logger))
+                    if not terminal:  # which is held and followed when it has been opened
+                        nursery.start_soon(aside, self.streams.keep)
+                        nursery.start_soon(aside, self.streams.follow)
                     nursery.start_soon(aside, keep_record)
                     return made
 
+                monitor, take = self.engine.monitor, self.streams.take_terminal if terminal else None
                 try:
-                    results.append(await self.engine.monitor.start_with(first, prepared, on_birth))
+                    results.append(await monitor.start_with(first, prepared, on_birth, fds=fds, terminal=take))
                 except Exception as error:
                     failures.insert(0, error)
                     if not born.is_set():
@@ -192,66 +193,14 @@ class Process:
             raise failures[0]
         return results[0], runs[0]
 
-    def open_pipes(self, stack: ExitStack) -> None:
-        """Make the named pipes, open at both ends until *stack* is left. Blocks.
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and not ended; also while its end is being written down."""
+        return bool(self._record.pid)
 
-        The program may read and write, and even end, before the pipes are kept and followed.
-        """
-        self.stdio.make()
-        stack.enter_context(self.stdio.open())
-
-    # its pipes
-
-    async def _keep_pipes(self, keeper: Keeper) -> None:
-        with self.stdio.open() as ends:
-            if not self.stdin_closed and self._stdin < 0:
-                self._stdin = os.dup(ends["stdin"])
-            wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
-            await keeper.keep(self.stdio.key, wanted)
-
-    async def _follow(self, logger: Logger) -> None:
-        await logger.follow(
-            self.id,
-            stdout=self.stdio.stdout,
-            stderr=self.stdio.stderr,
-            directory=self.directory,
-            log_max=self._owner.log_max(),
-        )
-
-    def _close_stdin(self) -> None:
-        if self._stdin >= 0:
-            os.close(self._stdin)
-            self._stdin = -1
-
-    async def _release_stdio(self) -> None:
-        self._piped = False
-        self._close_stdin()
-        await side_by_side(
-            lambda: persistently(lambda: self.engine.logger.unfollow(self.id)),
-            lambda: persistently(lambda: self.engine.keeper.drop(self.stdio.key)),
-            lambda: trio.to_thread.run_sync(self.stdio.remove),
-        )
-
-    async def close_stdin(self) -> None:
-        """Nothing more comes from stdin."""
-        self.stdin_closed = True
-        self._close_stdin()
-        await self.engine.keeper.drop(self.stdio.key, "stdin")
-
-    async def limit_log(self) -> None:
-        """The owner's ``log_max`` has changed."""
-        if self._piped:
-            await self.engine.logger.limit(self.id, self._owner.log_max())
-
-    async def follow_again(self, logger: Logger) -> None:
-        """A logger was started anew."""
-        if self._piped:
-            await self._follow(logger)
-
-    async def keep_again(self, keeper: Keeper) -> None:
-        """A keeper was started anew: the pipes are opened by name."""
-        if self._piped:
-            await self._keep_pipes(keeper)
+    @property
+    def state(self) -> State:
+        return self._record.state
 
     # signals and the end
 
@@ -291,19 +240,19 @@ class Process:
         if state == "exited":
             self.tell_end()
         self.down.set()
+        self.streams.news.ring()
 
     def tell_end(self) -> None:
         """Wake those who wait for the end: it is not started again by itself."""
         self.end.code = self._record.exit_code
         self.end.event.set()
+        self.streams.news.ring()
 
     async def _end_output(self) -> None:
-        if self._piped:
-            try:
-                await persistently(lambda: self.engine.logger.drain(self.id))
-            except Failed as error:
-                self._owner.failed(f"log: the end of the output is lost: {error}")
-            await self._release_stdio()
+        try:
+            await self.streams.end()
+        except Failed as error:
+            self._owner.failed(f"log: the end of the output is lost: {error}")
 
     async def watch_orphan(self) -> None:
         """Await the exit of a process whose monitor has died: by pidfd, with the status where the kernel tells it."""
@@ -345,14 +294,7 @@ class Process:
             self._take_up(record.pid, record.starttime, syscalls.pidfd_open(record.pid))
         else:
             self._take_up(record.pid, record.starttime, -1)
-        self.stdin_closed = kept is not None and "stdin" not in kept
-        try:
-            await self.keep_again(self.engine.keeper)
-            await self.follow_again(self.engine.logger)
-        except (OSError, Failed):
-            # No pipes: they went with an end that was half written down, or with a reboot.
-            self._piped = False
-            self._close_stdin()
+        await self.streams.adopt(kept)
         if orphan:
             self.engine.spawn(self.watch_orphan)
         elif self.pidfd < 0:
@@ -364,7 +306,6 @@ class Process:
         record = self._record
         record.pid, record.starttime, record.boot = pid, starttime, boot_id()
         self.pidfd = pidfd
-        self._piped = True
         self.down = trio.Event()
         if record.state != "paused":
             record.state = "running"

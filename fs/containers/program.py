@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from pydock.fs.containers.rows import (
     C,
+    boolean,
     effective,
     own_items,
-    show_boolean,
     show_text,
     spec_of,
     store_field,
@@ -19,10 +19,9 @@ from pydock.fs.node import Entry, List, Value
 from pydock.runtime import launching
 from pydock.runtime.container import STOP_TIMEOUT
 from pydock.runtime.engine import Defaults
-from pydock.runtime.errors import Invalid, Unsupported
+from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import (
     parse_arguments,
-    parse_boolean,
     parse_duration,
     parse_limit,
     print_arguments,
@@ -98,13 +97,7 @@ def _log_max(text: str) -> str:
 
 async def _store_log_max(subject: C, text: str | None, caller: int) -> None:
     await store_field("log_max", _log_max, live=True)(subject, text, caller)
-    await subject.container.process.limit_log()
-
-
-def _tty(text: str) -> bool:
-    if parse_boolean(text):
-        raise Unsupported("tty: containers have no terminal yet: only 0")
-    return False
+    await subject.container.process.streams.limit_log()
 
 
 def _env(subject: C, line: str) -> tuple[str, ...]:
@@ -175,11 +168,10 @@ PROGRAM: tuple[Entry[C], ...] = (
         key=_name,
         doc="Notes of yours, NAME=VALUE a line. Unset it shows the image's.",
     ),
-    Value(
-        name="tty",
-        show=show_boolean("tty"),
-        store=store_field("tty", _tty),
-        doc="Whether the container has a terminal. Only 0, the default, is possible yet; 1 is EOPNOTSUPP.",
+    boolean(
+        "tty",
+        "1 gives it a terminal, console, in the place of stdin, stdout and stderr; its log has what the terminal shows. "
+        "The default is 0.",
     ),
     Value(
         name="stop_signal",

@@ -47,7 +47,7 @@ class _Checked:
     """Stands where the container stands, and takes note instead of changing anything."""
 
     def __init__(self, subject: C) -> None:
-        self.container = self.process = self
+        self.container = self.process = self.streams = self
         self.engine = subject.engine
         self.taken: dict[str, object] = {}
 

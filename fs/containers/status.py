@@ -87,6 +87,13 @@ async def _inspect(subject: C) -> str:
 # commands
 
 
+def terminal_size(words: tuple[str, ...]) -> tuple[int, int]:
+    """The two numbers of ``resize ROWS COLS``."""
+    if len(words) == 2 and all(word.isascii() and word.isdecimal() and 0 < int(word) < 65536 for word in words):
+        return int(words[0]), int(words[1])
+    raise Invalid(f"resize takes ROWS and COLS, two numbers from 1 to 65535, not {quote(' '.join(words))}")
+
+
 def _none(verb: str, words: tuple[str, ...]) -> None:
     if words:
         raise Invalid(f"{verb} takes no arguments, not {quote(' '.join(words))}")
@@ -135,6 +142,10 @@ async def _reset(subject: C, words: tuple[str, ...]) -> str:
 async def _eof(subject: C, words: tuple[str, ...]) -> str:
     _none("eof", words)
     return await subject.container.close_stdin()
+
+
+async def _resize(subject: C, words: tuple[str, ...]) -> str:
+    return await subject.container.resize(*terminal_size(words))
 
 
 STATUS: tuple[Entry[C], ...] = (
@@ -215,6 +226,7 @@ STATUS: tuple[Entry[C], ...] = (
             Verb(name="restart", usage="restart [SECONDS]", doc="stop it if it runs, then start it", run=_restart),
             Verb(name="reset", usage="reset", doc="discard the writable layer", run=_reset),
             Verb(name="eof", usage="eof", doc="close its standard input", run=_eof),
+            Verb(name="resize", usage="resize ROWS COLS", doc="set the size of its terminal", run=_resize),
         ),
     ),
     Link(

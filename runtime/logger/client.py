@@ -19,16 +19,30 @@ class Logger:
         self._requester = requester
 
     async def follow(
-        self, id: str, *, stdout: str, stderr: str, directory: str | os.PathLike[str], log_max: int | None
+        self,
+        id: str,
+        *,
+        stdout: str,
+        stderr: str,
+        directory: str | os.PathLike[str],
+        log_max: int | None,
+        terminal: int = -1,
     ) -> None:
-        """Moves what comes through two named pipes into ``log`` in *directory*, at most *log_max* bytes (None: any)."""
+        """Moves what comes through two named pipes into ``log`` in *directory*, at most *log_max* bytes (None: any); and what
+        comes from *terminal*, the master of one."""
         message: Message = {"do": "follow", "id": id, "stdout": stdout, "stderr": stderr}
-        await self._requester.request(message | {"directory": os.fspath(directory), "log_max": log_max})
+        message |= {"directory": os.fspath(directory), "log_max": log_max}
+        await self._requester.request(message, [terminal] if terminal >= 0 else [])
 
     async def drain(self, id: str) -> int:
         """Has all that is in the pipes now put into the log; the log's size then. ENOSPC if there is no room."""
         answer, _ = await self._requester.request({"do": "drain", "id": id})
         return wire.number(answer, "offset")
+
+    async def grown(self, id: str, moves: int) -> int:
+        """Waits until bytes have come into the log more often than *moves* times; how often. ENOENT if it isn't followed."""
+        answer, _ = await self._requester.request({"do": "grown", "id": id, "moves": moves})
+        return wire.number(answer, "moves")
 
     async def limit(self, id: str, log_max: int | None) -> None:
         """Changes the log's limit."""

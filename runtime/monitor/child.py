@@ -51,7 +51,8 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         perform(first_steps(launch))
         if launch.rest is not None:
             step = "await the launch"
-            launch, context.fds = _rest(fds[launch.rest])
+            context.sock = socket.socket(fileno=fds[launch.rest])
+            launch, context.fds = _rest(context.sock)
             context.launch = launch
         *steps, last = later_steps(launch)
         perform(steps)
@@ -82,13 +83,12 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         os._exit(FAILED)
 
 
-def _rest(fd: int) -> tuple[Launch, list[int]]:
+def _rest(sock: socket.socket) -> tuple[Launch, list[int]]:
     """The whole launch and its descriptors, from pydockd itself; ECANCELED when there will be none."""
-    with socket.socket(fileno=fd) as sock:
-        try:
-            message, fds = wire.receive(sock)
-        except wire.Closed:
-            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)) from None
+    try:
+        message, fds = wire.receive(sock)
+    except wire.Closed:
+        raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)) from None
     values = message.get("launch")
     if not isinstance(values, dict):
         raise ValueError("launch: an object is needed")

@@ -57,10 +57,15 @@ class Monitor:
         first: Launch,
         prepare: Callable[[], Awaitable[tuple[Launch, Sequence[int]]]],
         born: Callable[[int, int], None],
+        *,
+        fds: Sequence[int] = (),
+        terminal: Callable[[int], Awaitable[None]] | None = None,
     ) -> Started:
-        """``start`` of what *prepare* gives, while the child already comes into being as *first* tells (see ``Launch.rest``).
+        """``start`` of what *prepare* gives, while the child already comes into being as *first* tells (see ``Launch.rest``),
+        whose own descriptors are *fds*.
 
-        *born* is called with its number and start time before it runs its program. If *prepare* raises, nothing has been
+        *born* is called with its number and start time before it runs its program, *terminal* with the master of its terminal,
+        which is the receiver's to close; the program runs when that has returned. If *prepare* raises, nothing has been
         started, and that error is raised. Shield this from cancellation.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -71,8 +76,8 @@ class Monitor:
         async def ask() -> None:
             try:
                 with theirs:
-                    asked: Message = {"do": "start", "launch": to_json(first._replace(rest=0))}
-                    results.append(await self._requester.request(asked, [theirs.fileno()]))
+                    asked: Message = {"do": "start", "launch": to_json(first._replace(rest=len(fds)))}
+                    results.append(await self._requester.request(asked, [*fds, theirs.fileno()]))
             except Exception as error:
                 failures.append(error)
 
@@ -82,8 +87,11 @@ class Monitor:
                 await trio.lowlevel.checkpoint()  # it is sent before anybody else is asked for anything
                 with ours:
                     try:
-                        launch, fds = await prepare()
-                        wire.send(ours, {"launch": to_json(launch)}, fds)
+                        launch, launch_fds = await prepare()
+                        wire.send(ours, {"launch": to_json(launch)}, launch_fds)
+                        if terminal is not None and (master := await _terminal_of(ours)) is not None:
+                            await terminal(master)
+                            wire.send(ours, {})
                     except BrokenPipeError:
                         pass  # the child has failed already: the answer tells how
                     except Exception as error:
@@ -115,6 +123,16 @@ class Monitor:
     async def forget(self, id: str) -> None:
         """Removes the record of an exit that has been taken note of."""
         await self._requester.request({"do": "forget", "id": id})
+
+
+async def _terminal_of(sock: socket.socket) -> int | None:
+    """The master that the child sends; None when it has ended before."""
+    await trio.lowlevel.wait_readable(sock)
+    try:
+        _, (master,) = wire.receive(sock)
+    except wire.Closed:
+        return None
+    return master
 
 
 def _started(answer: Message, received: list[int]) -> Started:

@@ -86,7 +86,8 @@ class Launch(NamedTuple):
 
     With *rest* this is only how the process comes into being: id, new, cgroups, clone_into, oom_score_adj, and of join the
     PID namespace. The whole launch, with these unchanged and with its own descriptors, comes as a message
-    (``pydock.runtime.wire``) over that socket; its end without one means that there is nothing to be started.
+    (``pydock.runtime.wire``) over that socket; its end without one means that there is nothing to be started. Of a *terminal*
+    the master comes back the same way, and the child waits until it is told that somebody holds it.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Launch(NamedTuple):
     seccomp: int | None = None  # index of a file with the compiled filter, struct sock_filter after struct sock_filter
     oom_score_adj: int = 0
     umask: int = 0o022
+    terminal: bool = False  # a pseudo terminal of the container's own devpts in the place of the pipes; needs *rest*
     stdin: str | None = None  # host paths of named pipes; None is /dev/null
     stdout: str | None = None
     stderr: str | None = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import posixpath
 
-from pydock.runtime.monitor import identity, mounts, protect
+from pydock.runtime.monitor import identity, mounts, protect, terminal
 from pydock.runtime.monitor.launch import Device, Launch
 from pydock.runtime.monitor.step import Step
 
@@ -50,7 +50,8 @@ def later_steps(launch: Launch) -> list[Step]:
     sources: dict[str, int] = {}
     host_devices: list[Device] = []
     mounted = launch.root is not None
-    steps.append(identity.OpenStdio(launch.stdin, launch.stdout, launch.stderr))
+    if not launch.terminal:
+        steps.append(identity.OpenStdio(launch.stdin, launch.stdout, launch.stderr))
     if mounted and launch.cgroup_mounts:
         steps.append(mounts.OpenCgroups(launch.cgroup_mounts, sources))
     if mounted and launch.privileged:
@@ -66,8 +67,10 @@ def later_steps(launch: Launch) -> list[Step]:
         steps += _inside(launch, sources, host_devices)
     else:
         steps.append(identity.TakeRoot())
+    if launch.terminal:
+        steps.append(terminal.OpenTerminal())
     steps.append(identity.ResolveUser(launch.user, launch.groups))
-    steps.append(identity.TakeStdio())
+    steps.append(terminal.TakeTerminal() if launch.terminal else identity.TakeStdio())
     steps.append(identity.ChangeDirectory(launch.workdir))
     if mounted and launch.read_only:
         steps.append(protect.ProtectRoot())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from pydock.runtime.monitor.launch import Launch
 class Context:
     """The state of one set-up, in the child, from fork to exec."""
 
-    __slots__ = ("dev", "fds", "gid", "groups", "home", "launch", "proc", "root", "run", "stdio", "uid", "warn")
+    __slots__ = ("dev", "fds", "gid", "groups", "home", "launch", "proc", "root", "run", "sock", "stdio", "uid", "warn")
 
     def __init__(self, launch: Launch, fds: list[int], run: str, warn: Callable[[str], None]) -> None:
         self.launch = launch
@@ -23,6 +24,7 @@ class Context:
         self.proc = -1  # of its procfs, however it can be reached by path
         self.dev = -1  # of its tmpfs with the device nodes
         self.stdio = [-1, -1, -1]
+        self.sock: socket.socket | None = None  # to pydockd, where the launch came from
         self.uid = 0
         self.gid = 0
         self.groups: tuple[int, ...] = ()
