@@ -40,6 +40,7 @@ from pydock.fs.node import Directory
 from pydock.fs.operations import Operations
 from pydock.fs.options import Options, from_file, from_mount
 from pydock.fs.root import Root, RootDirectory, root_metadata, version
+from pydock.fs.volumes import VolumesDirectory
 from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
@@ -56,6 +57,7 @@ from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.process import GRACE
 from pydock.runtime.state import Settler
+from pydock.runtime.volumestore import VolumeStore
 
 log = logging.getLogger("pydockd")
 
@@ -123,6 +125,7 @@ class Daemon:
                 log_max=options.log_max,
                 hierarchy=self.hierarchy,
                 images=Library(self.store),
+                volumes=VolumeStore(options.root / "volumes", options.run / "empty", events, settler),
                 events=events,
                 settler=settler,
                 monitor=monitor,
@@ -131,6 +134,7 @@ class Daemon:
                 nursery=nursery,
             )
             containers = Containers(engine)
+            await trio.to_thread.run_sync(engine.volumes.read)
             await trio.to_thread.run_sync(containers.read)
             await trio.to_thread.run_sync(self._recover_images, containers)
             async with trio.open_nursery() as starting:
@@ -179,7 +183,7 @@ class Daemon:
         def counts() -> dict[str, int]:
             references = self.store.references()
             layers = {layer.chain_id for reference in references for layer in self.store.image(reference).layers}
-            return {"images": len(references), "layers": len(layers), "volumes": 0, "networks": 0}
+            return {"images": len(references), "layers": len(layers), "volumes": len(engine.volumes), "networks": 0}
 
         async def reload() -> str:
             fresh = await trio.to_thread.run_sync(from_file)
@@ -198,6 +202,12 @@ class Daemon:
                     directory = inner
             return len(removed)
 
+        async def prune_volumes() -> int:
+            removed = await volumes_tree.prune()
+            for name in removed:
+                operations.gone(volumes_tree, name)
+            return len(removed)
+
         root = RootDirectory(
             Root(
                 engine,
@@ -205,6 +215,7 @@ class Daemon:
                 counts,
                 lambda container: operations.gone(containers_directory, container.name),
                 prune,
+                prune_volumes,
                 lambda: collect(images),
                 reload,
                 self._shutdown,
@@ -215,6 +226,8 @@ class Daemon:
         root.add(containers_directory)
         images_tree = images_directory(images)
         root.add(images_tree)
+        volumes_tree = VolumesDirectory(containers, containers_directory.settled_all, root)
+        root.add(volumes_tree)
         operations = Operations(root, nursery)
 
         def changed(what: object) -> None:

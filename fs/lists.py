@@ -142,5 +142,14 @@ class ListHandle(Handle):
                     written(self.file)
                 elif tuple(self.entry.show(self.file.subject)) != tuple(self.kept):
                     with self._closing():
-                        await self.entry.store(self.file.subject, tuple(self.kept))
+                        await self._keep_repeated()
                         written(self.file)
+
+    async def _keep_repeated(self) -> None:
+        """What was not repeated goes; where it can't (a volume that is in use) nothing has changed."""
+        try:
+            await self.entry.store(self.file.subject, tuple(self.kept))
+        except Exception:
+            if self.touched:
+                await self.entry.store(self.file.subject, self.before)
+            raise

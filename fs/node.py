@@ -278,6 +278,8 @@ class Directory(Node):
     scratchable = False
     #: Whether it may go, or be had under another name, so that the kernel must ask for it by name each time.
     fleeting = False
+    #: Whether files in it come and go without the kernel's doing.
+    unsteady = False
 
     def __init__(
         self,
@@ -337,6 +339,9 @@ class Directory(Node):
         return self.subject.metadata.of(self.prefix)
 
     # what subclasses give
+
+    async def settled(self) -> None:
+        """Return when what decides about the children has been stored; before they are looked at."""
 
     def dynamic(self, name: str) -> Node | None:
         """A child that is not in the table."""

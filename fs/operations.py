@@ -128,7 +128,7 @@ class Operations(pyfuse3.Operations):
             entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
         if row.volatile or isinstance(row, Report):
             entry.attr_timeout = 0
-        if self._of_its_own(node):
+        if self._of_its_own(node) or node.directory.unsteady:
             entry.entry_timeout = 0
         size = 0
         if isinstance(row, Report):
@@ -223,6 +223,7 @@ class Operations(pyfuse3.Operations):
             return self._looked_up(directory)
         if name == b"..":
             return self._looked_up(directory.parent or directory)
+        await directory.settled()
         node = directory.child(self._name(name))
         if node is None:
             raise pyfuse3.FUSEError(errno.ENOENT)
@@ -299,6 +300,7 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         directory = self._directory(inode)
+        await directory.settled()
         self._next_handle += 1
         self.directories[self._next_handle] = list(directory.children())
         self._removals = {pid: each for pid, each in self._removals.items() if each.fresh()}

@@ -15,6 +15,7 @@ from pydock.fs.containers.directory import TABLE as CONTAINER
 from pydock.fs.images import IMAGE, TOP
 from pydock.fs.node import Control, Document, Entry, Folder, Link, List, Report, Stream, Value
 from pydock.fs.root import TABLE as ROOT
+from pydock.fs.volumes import VOLUME
 
 _HEAD: Final = """\
 .. This file is made from the tables in fs/ by ``python -m pydock.fs.reference``: change the tables.
@@ -67,6 +68,12 @@ _SECTIONS: Final = (
         TOP,
     ),
     ("images/REFERENCE/", "", IMAGE),
+    (
+        "volumes/NAME/",
+        "mkdir makes a volume, to be named as a source in a container's ``volumes``; rmdir removes it and its data, EBUSY while a "
+        "container's settings name it; mv renames it, in those settings too.",
+        VOLUME,
+    ),
 )
 
 

@@ -62,6 +62,7 @@ class Root:
     counts: Callable[[], dict[str, int]]
     gone: Callable[[Container], None]  # the kernel has not heard of its removal
     prune_images: Callable[[], Awaitable[int]]
+    prune_volumes: Callable[[], Awaitable[int]]
     collect: Callable[[], Awaitable[int]]
     reload: Callable[[], Awaitable[str]]
     shutdown: Callable[[], None]
@@ -175,8 +176,10 @@ async def _prune(root: Root, words: tuple[str, ...]) -> str:
                     removed += 1
         case ("images",):
             removed = await root.prune_images()
+        case ("volumes",):
+            removed = await root.prune_volumes()
         case _:
-            raise Invalid(f"prune takes containers or images, not {quote(' '.join(words))}")
+            raise Invalid(f"prune takes containers, images or volumes, not {quote(' '.join(words))}")
     return f"removed {removed} {words[0] if removed != 1 else words[0].removesuffix('s')}"
 
 
@@ -242,8 +245,8 @@ TABLE: tuple[Entry[Root], ...] = (
             Verb(name="gc", usage="gc", doc="delete what no image and no container needs any more", run=_gc),
             Verb(
                 name="prune",
-                usage="prune containers|images",
-                doc="remove every container that has exited, or every image that no container uses",
+                usage="prune containers|images|volumes",
+                doc="remove every container that has exited, or every image or volume that no container uses",
                 run=_prune,
             ),
             Verb(name="reload", usage="reload", doc="read /etc/pydock.toml again", run=_reload),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -21,11 +21,12 @@ from pydock.runtime import launching
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.engine import Defaults, Engine, Source
-from pydock.runtime.errors import Busy, Invalid
+from pydock.runtime.errors import Busy, Invalid, PydockError
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.monitor.protocol import Exit
+from pydock.runtime.mounted import MountedVolumes
 from pydock.runtime.process import Process
 from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.rootfs import RootFilesystem
@@ -34,7 +35,7 @@ from pydock.runtime.spec import Spec, parse_signal
 
 STOP_TIMEOUT: Final = 10.0
 #: Settings that may change while it runs.
-LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "cgroup"})
+LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "volumes", "cgroup"})
 _SAVE_DELAY: Final = 1.0
 
 
@@ -51,6 +52,7 @@ class Container:
         self.root = RootFilesystem(engine, record, self.directory)
         self.lock = trio.Lock()
         self.process = Process(engine, record, self._file, self.directory, self, identity=record.id)
+        self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union)
         self.error_changed = record.changed
         self._restarting = False
         self._saving = False
@@ -132,8 +134,38 @@ class Container:
             )
         await self.change("image", reference)
 
+    async def change_volumes(self, items: tuple[str, ...] | None) -> None:
+        """Set the volumes, in the container as well when it runs."""
+        async with self.volumes.lock:
+            await self._with_volumes(items, lambda: self.change("volumes", items, live=True))
+
+    async def _with_volumes(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
+        if self.record.pid:
+            await self.volumes.change(self.spec.volumes or (), items or (), keep)
+        else:
+            await keep()
+
+    async def rename_volume(self, name: str, new: str) -> None:
+        """A volume got another name: its mount stays what it is."""
+        async with self.volumes.lock:
+            names = {item: new + item[len(name) :] for item in self.spec.volumes or () if item.startswith(f"{name}:")}
+            if names:
+                mounts = self.record.mounts
+                self.record.mounts = {names.get(item, item): ids for item, ids in mounts.items()}
+                items = tuple(names.get(item, item) for item in self.spec.volumes or ())
+                await self._settings.change(lambda spec: dataclasses.replace(spec, volumes=items))
+                await self.save()
+
+    async def _union(self) -> int:
+        assert self.spec.image is not None
+        return await self.root.union(self.source(self.spec.image))
+
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
+        async with self.volumes.lock:
+            await self._apply_spec(spec)
+
+    async def _apply_spec(self, spec: Spec) -> None:
         changed = {
             item.name for item in dataclasses.fields(Spec) if getattr(spec, item.name) != getattr(self.spec, item.name)
         }
@@ -153,7 +185,7 @@ class Container:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
-        await self._settings.change(lambda _: spec)
+        await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
         await self.process.streams.limit_log()
         self.engine.events.publish("container", self.name, "set", setting="spec.toml")
 
@@ -194,10 +226,16 @@ class Container:
 
         async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
             union = await self.root.union(source)
+            await self.volumes.claim(self.spec.volumes or ())
             return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
 
-        first = launching.first(self.id, self.spec, self.cgroup)
-        warnings = await self.process.start(first, prepare, terminal=bool(self.spec.tty))
+        async with self.volumes.lock:
+            first = launching.first(self.id, self.spec, self.cgroup)
+            try:
+                warnings = await self.process.start(first, prepare, terminal=bool(self.spec.tty))
+            except BaseException:
+                self.volumes.ended()
+                raise
         if warnings:
             self.failed("; ".join(warnings))
         return f"started, pid {self.record.pid}"
@@ -222,6 +260,7 @@ class Container:
             self.engine.run / "etc" / self.id,
             self.engine.mountpoint,
             self.engine.root / "cache" / "seccomp",
+            self.engine.volumes.directory,
         )
         self.process.streams.open_pipes(stack)
         launch, fds = launching.prepare(
@@ -229,6 +268,7 @@ class Container:
         )
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
+        self.volumes.launched(self.spec.volumes or (), launch, fds)
         return launch, fds
 
     def kill_strays(self) -> None:
@@ -367,6 +407,7 @@ class Container:
 
     async def tidy(self) -> None:
         """Its first process has ended: what it leaves besides its output."""
+        self.volumes.ended()
         kills = await trio.to_thread.run_sync(lambda: self._clear(paused=self.state == "paused"))
         if kills > 0:
             limit = await trio.to_thread.run_sync(self.cgroup.read, "memory.max")
@@ -377,6 +418,11 @@ class Container:
         """After pydockd's own restart: see :meth:`Process.adopt`."""
         await self.root.keep(self.engine.keeper)
         await self.process.adopt(pidfd, gone, kept)
+        if self.record.pid:
+            try:
+                await self.volumes.agree(self.spec.volumes or ())
+            except (PydockError, OSError) as error:
+                self.failed(f"volumes: not as they were set: {error}")
 
     async def keep_again(self, keeper: Keeper) -> None:
         """A keeper was started anew: the union's descriptor is still here."""

@@ -22,7 +22,7 @@ from pydock.runtime import syscalls
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
-from pydock.runtime.formats import quote
+from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
@@ -34,14 +34,6 @@ from pydock.runtime.state import read_json, replace, replace_json
 
 log = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9a-f]{64}")
-_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
-
-
-def checked_name(name: str) -> str:
-    """*name*, when it may be an object's; Invalid otherwise."""
-    if not _NAME.fullmatch(name):
-        raise Invalid(f"{quote(name)} is not a name: 1 to 128 of a-z A-Z 0-9 _ . -, the first a letter or digit")
-    return name
 
 
 class Containers:
@@ -52,6 +44,7 @@ class Containers:
         self.directory = engine.root / "containers"
         self._by_name: dict[str, Container] = {}
         self._by_id: dict[str, Container] = {}
+        engine.volumes.users = self.volume_users
 
     def __iter__(self) -> Iterator[Container]:
         return iter(self._by_name.values())
@@ -140,6 +133,25 @@ class Containers:
             raise
         self.engine.events.publish("container", new, "rename", before=name)
 
+    def volume_users(self, name: str) -> tuple[str, ...]:
+        """The containers whose settings have the volume *name*."""
+        return tuple(
+            container.name
+            for container in self
+            if any(item.startswith(f"{name}:") for item in container.spec.volumes or ())
+        )
+
+    async def rename_volume(self, name: str, new: str) -> None:
+        """mv of a volume: its users name it anew, whatever dies meanwhile."""
+        if name != new:
+            await self.engine.volumes.rename(name, new)
+            await self._rename_volume(name, new)
+
+    async def _rename_volume(self, name: str, new: str) -> None:
+        for container in tuple(self):
+            await container.rename_volume(name, new)
+        await trio.to_thread.run_sync(self.engine.volumes.renamed)
+
     # after a death
 
     def read(self) -> None:
@@ -179,6 +191,8 @@ class Containers:
 
     async def adopt(self) -> None:
         """Take up what still runs, and take note of what has ended meanwhile."""
+        if (renaming := self.engine.volumes.renaming()) is not None:
+            await self._rename_volume(*renaming)
         alive = await self.engine.monitor.alive()
         exits = await trio.to_thread.run_sync(read_exits, str(self.engine.run))
         ended = {gone.id: gone for gone in exits}

@@ -22,6 +22,7 @@ from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.state import Settler
+from pydock.runtime.volumestore import VolumeStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Engine:
     log_max: str  # the default: bytes, or max
     hierarchy: Hierarchy
     images: Images
+    volumes: VolumeStore
     events: Events
     settler: Settler
     monitor: Monitor

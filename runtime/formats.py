@@ -29,6 +29,7 @@ _SECONDS: Final = {
     "m": Decimal(60),
     "h": Decimal(3600),
 }
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
 _LARGEST: Final = (1 << 63) - 1
 _LONGEST: Final = 365 * 24 * 3600
 
@@ -37,6 +38,21 @@ def quote(text: str, limit: int = 120) -> str:
     """*text* for an error's words: in quotes, printable, cut to *limit* characters."""
     shown = text if len(text) <= limit else text[:limit] + "…"
     return json.dumps(shown, ensure_ascii=False)
+
+
+def checked_name(name: str) -> str:
+    """*name*, when it may be an object's; Invalid otherwise."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(f"{quote(name)} is not a name: 1 to 128 of a-z A-Z 0-9 _ . -, the first a letter or digit")
+    return name
+
+
+def parse_label(line: str) -> str:
+    """``NAME=VALUE`` with a name without white space; the value may be empty, and left out."""
+    name, _, value = line.partition("=")
+    if not name or any(letter.isspace() for letter in name):
+        raise Invalid(f"labels: {quote(line)} is not NAME=VALUE")
+    return f"{name}={value}"
 
 
 def parse_size(text: str) -> int:

@@ -34,6 +34,7 @@ class Place:
     files: Path  # generated files of /etc
     mountpoint: str  # what no source may lead into
     seccomp_cache: Path
+    volumes: Path  # the named ones
 
 
 def capability_names(spec: Spec) -> tuple[str, ...]:
@@ -130,7 +131,7 @@ def prepare(
         mounts.append(plain.Volume(owned(fd), target, False))
     for text in spec.volumes or ():
         volume = volumes.Volume.parse(text)
-        fd, is_directory = volumes.open_source(volume, outside=place.mountpoint)
+        fd, is_directory = volumes.open_source(volume, outside=place.mountpoint, named=place.volumes)
         mounts.append(plain.Volume(owned(fd), volume.target, is_directory, volume.readonly, volume.propagation))
 
     nodes: list[devices.Node] = []

@@ -47,6 +47,8 @@ class Record(Life):
     image_id: str = ""
     layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image
+    mounts: dict[str, list[int]] = field(default_factory=dict)  # of the run: by volume, as written, its mount's ids
+    mounting: bool = False  # those are being changed: a death now leaves open what has been done
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Volumes and tmpfs mounts of a container: what people write, and the values behind it.
 
+A volume's source is an absolute path, or the name of one in ``volumes/`` (see :mod:`pydock.runtime.volumestore`).
 ``SOURCE:TARGET[:OPTION,…]`` is docker's ``--volume``, ``TARGET[:OPTION,…]`` its ``--tmpfs``. Sources are opened once, with
 open_tree(2), and travel as descriptors from there on, so that nothing is resolved twice.
 """
@@ -10,11 +11,13 @@ import os
 import posixpath
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Invalid, NotFound
-from pydock.runtime.formats import parse_size, quote
+from pydock.runtime.formats import checked_name, parse_size, quote
+from pydock.runtime.monitor.inside import set_attributes
 
 _PROPAGATIONS: Final = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
 _TMPFS_FLAGS: Final = frozenset({"ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec"})
@@ -22,12 +25,18 @@ _TMPFS_FLAGS: Final = frozenset({"ro", "rw", "suid", "nosuid", "dev", "nodev", "
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A directory or file of the machine, seen at *target* in the container. *propagation* as in mount(2), ``rprivate`` unless said."""
+    """A directory or file of the machine, or a named volume, seen at *target* in the container. *propagation* as in mount(2),
+    ``rprivate`` unless said."""
 
     source: str
     target: str
     readonly: bool = False
     propagation: str = "rprivate"
+
+    @property
+    def named(self) -> bool:
+        """Whether the source is one of ``volumes/``."""
+        return not self.source.startswith("/")
 
     def __str__(self) -> str:
         options = [*(["ro"] if self.readonly else []), *([self.propagation] if self.propagation != "rprivate" else [])]
@@ -40,7 +49,10 @@ class Volume:
         if len(parts) not in (2, 3) or not parts[0]:
             raise Invalid(f"{quote(text)} is not a volume: SOURCE:TARGET[:ro,rprivate,…]")
         if not parts[0].startswith("/"):
-            raise NotFound(f"volume {quote(parts[0])} not found: give the absolute path of a directory or file")
+            try:
+                checked_name(parts[0])
+            except Invalid:
+                raise Invalid(f"{quote(parts[0])} is neither an absolute path nor the name of a volume") from None
         volume = cls(parts[0], target_path(parts[1]))
         for option in parts[2].split(",") if len(parts) == 3 else ():
             match option:
@@ -132,9 +144,24 @@ def checked_source(path: str, *, outside: str) -> str:
     return path
 
 
-def open_source(volume: Volume, *, outside: str) -> tuple[int, bool]:
-    """A detached clone of the mount at the volume's source, and whether it is a directory."""
-    checked_source(volume.source, outside=outside)
+def open_source(volume: Volume, *, outside: str, named: Path) -> tuple[int, bool]:
+    """A detached clone of the mount at the volume's source, and whether it is a directory. Named ones are in *named*."""
+    source = str(named / volume.source / "data") if volume.named else checked_source(volume.source, outside=outside)
     flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
-    fd = syscalls.open_tree(syscalls.AT_FDCWD, volume.source, flags)
+    try:
+        fd = syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
+    except FileNotFoundError:
+        raise NotFound(f"volume {quote(volume.source)} does not exist") from None
     return fd, stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def open_live(volume: Volume, *, outside: str, named: Path) -> tuple[int, bool]:
+    """:func:`open_source`, with the volume's options in force: to be put into a container that runs."""
+    fd, is_directory = open_source(volume, outside=outside, named=named)
+    try:
+        bits = syscalls.MOUNT_ATTR_RDONLY if volume.readonly else 0
+        set_attributes(fd, volume.propagation, bits)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, is_directory

@@ -16,13 +16,14 @@ from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.images import IMAGE, TOP
 from pydock.fs.node import Control, Entry
 from pydock.fs.root import TABLE as ROOT
+from pydock.fs.volumes import VOLUME
 from pydock.runtime.cgroup import Hierarchy
 from pydock.runtime.spec import Spec
 
 HOME = Path(__file__).parents[1]
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())
 PLACES = PROJECT["tool"]["setuptools"]["package-dir"]
-TABLES = {"root": ROOT, "container": CONTAINER, "images": TOP, "image": IMAGE}
+TABLES = {"root": ROOT, "container": CONTAINER, "images": TOP, "image": IMAGE, "volume": VOLUME}
 ENTRIES = [pytest.param(entry, id=f"{where}-{entry.name}") for where, table in TABLES.items() for entry in table]
 SOURCES = sorted(path for place in [*PLACES.values(), "tests"] for path in (HOME / place).rglob("*.py"))
 

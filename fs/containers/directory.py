@@ -73,6 +73,11 @@ class ContainersDirectory(Directory):
             raise Refused(errno.EEXIST, f"containers/{new} exists")
         await self._containers.rename(name, new)
 
+    async def settled_all(self) -> None:
+        """Return when what was closed of any container's settings has been stored."""
+        for node in tuple(self._nodes.values()):
+            await node.subject.metadata.settled()
+
     def node(self, container: Container) -> ContainerDirectory | None:
         """The container's directory, if anybody has looked at it."""
         return self._nodes.get(container.id)

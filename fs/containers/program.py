@@ -23,6 +23,7 @@ from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import (
     parse_arguments,
     parse_duration,
+    parse_label,
     parse_limit,
     print_arguments,
     print_duration,
@@ -107,10 +108,7 @@ def _env(subject: C, line: str) -> tuple[str, ...]:
 
 
 def _label(subject: C, line: str) -> tuple[str, ...]:
-    name, equals, value = line.partition("=")
-    if not name.strip() or any(letter.isspace() for letter in name):
-        raise Invalid(f"labels: {quote(line)} is not NAME=VALUE")
-    return (f"{name}={value}",)
+    return (parse_label(line),)
 
 
 def _name(item: str) -> str:

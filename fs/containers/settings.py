@@ -57,6 +57,9 @@ class _Checked:
     async def change_image(self, reference: str | None) -> None:
         self.taken["image"] = reference
 
+    async def change_volumes(self, items: tuple[str, ...] | None) -> None:
+        self.taken["volumes"] = items
+
     async def limit_log(self) -> None:
         """Comes when the whole is applied."""
 

@@ -36,8 +36,15 @@ def _show_shm_size(subject: C) -> str:
 
 def _volume(subject: C, line: str) -> tuple[str, ...]:
     volume = volumes.Volume.parse(line)
-    volumes.checked_source(volume.source, outside=subject.engine.mountpoint)
+    if volume.named:
+        subject.engine.volumes.find(volume.source)
+    else:
+        volumes.checked_source(volume.source, outside=subject.engine.mountpoint)
     return (str(volume),)
+
+
+async def _store_volumes(subject: C, items: tuple[str, ...] | None) -> None:
+    await subject.container.change_volumes(items)
 
 
 def _volume_key(item: str) -> str:
@@ -96,10 +103,15 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         show=show_list("volumes"),
         own=own_items("volumes"),
         parse=_volume,
-        store=store_list("volumes"),
+        store=_store_volumes,
         key=_volume_key,
-        doc="Directories and files of the machine, SOURCE:TARGET[:ro,rprivate,…] a line; SOURCE is an absolute path. ENOENT if it does "
-        "not exist, EINVAL if it leads into the mount itself.",
+        doc="SOURCE:TARGET[:ro,rprivate,…] a line; SOURCE is the absolute path of a directory or file, or a name in volumes/. "
+        "``-TARGET`` or the whole line takes one away. ENOENT if there is no such source (a name is not made by its use: mkdir "
+        "volumes/NAME), EINVAL if it leads into the mount itself. Live: a line comes to and goes from the running container, or is "
+        "refused and changes nothing; EBUSY if a process uses what is to go, as with umount(8), or if the new one would cover "
+        "another. TARGET is resolved inside the container and made where it is missing (EROFS if it can't be). An empty named "
+        "volume is filled, at its first use, with what the image has at TARGET, its owner and mode as well. What an image declares "
+        "as VOLUME gets none by itself and is in the writable layer.",
     ),
     List(
         name="network",

@@ -17,6 +17,11 @@ from pydock.runtime import syscalls
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _MOST_LINKS = 40
+_PROPAGATION = {
+    "private": syscalls.MS_PRIVATE,
+    "slave": syscalls.MS_SLAVE,
+    "shared": syscalls.MS_SHARED,
+}
 
 _ATTRIBUTES = {
     "nosuid": syscalls.MOUNT_ATTR_NOSUID,
@@ -111,6 +116,23 @@ def attributes(flags: Iterable[str], *, read_only: bool = False) -> int:
             raise ValueError(f"mount option {flag!r} is unknown: {' '.join(_ATTRIBUTES)} are known")
         bits |= _ATTRIBUTES[flag]
     return bits
+
+
+def set_attributes(tree: int, propagation: str, bits: int) -> None:
+    """A volume's options onto the detached mount *tree*: *propagation* by name, MOUNT_ATTR_* *bits* with all that is mounted below.
+
+    ValueError for a name that is none.
+    """
+    recursive = propagation.startswith("r")
+    name = propagation[1:] if recursive else propagation
+    if name not in _PROPAGATION:
+        raise ValueError(f"propagation {propagation!r} is unknown: private, slave, shared, rprivate, …")
+    flags = syscalls.AT_EMPTY_PATH | (syscalls.AT_RECURSIVE if recursive else 0)
+    syscalls.mount_setattr(tree, "", flags, propagation=_PROPAGATION[name])
+    if bits:
+        clear = syscalls.MOUNT_ATTR__ATIME if bits & syscalls.MOUNT_ATTR_NOATIME else 0
+        below = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+        syscalls.mount_setattr(tree, "", below, attr_set=bits, attr_clr=clear)
 
 
 def new_mount(kind: str, bits: int, options: Iterable[tuple[str, str | None]] = ()) -> int:

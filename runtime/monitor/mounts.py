@@ -18,6 +18,7 @@ from pydock.runtime.monitor.inside import (
     make_inside,
     new_mount,
     open_beneath,
+    set_attributes,
 )
 from pydock.runtime.monitor.launch import CgroupMount, Device, Tmpfs, Volume
 from pydock.runtime.monitor.step import Context
@@ -34,11 +35,6 @@ _LINKS = (
 )
 _HOST_DIRECTORIES_LEFT_OUT = ("pts", "shm", "mqueue", "fd", ".lxc", ".udev", "hugepages")
 _HOST_NODES_LEFT_OUT = ("console", "ptmx", *(name for name, _, _ in _NODES))
-_PROPAGATION = {
-    "private": syscalls.MS_PRIVATE,
-    "slave": syscalls.MS_SLAVE,
-    "shared": syscalls.MS_SHARED,
-}
 
 
 def _mount_new(root: int, target: str, kind: str, bits: int, options: tuple[tuple[str, str | None], ...] = ()) -> int:
@@ -228,17 +224,7 @@ class MountVolume(NamedTuple):
     def execute(self, context: Context) -> None:
         volume = self.volume
         tree = context.fds[volume.source]
-        recursive = volume.propagation.startswith("r")
-        name = volume.propagation[1:] if recursive else volume.propagation
-        if name not in _PROPAGATION:
-            raise ValueError(f"propagation {volume.propagation!r} is unknown: private, slave, shared, rprivate, …")
-        flags = syscalls.AT_EMPTY_PATH | (syscalls.AT_RECURSIVE if recursive else 0)
-        syscalls.mount_setattr(tree, "", flags, propagation=_PROPAGATION[name])
-        bits = attributes(volume.flags, read_only=volume.read_only)
-        if bits:
-            clear = syscalls.MOUNT_ATTR__ATIME if bits & syscalls.MOUNT_ATTR_NOATIME else 0
-            below = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
-            syscalls.mount_setattr(tree, "", below, attr_set=bits, attr_clr=clear)
+        set_attributes(tree, volume.propagation, attributes(volume.flags, read_only=volume.read_only))
         place = make_inside(context.root, volume.target, directory=volume.is_directory)
         attach(tree, place)
         os.close(place)

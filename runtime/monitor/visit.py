@@ -54,6 +54,7 @@ class Task(NamedTuple):
     remove: tuple[MountId, ...]
     keep: tuple[int, ...]  # numbers of mounts that nothing may be taken away from beneath
     add: tuple[Addition, ...]
+    lazily: bool = False  # what goes may be in use
 
 
 class Place(NamedTuple):
@@ -74,7 +75,7 @@ class Line(NamedTuple):
 
 def to_message(task: Task) -> Message:
     """The request."""
-    return {"do": "visit", "remove": task.remove, "keep": task.keep, "add": task.add}
+    return {"do": "visit", "remove": task.remove, "keep": task.keep, "add": task.add, "lazily": task.lazily}
 
 
 def from_message(message: Message) -> Task:
@@ -82,7 +83,8 @@ def from_message(message: Message) -> Task:
     remove, keep, add = message.get("remove"), message.get("keep"), message.get("add")
     if not isinstance(remove, list) or not isinstance(keep, list) or not isinstance(add, list):
         raise ValueError("remove, keep, add: lists are needed")
-    return Task(tuple(MountId(*item) for item in remove), tuple(keep), tuple(Addition(*item) for item in add))
+    removals, additions = (MountId(*item) for item in remove), (Addition(*item) for item in add)
+    return Task(tuple(removals), tuple(keep), tuple(additions), bool(message.get("lazily")))
 
 
 def run(task: Task, fds: list[int], pipe: int) -> NoReturn:
@@ -117,7 +119,7 @@ def _perform(task: Task, fds: list[int], moved: dict[str, int]) -> None:
         for mount in task.remove:
             lines = mountinfo(host)
             if any(line.number == mount.number for line in lines):
-                _take_away(root, lines, mount, task.keep, gone)
+                _take_away(root, lines, mount, task.keep, gone, lazily=task.lazily)
         for item in task.add:
             _put(root, fds[item.source], item)
             added.append(item)

@@ -96,7 +96,11 @@ SETTINGS = {
             "/usr:/a/../b",
             ("name:/x", ENOENT),
             ("/no/such:/x", ENOENT),
+            "a/b:/x",
+            ".name:/x",
+            ("-/u2", ENOENT),
         ),
+        live=True,
     ),
     "network": Setting("none\n", (("nope", ENOENT), ("bridge0", ENOENT), ("host none", ENOENT), ("-host", ENOENT))),
     "log_max": Setting("65536\n", (*SIZE, "", "8191", "0"), live=True),
@@ -326,7 +330,7 @@ def test_a_name_that_is_none(tree: Path, name: bytes) -> None:
     assert (tree / "errors").read_text().splitlines()[-1].split()[1] == "containers"
 
 
-@pytest.mark.parametrize("name", ["containers/a/b", "volumes", "containers/a/cgroup/x", "images/a b"])
+@pytest.mark.parametrize("name", ["containers/a/b", "nothing", "containers/a/cgroup/x", "images/a b"])
 def test_mkdir_where_no_object_can_be(tree: Path, make: Make, name: str) -> None:
     make("a")
     with pytest.raises(OSError) as caught:  # noqa: PT011  # which errno is what is tested

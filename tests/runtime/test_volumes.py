@@ -44,9 +44,15 @@ def test_what_is_no_volume_is_invalid(text: str) -> None:
         Volume.parse(text)
 
 
-def test_a_volume_by_name_is_not_found() -> None:
-    with pytest.raises(NotFound):
-        Volume.parse("name:/x")
+@pytest.mark.parametrize(("text", "named"), [("name:/x", True), ("A.b_c-1:/x:ro", True), ("/name:/x", False)])
+def test_a_volume_is_a_path_or_a_name(text: str, named: bool) -> None:
+    assert Volume.parse(text).named == named
+
+
+@pytest.mark.parametrize("source", ["./x", "a/b", ".x", "a b", "x" * 129, "ä", "-x"])
+def test_a_source_that_is_neither_a_path_nor_a_name_is_invalid(source: str) -> None:
+    with pytest.raises(Invalid, match="neither"):
+        Volume.parse(f"{source}:/x")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def test_a_source_is_an_absolute_path(path: str) -> None:
 def test_a_source_is_opened_as_a_clone_of_its_mount(tmp_path: Path, name: str, is_directory: bool) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "directory").mkdir()
-    fd, found = open_source(Volume(f"{tmp_path}/{name}", "/x"), outside="")
+    fd, found = open_source(Volume(f"{tmp_path}/{name}", "/x"), outside="", named=tmp_path)
     try:
         assert found is is_directory
         assert os.fstat(fd).st_ino == (tmp_path / name).stat().st_ino

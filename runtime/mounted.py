@@ -1,0 +1,201 @@
+"""The volumes that a container runs with: opened for its start, changed while it runs.
+
+``record.mounts`` has the id of each one's mount: it is known before the mount is put into the container, so it is on disk before as
+well. A change while it runs is: write down what may be mounted from now on; visit the container; keep the settings; write down
+what is mounted. Whatever dies in between, :meth:`MountedVolumes.agree` then makes the container what its settings say.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import trio
+from pydock.runtime import syscalls
+from pydock.runtime.companion import Lost
+from pydock.runtime.engine import Engine
+from pydock.runtime.errors import Busy, Failed
+from pydock.runtime.monitor.launch import Launch
+from pydock.runtime.monitor.visit import Addition, MountId, Task
+from pydock.runtime.record import Record, RecordFile
+from pydock.runtime.volumes import Volume, open_live
+
+_TRIES: Final = 4
+
+
+class MountedVolumes:
+    """Those of the container with *record*. *pidfd* gives its first process, -1 for none; *union* its root, to fill volumes from."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        record: Record,
+        file: RecordFile,
+        pidfd: Callable[[], int],
+        union: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._engine = engine
+        self._record = record
+        self._file = file
+        self._pidfd = pidfd
+        self._union = union
+        self.lock = trio.Lock()  # of starts and changes
+
+    async def claim(self, items: Sequence[str]) -> None:
+        """The named ones among *items* are about to be used."""
+        named = [volume for volume in map(Volume.parse, items) if volume.named]
+        if named:
+            union = await self._union()
+            for volume in named:
+                await self._engine.volumes.claim(
+                    volume.source, self._record.id, lambda: self._engine.images.clone(union), volume.target
+                )
+
+    def launched(self, items: Sequence[str], launch: Launch, fds: Sequence[int]) -> None:
+        """It is about to be started with *items*, as *launch* has them."""
+        places = {volume.target: fds[volume.source] for volume in launch.volumes}
+        self._record.mounts = {item: _ids(places[Volume.parse(item).target]) for item in items}
+        self._record.mounting = False
+
+    def ended(self) -> None:
+        """It does not run any more."""
+        self._record.mounts, self._record.mounting = {}, False
+        self._engine.volumes.release(self._record.id)
+
+    async def change(self, before: Sequence[str], after: Sequence[str], keep: Callable[[], Awaitable[None]]) -> None:
+        """From *before* to *after* in the container that runs, all or nothing; *keep* puts it into the settings."""
+        gone = [item for item in before if item not in after]
+        new = [item for item in after if item not in before]
+        staying = [item for item in before if item in after]
+        _check_cover([Volume.parse(item).target for item in new], [Volume.parse(item).target for item in staying])
+        if not gone and not new:
+            await keep()
+            return
+        with trio.CancelScope(shield=True):
+            await self._apply(gone, new)
+            try:
+                await keep()
+            except BaseException:
+                await self._apply(new, gone)
+                await self._settle(before)
+                raise
+            await self._settle(after)
+
+    async def _settle(self, items: Sequence[str]) -> None:
+        """What is mounted is what *items* say."""
+        self._record.mounts = {item: ids for item, ids in self._record.mounts.items() if item in items}
+        self._record.mounting = False
+        await self._file.save()
+
+    async def _apply(self, gone: Sequence[str], new: Sequence[str]) -> None:
+        await self.claim(new)
+        for attempt in range(_TRIES):
+            with ExitStack() as stack:
+                opened = await trio.to_thread.run_sync(self._open, new, stack)
+                known = dict(self._record.mounts)
+                self._record.mounts = known | {item: _ids(fd) for item, (fd, _) in opened.items()}
+                self._record.mounting = True
+                await self._file.save()
+                removed = [known[item] for item in gone if item in known]
+                kept = [ids[0] for item, ids in known.items() if item not in gone]
+                try:
+                    await self._visit(removed, kept, opened)
+                    return
+                except Lost:  # what it has done can't be known: begin again from what there is
+                    if attempt == _TRIES - 1:
+                        raise
+                    await self._look(set(known), lazily=set(opened))
+                except BaseException:
+                    self._record.mounts = {item: ids for item, ids in self._record.mounts.items() if item in known}
+                    self._record.mounting = False
+                    await self._file.save()
+                    raise
+
+    def _open(self, items: Sequence[str], stack: ExitStack) -> dict[str, tuple[int, bool]]:
+        opened = {}
+        for item in items:
+            volumes = self._engine.volumes.directory
+            opened[item] = open_live(Volume.parse(item), outside=self._engine.mountpoint, named=volumes)
+            stack.callback(os.close, opened[item][0])
+        return opened
+
+    async def _visit(
+        self,
+        removed: Sequence[Sequence[int]],
+        kept: Sequence[int],
+        opened: Mapping[str, tuple[int, bool]],
+        *,
+        lazily: bool = False,
+    ) -> None:
+        """Have the monitor do it; nothing to do when the container has just ended."""
+        pidfd = self._pidfd()
+        if pidfd < 0:
+            return
+        targets = [(Volume.parse(item).target, fd, is_directory) for item, (fd, is_directory) in opened.items()]
+        targets.sort(key=lambda each: each[0].count("/"))
+        additions = tuple(Addition(index, target, kind) for index, (target, _, kind) in enumerate(targets, 1))
+        task = Task(tuple(MountId(*ids) for ids in removed), tuple(kept), additions, lazily)
+        moved, failure = await self._engine.monitor.visit(pidfd, task, [fd for _, fd, _ in targets])
+        if moved:
+            self._record.mounts = {item: _moved(ids, moved) for item, ids in self._record.mounts.items()}
+        if failure is not None and failure[0] != errno.ESRCH:
+            number, words = failure
+            if number == errno.EBUSY:
+                raise Busy(f"volumes: {words}: it can't be taken away while a process of {self._record.name} uses it")
+            raise Failed(number, f"volumes: {words}")
+
+    # after a death
+
+    async def agree(self, items: Sequence[str]) -> None:
+        """After pydockd's own restart: make the container that runs what its settings say."""
+        for volume in map(Volume.parse, items):
+            if volume.named and (known := self._engine.volumes.get(volume.source)) is not None:
+                known.claims.add(self._record.id)
+        if not self._record.mounting:
+            return
+        extra = {item for item in self._record.mounts if item not in items}
+        await self._look(set(items), lazily=extra)
+        missing = [item for item in items if item not in self._record.mounts]
+        with ExitStack() as stack:
+            opened = await trio.to_thread.run_sync(self._open, missing, stack)
+            self._record.mounts |= {item: _ids(fd) for item, (fd, _) in opened.items()}
+            await self._file.save()
+            await self._visit([], [], opened)
+        await self._settle(items)
+
+    async def _look(self, wanted: set[str], *, lazily: set[str]) -> None:
+        """Leave in the record what is mounted; what is not *wanted* but *lazily* there goes, in use or not: nobody was told of it."""
+        there = await trio.to_thread.run_sync(_mounted, self._record.pid)
+        extra = [ids for item, ids in self._record.mounts.items() if item in lazily and item not in wanted]
+        await self._visit([ids for ids in extra if ids[0] in there], [], {}, lazily=True)
+        self._record.mounts = {
+            item: ids for item, ids in self._record.mounts.items() if item in wanted and ids[0] in there
+        }
+
+
+def _ids(fd: int) -> list[int]:
+    return [syscalls.mount_id(fd), syscalls.mount_id(fd, unique=True)]
+
+
+def _moved(ids: list[int], moved: Mapping[int, int]) -> list[int]:
+    """A mount that was put back is another one; its unique id is not asked for."""
+    return [moved[ids[0]], 0] if ids[0] in moved else ids
+
+
+def _mounted(pid: int) -> set[int]:
+    """The ids of the mounts that process *pid* has."""
+    try:
+        return {int(line.split(" ", 1)[0]) for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()}
+    except OSError:
+        return set()
+
+
+def _check_cover(new: Sequence[str], staying: Sequence[str]) -> None:
+    for target in new:
+        covered = next((other for other in staying if other.startswith(f"{target}/")), None)
+        if covered is not None:
+            raise Busy(f"volumes: a volume at {target} would cover the one at {covered}: take that away first")
