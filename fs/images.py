@@ -297,7 +297,7 @@ class Library:
             ),
         )
 
-    def union(self, layers: tuple[str, ...], upper: Path, work: Path) -> int:
+    def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None) -> int:
         return mount.union([Path(layer) for layer in layers], upper, work)
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:

@@ -54,8 +54,9 @@ class Images(Protocol):
     def find(self, reference: str) -> Source:
         """The image of that name, or directory of that absolute path; an exception for ENOENT otherwise. Quick: no I/O to speak of."""
 
-    def union(self, layers: tuple[str, ...], upper: Path, work: Path) -> int:
-        """A detached union mount. Blocks; mounting one *upper* twice at a time corrupts it, so the caller keeps the descriptor."""
+    def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None) -> int:
+        """A detached union mount, read-only without *upper*. Blocks; mounting one *upper* twice at a time corrupts it, so the caller
+        keeps the descriptor."""
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:
         """A further detached view of the mount *fd*, with MOUNT_ATTR_* *attributes* set. Blocks."""

@@ -36,7 +36,7 @@ class RootFilesystem:
     def __init__(self, engine: Engine, record: Record, directory: Path) -> None:
         self._engine = engine
         self._record = record
-        self._upper = directory / "upper"
+        self.upper = directory / "upper"
         self._work = directory / "work"
         self._fd = -1
         self._lock = trio.Lock()
@@ -71,9 +71,9 @@ class RootFilesystem:
             await keeper.keep(self.key, {"root": self._fd})
 
     def _mount(self, layers: tuple[str, ...]) -> int:
-        self._upper.mkdir(exist_ok=True, mode=0o755)
+        self.upper.mkdir(exist_ok=True, mode=0o755)
         self._work.mkdir(exist_ok=True, mode=0o700)
-        return self._engine.images.union(layers, self._upper, self._work)
+        return self._engine.images.union(layers, self.upper, self._work)
 
     async def attach(self, source: Source) -> Path:
         """Where the root can be looked at, safely for root."""
@@ -146,7 +146,7 @@ class RootFilesystem:
                 self._fd = -1
 
     def _delete(self) -> None:
-        for path in (self._upper, self._work):
+        for path in (self.upper, self._work):
             shutil.rmtree(path, ignore_errors=True)
 
 

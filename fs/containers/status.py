@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from pydock.fs.containers.processes import processes
+from pydock.fs.containers.reports import render_changes, render_stats
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.node import Control, Entry, Link, List, Report, Value, Verb
@@ -49,6 +50,14 @@ async def _rootfs(subject: C) -> str:
 
 async def _processes(subject: C) -> str:
     return await processes(subject.container)
+
+
+async def _changes(subject: C) -> str:
+    return await render_changes(subject.container)
+
+
+async def _stats(subject: C) -> str:
+    return await render_stats(subject.container)
 
 
 async def _inspect(subject: C) -> str:
@@ -251,6 +260,20 @@ STATUS: tuple[Entry[C], ...] = (
         name="processes",
         render=_processes,
         doc="A header line, then ``PID NSPID USER CPU_SECONDS RSS_BYTES STATE COMMAND`` for each process of the container.",
+    ),
+    Report(
+        name="changes",
+        render=_changes,
+        doc="What its writable layer changes of the image, ``A PATH`` (added), ``C PATH`` (changed) or ``D PATH`` (deleted) a line, "
+        "sorted; directories above a change are changed too, as with ``docker diff``. What pydock makes to mount on is left out. In "
+        "names a backslash, and bytes that are not printable UTF-8, are ``\\ooo`` in octal, as in mountinfo.",
+    ),
+    Report(
+        name="stats",
+        render=_stats,
+        doc="What it uses and has used, flat keyed: cpu_usec memory_bytes memory_peak_bytes pids io_read_bytes io_write_bytes "
+        "net_rx_bytes net_tx_bytes net_rx_packets net_tx_packets. The network's are those of its network namespace without lo since "
+        "that was made, 0 while it does not run. A figure that the kernel does not have is left out.",
     ),
     Report(name="inspect.json", render=_inspect, doc="Everything about the container, for machines."),
 )
