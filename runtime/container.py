@@ -11,19 +11,20 @@ import dataclasses
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import trio
-from pydock.runtime import launching
+from pydock.runtime import launching, sharing
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.engine import Defaults, Engine, Source
 from pydock.runtime.errors import Busy, Invalid, PydockError
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
+from pydock.runtime.members import Members
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.monitor.protocol import Exit
 from pydock.runtime.mounted import MountedVolumes
@@ -35,7 +36,7 @@ from pydock.runtime.spec import Spec, parse_signal
 
 STOP_TIMEOUT: Final = 10.0
 #: Settings that may change while it runs.
-LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "volumes", "cgroup"})
+LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup"})
 _SAVE_DELAY: Final = 1.0
 
 
@@ -49,10 +50,12 @@ class Container:
         self._settings = Settings(spec, self.directory, engine.settler)
         self._file = RecordFile(record, self.directory, engine.settler)
         self.cgroup: Cgroup = engine.hierarchy.cgroup(record.id, dict(spec.cgroup))
+        self.members = Members(record, self.cgroup)
         self.root = RootFilesystem(engine, record, self.directory)
         self.lock = trio.Lock()
         self.process = Process(engine, record, self._file, self.directory, self, identity=record.id)
         self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union)
+        self.process.before_end = self._end_members
         self.error_changed = record.changed
         self._restarting = False
         self._saving = False
@@ -185,6 +188,8 @@ class Container:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
+        if "oom_score_adj" in changed:
+            await self.set_oom_score(spec.oom_score_adj)
         await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
         await self.process.streams.limit_log()
         self.engine.events.publish("container", self.name, "set", setting="spec.toml")
@@ -221,18 +226,20 @@ class Container:
         if self.spec.image is None:
             raise Invalid(f"{self.name} has no image: write one into image first")
         source = self.source(self.spec.image)
+        joined = sharing.look_up(self.spec, self.name, self.engine.find)
         if not self.cgroup.exists():  # no disk is asked
             await trio.to_thread.run_sync(self._make_cgroup)
 
         async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
             union = await self.root.union(source)
             await self.volumes.claim(self.spec.volumes or ())
-            return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack)
+            return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, joined)
 
+        self.record.namespaces = ()
         async with self.volumes.lock:
-            first = launching.first(self.id, self.spec, self.cgroup)
+            first, fds = launching.first(self.id, self.spec, self.cgroup, joined)
             try:
-                warnings = await self.process.start(first, prepare, terminal=bool(self.spec.tty))
+                warnings = await self.process.start(first, prepare, fds=fds, terminal=bool(self.spec.tty))
             except BaseException:
                 self.volumes.ended()
                 raise
@@ -242,18 +249,23 @@ class Container:
 
     def began(self) -> None:
         """Its first process runs."""
+        if self._shares_pids():
+            self.members.note()
+            self.engine.spawn(self.save)
         self.engine.on_change(self)
         self.engine.events.publish("container", self.name, "start", pid=str(self.record.pid))
 
     async def lost(self) -> None:
         """Nobody knows whether its first process was started."""
-        await trio.to_thread.run_sync(self.kill_strays)
+        await self.end_strays()
 
     def _make_cgroup(self) -> None:
         self.cgroup.create()
         self.cgroup.apply(self.spec.cgroup)
 
-    def _prepare(self, defaults: Defaults, union: int, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
+    def _prepare(
+        self, defaults: Defaults, union: int, stack: ExitStack, joined: sharing.Joined
+    ) -> tuple[plain.Launch, list[int]]:
         self._oom_kills = self.cgroup.oom_kills()
         place = launching.Place(
             self.id,
@@ -263,23 +275,12 @@ class Container:
             self.engine.volumes.directory,
         )
         self.process.streams.open_pipes(stack)
-        launch, fds = launching.prepare(
-            place, self.spec, defaults, self.cgroup, stack, self.process.streams.stdio.paths
-        )
+        stdio = self.process.streams.stdio.paths
+        launch, fds = launching.prepare(place, self.spec, defaults, self.cgroup, stack, stdio, joined)
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         self.volumes.launched(self.spec.volumes or (), launch, fds)
         return launch, fds
-
-    def kill_strays(self) -> None:
-        """End the first process of a start that nobody was told of: the monitor, perhaps pydockd too, died in the midst of it.
-        Processes that somebody moved into the cgroup are not the first of a PID namespace, and are left alone."""
-        for pid in self.cgroup.procs():
-            with suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
-                if len(numbers) > 1 and numbers[-1] == "1":
-                    os.kill(pid, signal.SIGKILL)
 
     async def stop(self, seconds: float | None = None) -> str:
         """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited."""
@@ -395,6 +396,25 @@ class Container:
         self.engine.events.publish("container", self.name, "exit", exit_code=code)
         self.engine.on_change(self)
 
+    def _shares_pids(self) -> bool:
+        return not sharing.own_namespace(self.spec.pid_mode)
+
+    async def _end_members(self) -> None:
+        """Its first process has ended: with a PID namespace that is not its own the kernel does not end the others."""
+        if self._shares_pids():
+            if self.state == "paused":
+                await trio.to_thread.run_sync(self.cgroup.thaw)
+            await trio.to_thread.run_sync(self.members.kill)
+
+    async def end_strays(self) -> None:
+        """It does not run: end what a start that nobody was told of may have left."""
+        await trio.to_thread.run_sync(self.members.kill if self._shares_pids() else self.members.kill_strays)
+
+    async def set_oom_score(self, value: int | None) -> None:
+        """``oom_score_adj`` is about to become *value*."""
+        if self.record.pid:
+            await trio.to_thread.run_sync(self.members.set_oom_score, value or 0)
+
     def _clear(self, *, paused: bool) -> int:
         """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
         launching.remove_files(self.engine.run / "etc" / self.id)
@@ -417,6 +437,8 @@ class Container:
     async def adopt(self, pidfd: int, gone: Exit | None, kept: Sequence[str] | None) -> None:
         """After pydockd's own restart: see :meth:`Process.adopt`."""
         await self.root.keep(self.engine.keeper)
+        if self._shares_pids() and not self.record.namespaces:
+            self.members.note()
         await self.process.adopt(pidfd, gone, kept)
         if self.record.pid:
             try:

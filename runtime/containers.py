@@ -29,6 +29,7 @@ from pydock.runtime.monitor.protocol import Exit, read_exits
 from pydock.runtime.process import GRACE, Process
 from pydock.runtime.record import new_record, record_of
 from pydock.runtime.rootfs import detach
+from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
 from pydock.runtime.state import read_json, replace, replace_json
 
@@ -45,6 +46,7 @@ class Containers:
         self._by_name: dict[str, Container] = {}
         self._by_id: dict[str, Container] = {}
         engine.volumes.users = self.volume_users
+        engine.find = self._neighbour
 
     def __iter__(self) -> Iterator[Container]:
         return iter(self._by_name.values())
@@ -57,6 +59,10 @@ class Containers:
 
     def by_id(self, identity: str) -> Container | None:
         return self._by_id.get(identity)
+
+    def _neighbour(self, name: str) -> Neighbour | None:
+        found = self._by_name.get(name)
+        return None if found is None else Neighbour(found.name, found.state, found.spec, found.process.pidfd)
 
     async def create(self, name: str) -> Container:
         """mkdir: a container with its cgroup, and every default."""
@@ -204,7 +210,7 @@ class Containers:
                 continue
             if container.state != "created":
                 container.process.settle_exited()
-            await trio.to_thread.run_sync(container.kill_strays)
+            await container.end_strays()
         for pidfd in alive.values():
             os.close(pidfd)
         await self.let_go()

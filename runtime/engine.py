@@ -21,6 +21,7 @@ from pydock.runtime.formats import now, print_time
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
+from pydock.runtime.sharing import Find
 from pydock.runtime.state import Settler
 from pydock.runtime.volumestore import VolumeStore
 
@@ -95,6 +96,7 @@ class Engine:
     nursery: trio.Nursery
     monitors: int = 0  # how many have died: whoever was started by one of them is an orphan
     failures: Failures = field(default_factory=Failures)
+    find: Find = lambda _: None  # a container by its name
     on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed
 
     def spawn(self, task: Callable[[], Awaitable[object]]) -> None:

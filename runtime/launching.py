@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime import syscalls, volumes
+from pydock.runtime import reaper, sharing, syscalls, volumes
 from pydock.runtime.cgroup import ALL, DEFAULT, Cgroup, DeviceRule
 from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls
 from pydock.runtime.engine import Defaults
@@ -54,7 +54,8 @@ def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
 
 def hostname(spec: Spec, identity: str) -> str:
     """The setting, or as docker does the beginning of the id, or with the machine's network the machine's name."""
-    return spec.hostname or (os.uname().nodename if spec.network == ("host",) else identity[:12])
+    machine = spec.network == ("host",) or not sharing.own_namespace(spec.uts_mode)
+    return spec.hostname or (os.uname().nodename if machine else identity[:12])
 
 
 def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, str]]:
@@ -88,18 +89,28 @@ def remove_files(files: Path) -> None:
 
 def namespaces(spec: Spec) -> tuple[str, ...]:
     """The namespaces that are made for it."""
-    return tuple(kind for kind in plain.KINDS if not (kind == "net" and spec.network == ("host",)))
+    own = {
+        "net": spec.network != ("host",),
+        "pid": sharing.own_namespace(spec.pid_mode),
+        "ipc": sharing.own_namespace(spec.ipc_mode),
+        "uts": sharing.own_namespace(spec.uts_mode),
+    }
+    return tuple(kind for kind in plain.KINDS if own.get(kind, True))
 
 
-def first(identity: str, spec: Spec, cgroup: Cgroup) -> plain.Launch:
-    """How its process comes into being, while ``prepare`` makes the rest."""
-    return plain.Launch(
+def first(identity: str, spec: Spec, cgroup: Cgroup, joined: sharing.Joined) -> tuple[plain.Launch, list[int]]:
+    """How its process comes into being, while ``prepare`` makes the rest; and the descriptors of it that stay their owner's."""
+    join = () if joined.pid is None else (plain.Join(0, ("pid",)),)
+    launch = plain.Launch(
         id=identity,
         argv=(),
         new=namespaces(spec),
+        join=join,
         clone_into=cgroup.clone_into,
         cgroups=cgroup.join_files_after_clone,
+        oom_score_adj=spec.oom_score_adj or 0,
     )
+    return launch, [] if joined.pid is None else [joined.pid]
 
 
 def _filter(profile: str, names: tuple[str, ...], cache: Path) -> bytes:
@@ -113,7 +124,13 @@ def _default_filter(profile: str, names: tuple[str, ...], cache: Path) -> bytes:
 
 
 def prepare(
-    place: Place, spec: Spec, defaults: Defaults, cgroup: Cgroup, stack: ExitStack, stdio: tuple[str, str, str]
+    place: Place,
+    spec: Spec,
+    defaults: Defaults,
+    cgroup: Cgroup,
+    stack: ExitStack,
+    stdio: tuple[str, str, str],
+    joined: sharing.Joined,
 ) -> tuple[plain.Launch, list[int]]:
     """The launch of *spec*, without its root; the descriptors it names are closed by *stack*. Index 0 is left for the root."""
     fds: list[int] = [-1]
@@ -125,14 +142,22 @@ def prepare(
 
     privileged = bool(spec.privileged)
     host_network = spec.network == ("host",)
+    if spec.hostname and not sharing.own_namespace(spec.uts_mode):
+        raise Invalid(f'hostname: "{spec.hostname}" would change the machine\'s: unset it, or uts_mode')
     mounts: list[plain.Volume] = []
     for path, target in _etc(place, spec, host_network=host_network):
-        fd = syscalls.open_tree(syscalls.AT_FDCWD, str(path), syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
-        mounts.append(plain.Volume(owned(fd), target, False))
+        mounts.append(plain.Volume(owned(_cloned(str(path))), target, False))
     for text in spec.volumes or ():
         volume = volumes.Volume.parse(text)
         fd, is_directory = volumes.open_source(volume, outside=place.mountpoint, named=place.volumes)
         mounts.append(plain.Volume(owned(fd), volume.target, is_directory, volume.readonly, volume.propagation))
+
+    if spec.init:
+        mounts.append(plain.Volume(owned(_cloned(reaper.find())), reaper.TARGET, False, read_only=True))
+    made: list[plain.Made] = []
+    if spec.ipc_mode == "host" and os.path.isdir("/dev/shm"):
+        made.append(plain.Made("/dev/shm", owned(_cloned("/dev/shm"))))
+    ipc = None if joined.ipc is None else owned(os.dup(joined.ipc))
 
     nodes: list[devices.Node] = []
     rules: list[DeviceRule] = []
@@ -157,16 +182,19 @@ def prepare(
         extra.append(f"HOSTNAME={hostname(spec, place.id)}")
     launch = plain.Launch(
         id=place.id,
-        argv=argv(spec, defaults),
+        argv=((reaper.TARGET, "--") if spec.init else ()) + argv(spec, defaults),
         env=(*extra, *env),
         workdir=spec.workdir or defaults.workdir or "/",
         user=spec.user if spec.user is not None else defaults.user,
         hostname=hostname(spec, place.id),
         new=namespaces(spec),
+        join=() if ipc is None else (plain.Join(ipc, ("ipc",)),),
         root=0,
         read_only=bool(spec.readonly),
         privileged=privileged,
-        shm_size=DEFAULT_SHM if spec.shm_size is None else spec.shm_size,
+        shm_size=shm_size(spec),
+        shm_of=ipc,
+        made=tuple(made),
         tmpfs=tuple(_tmpfs(volumes.Tmpfs.parse(text)) for text in spec.tmpfs or ()),
         volumes=tuple(mounts),
         devices=tuple(
@@ -180,6 +208,7 @@ def prepare(
         capabilities=mask,
         no_new_privileges=bool(spec.no_new_privileges),
         seccomp=filter_index,
+        oom_score_adj=spec.oom_score_adj or 0,
         clone_into=cgroup.clone_into,
         cgroups=cgroup.join_files_after_clone,
         terminal=bool(spec.tty),
@@ -188,6 +217,18 @@ def prepare(
         stderr=stdio[2],
     )
     return launch, fds
+
+
+def shm_size(spec: Spec) -> int | None:
+    """Bytes of /dev/shm; None when there is none of its own."""
+    if spec.ipc_mode == "none":
+        return None
+    return DEFAULT_SHM if spec.shm_size is None else spec.shm_size
+
+
+def _cloned(path: str) -> int:
+    """A detached mount of a file or directory of the machine."""
+    return syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
 
 
 def _cgroup_mounts(cgroup: Cgroup) -> tuple[plain.CgroupMount, ...]:

@@ -101,6 +101,7 @@ class Process:
         self._watched = -1
         self._starting = False
         self._early: tuple[int | None, int] | None = None
+        self.before_end: Callable[[], Awaitable[object]] | None = None  # awaited before the end of its output is
 
     # the beginning
 
@@ -225,6 +226,8 @@ class Process:
 
     async def _take_down(self, status: int | None, time: int) -> None:
         record = self._record
+        if self.before_end is not None:
+            await self.before_end()
         await side_by_side(self._end_output, self._owner.tidy)
         record.pid = 0
         if self.pidfd >= 0:

@@ -49,6 +49,7 @@ class Record(Life):
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image
     mounts: dict[str, list[int]] = field(default_factory=dict)  # of the run: by volume, as written, its mount's ids
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
+    namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def new_record(identity: str, name: str) -> Record:
 def record_of(values: Mapping[str, object]) -> Record:
     """The record in a ``state.json``; TypeError when it is none."""
     record = Record(**cast("dict[str, str]", dict(values)))  # type: ignore[arg-type]
-    record.layers = tuple(record.layers)
+    record.layers, record.namespaces = tuple(record.layers), tuple(record.namespaces)
     record.defaults = {key: tuple(each) if isinstance(each, list) else each for key, each in record.defaults.items()}
     return record
 

@@ -50,6 +50,11 @@ class Spec:
     shm_size: int | None = None
     volumes: tuple[str, ...] | None = None
     network: tuple[str, ...] | None = None
+    pid_mode: str | None = None
+    ipc_mode: str | None = None
+    uts_mode: str | None = None
+    init: bool | None = None
+    oom_score_adj: int | None = None
     log_max: str | None = None
     cgroup: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
@@ -89,7 +94,7 @@ class Spec:
         return cls(**taken)  # type: ignore[arg-type]  # the types were checked one by one above
 
 
-_BOOLEANS: Final = frozenset({"tty", "readonly", "privileged", "no_new_privileges"})
+_BOOLEANS: Final = frozenset({"tty", "readonly", "privileged", "no_new_privileges", "init"})
 _LISTS: Final = frozenset(
     [
         "command",
@@ -128,6 +133,10 @@ def _typed(name: str, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
         raise Invalid(f"{name} is not a number of bytes")
+    if name == "oom_score_adj":
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise Invalid(f"{name} is not a whole number")
     if isinstance(value, str):
         return value
     raise Invalid(f"{name} is not a text")

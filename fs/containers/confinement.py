@@ -40,7 +40,8 @@ def _ulimit(subject: C, line: str) -> tuple[str, ...]:
 
 def _sysctl(subject: C, line: str) -> tuple[str, ...]:
     sysctl = sysctls.parse(line)
-    sysctls.check(sysctl, own_network=spec_of(subject).network != ("host",), own_ipc=True, own_uts=True)
+    own = launching.namespaces(spec_of(subject))
+    sysctls.check(sysctl, own_network="net" in own, own_ipc="ipc" in own, own_uts="uts" in own)
     return (str(sysctl),)
 
 

@@ -18,19 +18,11 @@ async def processes(container: Container) -> str:
 
 def _render(container: Container) -> str:
     names = _users(container)
-    namespace = _pid_namespace(container.record.pid) if container.record.pid else None
     lines = [HEADER]
-    for pid in sorted(container.cgroup.procs()):
-        if namespace is not None and _pid_namespace(pid) == namespace and (line := _line(pid, names)) is not None:
+    for pid in container.members.own() if container.record.pid else ():
+        if (line := _line(pid, names)) is not None:
             lines.append(line)
     return "\n".join(lines) + "\n"
-
-
-def _pid_namespace(pid: int) -> str | None:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return None
 
 
 def _users(container: Container) -> dict[str, str]:

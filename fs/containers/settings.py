@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pydock.fs.containers.confinement import CONFINEMENT
+from pydock.fs.containers.launch import LAUNCH
 from pydock.fs.containers.program import PROGRAM
 from pydock.fs.containers.rows import C, spec_of
 from pydock.fs.containers.surroundings import SURROUNDINGS
@@ -49,6 +50,7 @@ class _Checked:
     def __init__(self, subject: C) -> None:
         self.container = self.process = self.streams = self
         self.engine = subject.engine
+        self.name = subject.container.name
         self.taken: dict[str, object] = {}
 
     async def change(self, setting: str, value: object, *, live: bool = False) -> None:
@@ -60,6 +62,9 @@ class _Checked:
     async def change_volumes(self, items: tuple[str, ...] | None) -> None:
         self.taken["volumes"] = items
 
+    async def set_oom_score(self, value: int | None) -> None:
+        """Comes when the whole is applied."""
+
     async def limit_log(self) -> None:
         """Comes when the whole is applied."""
 
@@ -68,6 +73,7 @@ SETTINGS: Final[tuple[Entry[C], ...]] = (
     *SURROUNDINGS,
     *PROGRAM,
     *CONFINEMENT,
+    *LAUNCH,
     Document(
         name="spec.toml",
         show=lambda c: spec_of(c).to_toml(),

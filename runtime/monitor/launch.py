@@ -34,6 +34,13 @@ class Volume(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
+class Made(NamedTuple):
+    """One of the usual mounts that pydockd has made: *source* is its index, *target* the usual place, such as ``/dev/shm``."""
+
+    target: str
+    source: int
+
+
 class Tmpfs(NamedTuple):
     """A new tmpfs(5). *size* in bytes, None leaves it to the kernel (half of the memory)."""
 
@@ -106,7 +113,9 @@ class Launch(NamedTuple):
     read_only: bool = False  # the root mount, not what is mounted in it
     proc: bool = True  # mount the usual: /proc /sys /dev /dev/pts /dev/shm /dev/mqueue
     privileged: bool = False  # /sys and cgroups writable, all device nodes of the host
-    shm_size: int = 64 << 20  # bytes
+    shm_size: int | None = 64 << 20  # bytes; None leaves /dev/shm empty
+    shm_of: int | None = None  # index of a pidfd: /dev/shm is the one that this process sees
+    made: tuple[Made, ...] = ()  # these are attached; the other usual ones are made inside
     tmpfs: tuple[Tmpfs, ...] = ()
     volumes: tuple[Volume, ...] = ()
     devices: tuple[Device, ...] = ()  # besides null zero full random urandom tty
@@ -130,6 +139,7 @@ _NESTED: dict[str, Callable[..., tuple[object, ...]]] = {
     "join": Join,
     "tmpfs": Tmpfs,
     "volumes": Volume,
+    "made": Made,
     "devices": Device,
     "cgroup_mounts": CgroupMount,
     "rlimits": Rlimit,

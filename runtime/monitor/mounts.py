@@ -15,6 +15,7 @@ from pydock.runtime import syscalls
 from pydock.runtime.monitor.inside import (
     attach,
     attributes,
+    clone,
     make_inside,
     new_mount,
     open_beneath,
@@ -132,6 +133,59 @@ class MountShm(NamedTuple):
     def execute(self, context: Context) -> None:
         options = (("mode", "1777"), ("size", str(self.size)))
         os.close(_mount_new(context.root, "dev/shm", "tmpfs", PLAIN, options))
+
+
+class BorrowShm(NamedTuple):
+    """Clones the /dev/shm of another process, in that one's mount namespace, for ``AttachShm``.
+
+    A container can put there what it likes, but nothing is found through a link of its making.
+    """
+
+    source: int
+    found: list[int]
+
+    def describe(self) -> str:
+        return "find the shared /dev/shm"
+
+    def execute(self, context: Context) -> None:
+        own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.setns(context.fds[self.source], syscalls.CLONE_NEWNS)
+        resolve = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+        place = syscalls.openat2(syscalls.AT_FDCWD, "/dev/shm", os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+        self.found.append(clone(place))
+        os.close(place)
+        syscalls.setns(own, syscalls.CLONE_NEWNS)
+        os.close(own)
+
+
+class AttachShm(NamedTuple):
+    """The memory that is shared with another container."""
+
+    found: list[int]
+
+    def describe(self) -> str:
+        return "attach the shared /dev/shm"
+
+    def execute(self, context: Context) -> None:
+        place = make_inside(context.root, "dev/shm", directory=True)
+        attach(self.found[0], place)
+        os.close(self.found.pop())
+        os.close(place)
+
+
+class AttachMade(NamedTuple):
+    """A usual mount that comes as a descriptor."""
+
+    target: str
+    source: int
+
+    def describe(self) -> str:
+        return f"attach {self.target}"
+
+    def execute(self, context: Context) -> None:
+        place = make_inside(context.root, self.target, directory=True)
+        attach(context.fds[self.source], place)
+        os.close(place)
 
 
 class MountMqueue(NamedTuple):

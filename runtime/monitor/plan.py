@@ -49,6 +49,7 @@ def later_steps(launch: Launch) -> list[Step]:
     steps: list[Step] = []
     sources: dict[str, int] = {}
     host_devices: list[Device] = []
+    shm: list[int] = []
     mounted = launch.root is not None
     if not launch.terminal:
         steps.append(identity.OpenStdio(launch.stdin, launch.stdout, launch.stderr))
@@ -56,6 +57,8 @@ def later_steps(launch: Launch) -> list[Step]:
         steps.append(mounts.OpenCgroups(launch.cgroup_mounts, sources))
     if mounted and launch.privileged:
         steps.append(mounts.FindHostDevices(host_devices))
+    if mounted and launch.shm_of is not None:
+        steps.append(mounts.BorrowShm(launch.shm_of, shm))
     for join in launch.join:
         kinds = tuple(kind for kind in join.kinds if kind != "pid")
         if kinds:
@@ -64,7 +67,7 @@ def later_steps(launch: Launch) -> list[Step]:
         steps.append(identity.SetHostname(launch.hostname))
     if launch.root is not None:
         steps.append(mounts.MountRoot(launch.root))
-        steps += _inside(launch, sources, host_devices)
+        steps += _inside(launch, _usual(launch, sources, shm), host_devices)
     else:
         steps.append(identity.TakeRoot())
     if launch.terminal:
@@ -81,23 +84,31 @@ def later_steps(launch: Launch) -> list[Step]:
     return steps
 
 
-def _inside(launch: Launch, sources: dict[str, int], host_devices: list[Device]) -> list[Step]:
+def _usual(launch: Launch, sources: dict[str, int], shm: list[int]) -> list[tuple[str, Step]]:
+    """The mounts that every container has, and their places; those that pydockd has made are only attached."""
+    if not launch.proc:
+        return []
+    usual: list[tuple[str, Step]] = [
+        ("/proc", mounts.MountProc()),
+        ("/dev", mounts.MountDev()),
+        ("/dev/pts", mounts.MountPts()),
+        ("/dev/mqueue", mounts.MountMqueue()),
+        ("/sys", mounts.MountSys(not launch.privileged)),
+    ]
+    if launch.shm_of is not None:
+        usual.insert(3, ("/dev/shm", mounts.AttachShm(shm)))
+    elif launch.shm_size is not None:
+        usual.insert(3, ("/dev/shm", mounts.MountShm(launch.shm_size)))
+    if launch.cgroup_mounts:
+        usual.append(("/sys/fs/cgroup", mounts.MountCgroups(launch.cgroup_mounts, sources, not launch.privileged)))
+    made = {item.target: mounts.AttachMade(item.target, item.source) for item in launch.made}
+    return [(place, made.get(place, step)) for place, step in usual]
+
+
+def _inside(launch: Launch, usual: list[tuple[str, Step]], host_devices: list[Device]) -> list[Step]:
     wanted: list[tuple[str, Step]] = [(item.target, mounts.MountTmpfs(item)) for item in launch.tmpfs]
     wanted += [(item.target, mounts.MountVolume(item)) for item in launch.volumes]
     taken = {posixpath.normpath(target) for target, _ in wanted}
-    usual: list[tuple[str, Step]] = []
-    if launch.proc:
-        usual = [
-            ("/proc", mounts.MountProc()),
-            ("/dev", mounts.MountDev()),
-            ("/dev/pts", mounts.MountPts()),
-            ("/dev/shm", mounts.MountShm(launch.shm_size)),
-            ("/dev/mqueue", mounts.MountMqueue()),
-            ("/sys", mounts.MountSys(not launch.privileged)),
-        ]
-        if launch.cgroup_mounts:
-            cgroups = mounts.MountCgroups(launch.cgroup_mounts, sources, not launch.privileged)
-            usual.append(("/sys/fs/cgroup", cgroups))
     # "/dev" taken by a volume takes what is in it along: a volume of the host's /dev has its own pts and shm.
     steps = [step for place, step in usual if not any(place == t or place.startswith(f"{t}/") for t in taken)]
     wanted.sort(key=lambda item: posixpath.normpath(item[0]).count("/"))
