@@ -49,7 +49,7 @@ from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
 from pydock.runtime.companion import Companion, Link
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
-from pydock.runtime.engine import Engine
+from pydock.runtime.engine import Engine, trivial
 from pydock.runtime.errors import Busy, Invalid, PydockError
 from pydock.runtime.events import Events
 from pydock.runtime.keeper import Keeper
@@ -213,7 +213,6 @@ class Daemon:
                 engine,
                 containers,
                 counts,
-                lambda container: operations.gone(containers_directory, container.name),
                 prune,
                 prune_volumes,
                 lambda: collect(images),
@@ -236,7 +235,13 @@ class Daemon:
                 for node in directory.files.values():
                     operations.changed(node)
 
+        async def removed(what: object) -> None:
+            assert isinstance(what, Container)
+            if containers_directory.forget(what):
+                await operations.gone_by_now(containers_directory, what.name)
+
         engine.on_change = changed
+        engine.on_removed = removed
         fuse = {"fsname=pydock", "subtype=pydock", "allow_other", "default_permissions"}
         pyfuse3.init(operations, self.mountpoint, fuse)
         try:
@@ -252,7 +257,7 @@ class Daemon:
             notify("STOPPING=1")
             pyfuse3.close(unmount=self.mountpoint in mount_points())
             tell_ending(self.options)
-            engine.on_change = lambda _: None
+            engine.on_change, engine.on_removed = lambda _: None, trivial
             await image_roots.detach_all()
             for container in containers:
                 try:

@@ -8,12 +8,11 @@ becomes an errno here. Rules that hold throughout:
 - Names and attributes are cached by the kernel for long and invalidated when pydock itself changes them; files whose writes
   may block get an inode number of their own for every look-up, as the kernel serialises writers of one inode.
 - mkdir, rmdir and rename are short: look-ups in that directory wait for them.
-- ``invalidate_entry`` (the synchronous one) is never called: it can deadlock with a pending request.
+- ``invalidate_entry`` (the synchronous one) is never called in the loop: it can deadlock with a pending request.
 """
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -28,6 +27,7 @@ from pydock.fs import file as files
 from pydock.fs.errors import translate
 from pydock.fs.handle import Handle, now, shown, truncate
 from pydock.fs.inodes import Inodes, Removal
+from pydock.fs.nearest import unknown
 from pydock.fs.node import (
     Control,
     Directory,
@@ -52,6 +52,7 @@ _LONG: Final = 86400.0
 _SCRATCH: Final = re.compile(r"\..+|.+~|#.*#|sed.{6}|4913", re.DOTALL)
 _HIDDEN: Final = 2.0
 _BLOCK: Final = 4096
+_INVALIDATION: Final = 2.0  # seconds; so long only when a request on that directory hangs
 
 
 def guarded(
@@ -166,6 +167,22 @@ class Operations(pyfuse3.Operations):
         if self.inodes.kernel_knows(directory):
             pyfuse3.invalidate_entry_async(directory.number, os.fsencode(name), ignore_enoent=True)
 
+    async def gone_by_now(self, directory: Directory, name: str) -> None:
+        """:meth:`gone`, and the kernel knows when this returns: for what whoever is answered next must not see any more.
+
+        In a thread, as the kernel waits there for requests on that directory, which are answered meanwhile. Not for a handler of
+        such a request.
+        """
+        if self.inodes.kernel_knows(directory):
+            number, raw = directory.number, os.fsencode(name)
+
+            def invalidate() -> None:
+                with suppress(OSError):  # it did not know the name
+                    pyfuse3.invalidate_entry(InodeT(number), FileNameT(raw))
+
+            with trio.move_on_after(_INVALIDATION):
+                await trio.to_thread.run_sync(invalidate, abandon_on_cancel=True)
+
     # errors
 
     async def _reporting(self, subject: Subject, action: Callable[[], Awaitable[R]]) -> R:
@@ -195,17 +212,6 @@ class Operations(pyfuse3.Operations):
             return raw.decode()
         except UnicodeDecodeError:
             return os.fsdecode(raw)
-
-    def _nearest(self, directory: Directory, name: str) -> str:
-        """``did you mean`` for a name that does not exist, from all settings of the object."""
-        known: dict[str, str] = {}
-        for entry, node in directory.children():
-            known.setdefault(entry, entry)
-            if isinstance(node, Directory) and isinstance(directory.static(entry), Directory):
-                for inner in [*node.entries, *node.dynamic_names()]:
-                    known.setdefault(inner, f"{entry}/{inner}")
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        return f": did you mean {known[close[0]]}?" if close else ""
 
     # look-up
 
@@ -471,7 +477,7 @@ class Operations(pyfuse3.Operations):
             scratch.number = 0
             return
         if setting is not None or not self._may_scratch(directory, new):
-            raise self._unknown(directory, new)
+            raise unknown(directory, new)
         del directory.scratch[scratch.name]
         scratch.name = new
         directory.scratch[new] = scratch
@@ -501,9 +507,6 @@ class Operations(pyfuse3.Operations):
         directory.scratch[name] = scratch
         return scratch
 
-    def _unknown(self, directory: Directory, name: str) -> Exception:
-        return Forbidden(f"{directory.place(name)} is not a setting{self._nearest(directory, name)}")
-
     def _created(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Node:
         """The node that an O_CREAT open, or mknod, of a name that is out of sight makes."""
         setting = directory.static(name)
@@ -512,7 +515,7 @@ class Operations(pyfuse3.Operations):
             return setting
         if self._may_scratch(directory, name):
             return self._new_scratch(directory, name, stat.S_IMODE(mode) & ~ctx.umask, ctx)
-        raise self._unknown(directory, name)
+        raise unknown(directory, name)
 
     @guarded
     async def create(

@@ -14,7 +14,6 @@ from typing import Final, cast
 
 import trio
 from pydock.fs.node import Control, Directory, Entry, Link, Metadata, Refused, Report, Stream, Subject, Value, Verb
-from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid
@@ -60,7 +59,6 @@ class Root:
     engine: Engine
     containers: Containers
     counts: Callable[[], dict[str, int]]
-    gone: Callable[[Container], None]  # the kernel has not heard of its removal
     prune_images: Callable[[], Awaitable[int]]
     prune_volumes: Callable[[], Awaitable[int]]
     collect: Callable[[], Awaitable[int]]
@@ -172,7 +170,6 @@ async def _prune(root: Root, words: tuple[str, ...]) -> str:
             for container in tuple(root.containers):
                 if container.state == "exited":
                     await root.containers.remove(container.name)
-                    root.gone(container)
                     removed += 1
         case ("images",):
             removed = await root.prune_images()

@@ -28,7 +28,7 @@ from pydock.runtime.members import Members
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.monitor.protocol import Exit
 from pydock.runtime.mounted import MountedVolumes
-from pydock.runtime.process import Process
+from pydock.runtime.process import GRACE, End, Process
 from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.rootfs import RootFilesystem
 from pydock.runtime.settings import Settings
@@ -223,6 +223,7 @@ class Container:
             return await self._start()
 
     async def _start(self) -> str:
+        self.record.leaving = False
         if self.spec.image is None:
             raise Invalid(f"{self.name} has no image: write one into image first")
         source = self.source(self.spec.image)
@@ -284,8 +285,17 @@ class Container:
 
     async def stop(self, seconds: float | None = None) -> str:
         """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited."""
+        end = self.process.end
         async with self.lock:
-            return await self._stop(seconds)
+            outcome = await self._stop(seconds)
+        await self._part(end)
+        return outcome
+
+    async def _part(self, end: End) -> None:
+        """After its end: return when it has been removed, if it is to be."""
+        if self.record.leaving:
+            with trio.move_on_after(GRACE):
+                await end.event.wait()
 
     async def _stop(self, seconds: float | None) -> str:
         down = self._running()
@@ -310,7 +320,7 @@ class Container:
 
     async def kill(self, signal_name: str | None = None) -> str:
         """``kill [SIGNAL]``: without a signal SIGKILL, and returns once it has exited; with one it is sent."""
-        down = self._running()
+        down, end = self._running(), self.process.end
         number = signal.SIGKILL if signal_name is None else parse_signal(signal_name)
         self.process.send_signal(number)
         self.engine.events.publish("container", self.name, "kill", signal=spec_.print_signal(number))
@@ -318,6 +328,7 @@ class Container:
             await self._thaw()
         if signal_name is None:
             await down.wait()
+            await self._part(end)
             return "killed"
         return f"sent {spec_.print_signal(number)}"
 
@@ -415,6 +426,14 @@ class Container:
         if self.record.pid:
             await trio.to_thread.run_sync(self.members.set_oom_score, value or 0)
 
+    async def parting(self) -> None:
+        """Its run has ended: with ``autoremove`` it goes before waiters are told."""
+        if self.record.leaving and self.engine.remove is not None:
+            try:
+                await self.engine.remove(self.name)
+            except (PydockError, OSError) as error:
+                self.failed(f"autoremove: {error}")
+
     def _clear(self, *, paused: bool) -> int:
         """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
         launching.remove_files(self.engine.run / "etc" / self.id)
@@ -428,6 +447,7 @@ class Container:
     async def tidy(self) -> None:
         """Its first process has ended: what it leaves besides its output."""
         self.volumes.ended()
+        self.record.leaving = bool(self.spec.autoremove) and self.next_state() == "exited"
         kills = await trio.to_thread.run_sync(lambda: self._clear(paused=self.state == "paused"))
         if kills > 0:
             limit = await trio.to_thread.run_sync(self.cgroup.read, "memory.max")

@@ -47,6 +47,7 @@ class Containers:
         self._by_id: dict[str, Container] = {}
         engine.volumes.users = self.volume_users
         engine.find = self._neighbour
+        engine.remove = self.remove
 
     def __iter__(self) -> Iterator[Container]:
         return iter(self._by_name.values())
@@ -109,7 +110,8 @@ class Containers:
             trash = self.directory / f".trash-{container.id}"
             await trio.to_thread.run_sync(os.rename, container.directory, trash)
             del self._by_name[name], self._by_id[container.id]
-            container.process.end.event.set()
+        await self.engine.on_removed(container)
+        container.process.tell_end()
         self.engine.events.publish("container", name, "remove", id=container.id)
         self.engine.spawn(lambda: self._clear(container, trash))
 
@@ -211,6 +213,7 @@ class Containers:
             if container.state != "created":
                 container.process.settle_exited()
             await container.end_strays()
+            await container.parting()
         for pidfd in alive.values():
             os.close(pidfd)
         await self.let_go()

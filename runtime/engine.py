@@ -77,6 +77,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+async def trivial(what: object) -> None:
+    """Nobody wants to know of *what*."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Engine:
     """Everything a container needs besides its own state."""
@@ -97,6 +101,8 @@ class Engine:
     monitors: int = 0  # how many have died: whoever was started by one of them is an orphan
     failures: Failures = field(default_factory=Failures)
     find: Find = lambda _: None  # a container by its name
+    remove: Callable[[str], Awaitable[None]] | None = None  # the container of that name
+    on_removed: Callable[[object], Awaitable[None]] = trivial  # called with a container that has just been removed
     on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed
 
     def spawn(self, task: Callable[[], Awaitable[object]]) -> None:

@@ -64,6 +64,9 @@ class Owner(Protocol):
     def ended(self) -> None:
         """Its end is kept on disk; waiters are about to be told."""
 
+    async def parting(self) -> None:
+        """What is left to do before waiters are told that its run has ended."""
+
     async def lost(self) -> None:
         """Whether it was started can't be known: undo what may have been."""
 
@@ -223,6 +226,10 @@ class Process:
             await self._take_down(status, time)
         finally:
             self.ending = False
+        if self._record.state == "exited":
+            await self._owner.parting()
+            if self._record.state == "exited":
+                self.tell_end()
 
     async def _take_down(self, status: int | None, time: int) -> None:
         record = self._record
@@ -240,8 +247,6 @@ class Process:
         await persistently(lambda: self.engine.monitor.forget(self.id))
         record.state, record.changed = state, now()
         self._owner.ended()
-        if state == "exited":
-            self.tell_end()
         self.down.set()
         self.streams.news.ring()
 

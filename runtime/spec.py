@@ -36,6 +36,7 @@ class Spec:
     hostname: str | None = None
     labels: tuple[str, ...] | None = None
     tty: bool | None = None
+    autoremove: bool | None = None
     stop_signal: str | None = None
     stop_timeout: float | None = None
     readonly: bool | None = None
@@ -94,7 +95,7 @@ class Spec:
         return cls(**taken)  # type: ignore[arg-type]  # the types were checked one by one above
 
 
-_BOOLEANS: Final = frozenset({"tty", "readonly", "privileged", "no_new_privileges", "init"})
+_BOOLEANS: Final = frozenset({"tty", "autoremove", "readonly", "privileged", "no_new_privileges", "init"})
 _LISTS: Final = frozenset(
     [
         "command",

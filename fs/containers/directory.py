@@ -46,6 +46,7 @@ class ContainersDirectory(Directory):
         super().__init__("containers", parent, Place("containers", containers.engine), ())
         self._containers = containers
         self._nodes: dict[str, ContainerDirectory] = {}  # by id: a rename keeps the node
+        self._asked: set[str] = set()  # names that rmdir(2) is at work on
 
     def dynamic(self, name: str) -> Node | None:
         container = self._containers.get(name)
@@ -63,10 +64,16 @@ class ContainersDirectory(Directory):
         await self._containers.create(name)
 
     async def remove(self, name: str) -> None:
-        container = self._containers.get(name)
-        await self._containers.remove(name)
-        if container is not None:
-            self._nodes.pop(container.id, None)
+        self._asked.add(name)
+        try:
+            await self._containers.remove(name)
+        finally:
+            self._asked.discard(name)
+
+    def forget(self, container: Container) -> bool:
+        """It has been removed. Whether the kernel has not heard of that: nobody asked for it by rmdir(2)."""
+        self._nodes.pop(container.id, None)
+        return container.name not in self._asked
 
     async def rename(self, name: str, new: str) -> None:
         if self._containers.get(new) is not None and name != new:

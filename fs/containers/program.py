@@ -167,6 +167,12 @@ PROGRAM: tuple[Entry[C], ...] = (
         doc="Notes of yours, NAME=VALUE a line. Unset it shows the image's.",
     ),
     boolean(
+        "autoremove",
+        "1 removes the container, as rmdir does, when its run has ended: after its end is told in events, before ``wait``, ``stop`` "
+        "and ``kill`` return. Whoever has ``wait`` open gets the exit code. A restart is no end. If it can't be removed (somebody is "
+        "in its rootfs, or a foreign process in its cgroup) it stays, and error says why. The default is 0.",
+    ),
+    boolean(
         "tty",
         "1 gives it a terminal, console, in the place of stdin, stdout and stderr; its log has what the terminal shows. "
         "The default is 0.",

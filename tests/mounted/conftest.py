@@ -155,11 +155,14 @@ class Engine:
         """Kill and remove every container."""
         for path in sorted((self.tree / "containers").iterdir()):
             for attempt in range(20):
+                if not path.exists():  # autoremove
+                    break
                 if (path / "state").read_text() in ("running\n", "paused\n"):
                     with contextlib.suppress(OSError):  # it ends by itself in this moment
                         (path / "ctl").write_text("kill")
                 try:
-                    path.rmdir()
+                    with contextlib.suppress(FileNotFoundError):
+                        path.rmdir()
                     break
                 except OSError as error:  # a start whose caller was killed is carried through
                     if error.errno != errno.EBUSY or attempt == 19:

@@ -67,6 +67,7 @@ SETTINGS = {
         live=True,
     ),
     "readonly": Setting("1\n", BOOLEAN),
+    "autoremove": Setting("0\n", BOOLEAN),
     "privileged": Setting("1\n", BOOLEAN),
     "no_new_privileges": Setting("1\n", BOOLEAN),
     "capabilities": Setting("CAP_CHOWN\n", ("NOPE", "CAP_", "1", "CHOWN KILL", ("-NET_ADMIN", ENOENT))),
