@@ -52,6 +52,7 @@ from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine, trivial
 from pydock.runtime.errors import Busy, Invalid, PydockError
 from pydock.runtime.events import Events
+from pydock.runtime.execs import Exec
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
@@ -230,10 +231,9 @@ class Daemon:
         operations = Operations(root, nursery)
 
         def changed(what: object) -> None:
-            assert isinstance(what, Container)
-            if (directory := containers_directory.node(what)) is not None:
-                for node in directory.files.values():
-                    operations.changed(node)
+            assert isinstance(what, Container | Exec)
+            for node in containers_directory.files_of(what):
+                operations.changed(node)
 
         async def removed(what: object) -> None:
             assert isinstance(what, Container)

@@ -12,6 +12,7 @@ from typing import Final
 
 from pydock.fs.containers.cgroup import DOCS
 from pydock.fs.containers.directory import TABLE as CONTAINER
+from pydock.fs.containers.execs import EXEC
 from pydock.fs.images import IMAGE, TOP
 from pydock.fs.node import Control, Document, Entry, Folder, Link, List, Report, Stream, Value
 from pydock.fs.root import TABLE as ROOT
@@ -61,6 +62,11 @@ _SECTIONS: Final = (
         "containers/NAME/",
         "mkdir makes a container, rmdir removes one that does not run, mv renames it, also while it runs.",
         CONTAINER,
+    ),
+    (
+        "containers/NAME/exec/NAME/",
+        "mkdir makes a further process of a container, rmdir forgets one that does not run.",
+        EXEC,
     ),
     (
         "images/",

@@ -22,6 +22,7 @@ from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.engine import Defaults, Engine, Source
 from pydock.runtime.errors import Busy, Invalid, PydockError
+from pydock.runtime.execs import Execs
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.members import Members
@@ -56,6 +57,7 @@ class Container:
         self.process = Process(engine, record, self._file, self.directory, self, identity=record.id)
         self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union)
         self.process.before_end = self._end_members
+        self.execs = Execs(self)
         self.error_changed = record.changed
         self._restarting = False
         self._saving = False
@@ -264,20 +266,27 @@ class Container:
         self.cgroup.create()
         self.cgroup.apply(self.spec.cgroup)
 
-    def _prepare(
-        self, defaults: Defaults, union: int, stack: ExitStack, joined: sharing.Joined
-    ) -> tuple[plain.Launch, list[int]]:
-        self._oom_kills = self.cgroup.oom_kills()
-        place = launching.Place(
+    def place(self) -> launching.Place:
+        """Where it lives on the machine."""
+        return launching.Place(
             self.id,
             self.engine.run / "etc" / self.id,
             self.engine.mountpoint,
             self.engine.root / "cache" / "seccomp",
             self.engine.volumes.directory,
         )
+
+    def processes(self) -> list[Process]:
+        """Its first process and those that are executed in it, whether they run or not."""
+        return [self.process, *(each.process for each in self.execs)]
+
+    def _prepare(
+        self, defaults: Defaults, union: int, stack: ExitStack, joined: sharing.Joined
+    ) -> tuple[plain.Launch, list[int]]:
+        self._oom_kills = self.cgroup.oom_kills()
         self.process.streams.open_pipes(stack)
         stdio = self.process.streams.stdio.paths
-        launch, fds = launching.prepare(place, self.spec, defaults, self.cgroup, stack, stdio, joined)
+        launch, fds = launching.prepare(self.place(), self.spec, defaults, self.cgroup, stack, stdio, joined)
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         self.volumes.launched(self.spec.volumes or (), launch, fds)
@@ -469,7 +478,8 @@ class Container:
     async def keep_again(self, keeper: Keeper) -> None:
         """A keeper was started anew: the union's descriptor is still here."""
         await self.root.keep(keeper)
-        await self.process.streams.keep_again(keeper)
+        for process in self.processes():
+            await process.streams.keep_again(keeper)
 
     async def resize(self, rows: int, columns: int) -> str:
         """``resize ROWS COLS``: the size of its terminal."""

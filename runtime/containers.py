@@ -65,6 +65,18 @@ class Containers:
         found = self._by_name.get(name)
         return None if found is None else Neighbour(found.name, found.state, found.spec, found.process.pidfd)
 
+    def _processes(self) -> list[Process]:
+        return [process for container in self for process in container.processes()]
+
+    def _process(self, identity: str) -> Process | None:
+        """Whom the monitor calls that."""
+        container, _, executed = identity.partition(".")
+        found = self._by_id.get(container)
+        if found is None or not executed:
+            return None if found is None else found.process
+        each = found.execs.by_id(executed)
+        return None if each is None else each.process
+
     async def create(self, name: str) -> Container:
         """mkdir: a container with its cgroup, and every default."""
         checked_name(name)
@@ -111,7 +123,8 @@ class Containers:
             await trio.to_thread.run_sync(os.rename, container.directory, trash)
             del self._by_name[name], self._by_id[container.id]
         await self.engine.on_removed(container)
-        container.process.tell_end()
+        for process in container.processes():
+            process.tell_end()
         self.engine.events.publish("container", name, "remove", id=container.id)
         self.engine.spawn(lambda: self._clear(container, trash))
 
@@ -195,6 +208,7 @@ class Containers:
         if not container.cgroup.exists():
             container.cgroup.create()
             container.cgroup.apply(spec.cgroup)
+        container.execs.read()
         self._by_name[record.name] = self._by_id[record.id] = container
 
     async def adopt(self) -> None:
@@ -206,6 +220,8 @@ class Containers:
         ended = {gone.id: gone for gone in exits}
         kept = await self.engine.keeper.list()
         for container in tuple(self):
+            for each in container.execs:  # before the container, whose end ends them
+                await each.adopt(alive.pop(each.process.id, -1), kept, ended)
             pidfd = alive.pop(container.id, -1)
             if pidfd >= 0 or container.record.pid:
                 await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.streams.stdio.key))
@@ -222,17 +238,17 @@ class Containers:
     async def let_go(self) -> None:
         """Have keeper and logger forget what no container needs: a death, or an end, came between two steps."""
         wanted = {container.root.key for container in self}
-        wanted |= {container.process.streams.stdio.key for container in self if container.record.pid}
+        running = {process.id: process for process in self._processes() if process.running}
+        wanted |= {process.streams.stdio.key for process in running.values()}
         for key in (await self.engine.keeper.list()).keys() - wanted:
             await self.engine.keeper.drop(key)
-        running = {container.id for container in self if container.record.pid}
         for identity in await self.engine.logger.followed():
             if identity not in running:
                 await self.engine.logger.unfollow(identity)
 
     def _clear_run(self) -> None:
         """Remove what is left in the run directory of containers that do not run."""
-        living = {container.id for container in self if container.record.pid}
+        living = {process.id for process in self._processes() if process.running}
         for place in ("io", "etc"):
             directory = self.engine.run / place
             for path in directory.iterdir() if directory.is_dir() else ():
@@ -242,9 +258,9 @@ class Containers:
     async def take_exits(self) -> None:
         """Take note of every exit that the monitor tells, until cancelled."""
         async for gone in self.engine.monitor.exits:
-            container = self._by_id.get(gone.id)
-            if container is not None:
-                self._exited(container.process, gone)
+            process = self._process(gone.id)
+            if process is not None:
+                self._exited(process, gone)
             else:
                 await self.engine.monitor.forget(gone.id)
 
@@ -255,13 +271,13 @@ class Containers:
         """Its children are orphans now: an exit it had noted counts, the others are watched by pidfd."""
         self.engine.monitors += 1
         ended = {gone.id: gone for gone in read_exits(str(self.engine.run))}
-        for container in tuple(self):
-            container.process.monitor_died(ended.get(container.id))
+        for process in self._processes():
+            process.monitor_died(ended.get(process.id))
 
     async def logger_is_new(self, logger: Logger) -> None:
         """Have it follow all that run."""
-        for container in tuple(self):
-            await container.process.streams.follow_again(logger)
+        for process in self._processes():
+            await process.streams.follow_again(logger)
 
     async def keeper_is_new(self, keeper: Keeper) -> None:
         """Give it again what pydockd can give."""

@@ -167,23 +167,11 @@ def prepare(
         rules += allowed
     cgroup.allow_devices(ALL if privileged else (*DEFAULT, *rules))
 
-    names = capability_names(spec)
-    mask = capabilities.bounding() if privileged else capabilities.mask(names)
-    program = b"" if privileged else _filter(spec.seccomp or seccomp.DEFAULT, names, place.seccomp_cache)
-    filter_index = None
-    if program:
-        filter_index = owned(os.memfd_create("seccomp", os.MFD_CLOEXEC))
-        os.write(fds[filter_index], program)
-
-    env = spec.env if spec.env is not None else defaults.env
-    given = {item.partition("=")[0] for item in env}
-    extra = [PATH] if "PATH" not in given else []
-    if "HOSTNAME" not in given:
-        extra.append(f"HOSTNAME={hostname(spec, place.id)}")
+    mask, program = confinement(spec, place, privileged=privileged)
     launch = plain.Launch(
         id=place.id,
         argv=((reaper.TARGET, "--") if spec.init else ()) + argv(spec, defaults),
-        env=(*extra, *env),
+        env=environment(defaults.env if spec.env is None else spec.env, hostname(spec, place.id)),
         workdir=spec.workdir or defaults.workdir or "/",
         user=spec.user if spec.user is not None else defaults.user,
         hostname=hostname(spec, place.id),
@@ -204,10 +192,10 @@ def prepare(
         masked=() if privileged else masks.MASKED,
         read_only_paths=() if privileged else masks.READ_ONLY,
         sysctls=tuple(_sysctl(text, namespaces(spec)) for text in spec.sysctls or ()),
-        rlimits=tuple(plain.Rlimit(limit.name, *limit.pair) for limit in map(rlimits.parse, spec.ulimits or ())),
+        rlimits=rlimits_of(spec),
         capabilities=mask,
         no_new_privileges=bool(spec.no_new_privileges),
-        seccomp=filter_index,
+        seccomp=None if program is None else owned(program),
         oom_score_adj=spec.oom_score_adj or 0,
         clone_into=cgroup.clone_into,
         cgroups=cgroup.join_files_after_clone,
@@ -229,6 +217,33 @@ def shm_size(spec: Spec) -> int | None:
 def _cloned(path: str) -> int:
     """A detached mount of a file or directory of the machine."""
     return syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+
+
+def confinement(spec: Spec, place: Place, *, privileged: bool) -> tuple[int, int | None]:
+    """The mask of capabilities, and a file with the filter of system calls (the caller's to close) if there is to be one."""
+    if privileged:
+        return capabilities.bounding(), None
+    names = capability_names(spec)
+    program = _filter(spec.seccomp or seccomp.DEFAULT, names, place.seccomp_cache)
+    if not program:
+        return capabilities.mask(names), None
+    fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+    os.write(fd, program)
+    return capabilities.mask(names), fd
+
+
+def environment(env: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """*env*, and what is missing of PATH and HOSTNAME (*name*)."""
+    given = {item.partition("=")[0] for item in env}
+    extra = [PATH] if "PATH" not in given else []
+    if "HOSTNAME" not in given:
+        extra.append(f"HOSTNAME={name}")
+    return (*extra, *env)
+
+
+def rlimits_of(spec: Spec) -> tuple[plain.Rlimit, ...]:
+    """The limits of resources that were set."""
+    return tuple(plain.Rlimit(limit.name, *limit.pair) for limit in map(rlimits.parse, spec.ulimits or ()))
 
 
 def _cgroup_mounts(cgroup: Cgroup) -> tuple[plain.CgroupMount, ...]:

@@ -12,6 +12,7 @@ import pytest
 from pydock.fs import reference
 from pydock.fs.containers.cgroup import DOCS
 from pydock.fs.containers.directory import TABLE as CONTAINER
+from pydock.fs.containers.execs import EXEC
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.images import IMAGE, TOP
 from pydock.fs.node import Control, Entry
@@ -23,7 +24,14 @@ from pydock.runtime.spec import Spec
 HOME = Path(__file__).parents[1]
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())
 PLACES = PROJECT["tool"]["setuptools"]["package-dir"]
-TABLES = {"root": ROOT, "container": CONTAINER, "images": TOP, "image": IMAGE, "volume": VOLUME}
+TABLES = {
+    "root": ROOT,
+    "container": CONTAINER,
+    "exec": EXEC,
+    "images": TOP,
+    "image": IMAGE,
+    "volume": VOLUME,
+}
 ENTRIES = [pytest.param(entry, id=f"{where}-{entry.name}") for where, table in TABLES.items() for entry in table]
 SOURCES = sorted(path for place in [*PLACES.values(), "tests"] for path in (HOME / place).rglob("*.py"))
 

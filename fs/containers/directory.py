@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from pydock.fs.containers.cgroup import cgroup_directory
+from pydock.fs.containers.execs import ExecsDirectory
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.status import STATUS
 from pydock.fs.containers.streams import STREAMS
@@ -15,6 +16,7 @@ from pydock.fs.node import Directory, Entry, Folder, Node, Refused, Subject
 from pydock.fs.subject import Place
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
+from pydock.runtime.execs import Exec
 
 TABLE: tuple[Entry[ContainerSubject], ...] = (
     *STATUS,
@@ -25,6 +27,11 @@ TABLE: tuple[Entry[ContainerSubject], ...] = (
         make=cgroup_directory,
         doc="The container's cgroup with cgroup v2's files, whatever the kernel has; there from mkdir on, live. v1 names (tasks, "
         "cpu.cfs_quota_us, memory.limit_in_bytes, …) open too, without being listed.",
+    ),
+    Folder(
+        name="exec",
+        make=ExecsDirectory,
+        doc="mkdir in it makes a further process of the container, rmdir forgets one that does not run, mv renames it.",
     ),
 )
 
@@ -85,6 +92,10 @@ class ContainersDirectory(Directory):
         for node in tuple(self._nodes.values()):
             await node.subject.metadata.settled()
 
-    def node(self, container: Container) -> ContainerDirectory | None:
-        """The container's directory, if anybody has looked at it."""
-        return self._nodes.get(container.id)
+    def files_of(self, what: Container | Exec) -> Iterable[Node]:
+        """The files of a container or of one of its processes that anybody has looked at."""
+        directory: Directory | None = self._nodes.get(what.id if isinstance(what, Container) else what.container.id)
+        if isinstance(what, Exec) and directory is not None:
+            execs = directory.files.get("exec")
+            directory = execs.node(what) if isinstance(execs, ExecsDirectory) else None
+        return () if directory is None else directory.files.values()

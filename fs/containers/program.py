@@ -50,7 +50,8 @@ def _arguments(field: str, default: Callable[[Defaults], tuple[str, ...]], doc: 
 # texts
 
 
-def _workdir(text: str) -> str:
+def parse_workdir(text: str) -> str:
+    """An absolute path, or nothing."""
     if not text:
         return ""
     if not text.startswith("/") or len(text.encode()) > _LONGEST_PATH or "\n" in text:
@@ -58,7 +59,8 @@ def _workdir(text: str) -> str:
     return text
 
 
-def _user(text: str) -> str:
+def parse_user(text: str) -> str:
+    """``USER[:GROUP]``, names or numbers, or nothing."""
     stripped = text.strip()
     if stripped and not _USER.fullmatch(stripped):
         raise Invalid(f"{quote(text)} is not a user: NAME or UID, and optionally :GROUP or :GID")
@@ -101,7 +103,8 @@ async def _store_log_max(subject: C, text: str | None, caller: int) -> None:
     await subject.container.process.streams.limit_log()
 
 
-def _env(subject: C, line: str) -> tuple[str, ...]:
+def parse_env(line: str) -> tuple[str, ...]:
+    """The item of a line ``NAME=VALUE``."""
     if not _ENVIRONMENT.fullmatch(line):
         raise Invalid(f"env: {quote(line)} is not NAME=VALUE")
     return (line,)
@@ -111,7 +114,8 @@ def _label(subject: C, line: str) -> tuple[str, ...]:
     return (parse_label(line),)
 
 
-def _name(item: str) -> str:
+def name_of(item: str) -> str:
+    """What is before the ``=``."""
     return item.partition("=")[0]
 
 
@@ -132,21 +136,21 @@ PROGRAM: tuple[Entry[C], ...] = (
         verbatim=True,
         show=effective("env", lambda d: d.env),
         own=own_items("env"),
-        parse=_env,
+        parse=lambda c, line: parse_env(line),
         store=store_list("env"),
-        key=_name,
+        key=name_of,
         doc="The environment, NAME=VALUE a line. Unset it shows the image's. PATH, HOME and HOSTNAME are added where missing.",
     ),
     Value(
         name="workdir",
         show=show_text("workdir", lambda d: d.workdir),
-        store=store_field("workdir", _workdir),
+        store=store_field("workdir", parse_workdir),
         doc="The working directory inside, made if it is missing. Unset it shows the image's; the default is /.",
     ),
     Value(
         name="user",
         show=show_text("user", lambda d: d.user),
-        store=store_field("user", _user),
+        store=store_field("user", parse_user),
         doc="Who runs the command: NAME or UID, optionally with :GROUP or :GID, in the image's own passwd and group. Unset it "
         "shows the image's; the default is root.",
     ),
@@ -163,7 +167,7 @@ PROGRAM: tuple[Entry[C], ...] = (
         own=own_items("labels"),
         parse=_label,
         store=store_list("labels"),
-        key=_name,
+        key=name_of,
         doc="Notes of yours, NAME=VALUE a line. Unset it shows the image's.",
     ),
     boolean(

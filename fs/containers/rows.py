@@ -25,14 +25,18 @@ def store_field(
     field: str, parse: Callable[[str], object], *, live: bool = False
 ) -> Callable[[C, str | None, int], Awaitable[None]]:
     async def store(subject: C, text: str | None, caller: int) -> None:
-        try:
-            value = None if text is None else parse(text)
-        except Invalid as error:
-            words = str(error)
-            raise Invalid(words if words.startswith(f"{field}:") else f"{field}: {words}") from None
-        await subject.container.change(field, value, live=live)
+        await subject.container.change(field, parsed(field, parse, text), live=live)
 
     return store
+
+
+def parsed(field: str, parse: Callable[[str], object], text: str | None) -> object:
+    """The value of *text*, None for None; a refusal names the *field*."""
+    try:
+        return None if text is None else parse(text)
+    except Invalid as error:
+        words = str(error)
+        raise Invalid(words if words.startswith(f"{field}:") else f"{field}: {words}") from None
 
 
 def store_list(field: str) -> Callable[[C, tuple[str, ...] | None], Awaitable[None]]:

@@ -103,7 +103,8 @@ def terminal_size(words: tuple[str, ...]) -> tuple[int, int]:
     raise Invalid(f"resize takes ROWS and COLS, two numbers from 1 to 65535, not {quote(' '.join(words))}")
 
 
-def _none(verb: str, words: tuple[str, ...]) -> None:
+def no_words(verb: str, words: tuple[str, ...]) -> None:
+    """Invalid when a command that takes no arguments was given *words*."""
     if words:
         raise Invalid(f"{verb} takes no arguments, not {quote(' '.join(words))}")
 
@@ -115,7 +116,7 @@ def _seconds(verb: str, words: tuple[str, ...]) -> float | None:
 
 
 async def _start(subject: C, words: tuple[str, ...]) -> str:
-    _none("start", words)
+    no_words("start", words)
     return await subject.container.start()
 
 
@@ -123,19 +124,24 @@ async def _stop(subject: C, words: tuple[str, ...]) -> str:
     return await subject.container.stop(_seconds("stop", words))
 
 
-async def _kill(subject: C, words: tuple[str, ...]) -> str:
+def one_signal(words: tuple[str, ...]) -> str | None:
+    """The signal of ``kill [SIGNAL]``."""
     if len(words) > 1:
         raise Invalid(f"kill takes at most a signal, not {quote(' '.join(words))}")
-    return await subject.container.kill(words[0] if words else None)
+    return words[0] if words else None
+
+
+async def _kill(subject: C, words: tuple[str, ...]) -> str:
+    return await subject.container.kill(one_signal(words))
 
 
 async def _pause(subject: C, words: tuple[str, ...]) -> str:
-    _none("pause", words)
+    no_words("pause", words)
     return await subject.container.pause()
 
 
 async def _resume(subject: C, words: tuple[str, ...]) -> str:
-    _none("resume", words)
+    no_words("resume", words)
     return await subject.container.resume()
 
 
@@ -144,12 +150,12 @@ async def _restart(subject: C, words: tuple[str, ...]) -> str:
 
 
 async def _reset(subject: C, words: tuple[str, ...]) -> str:
-    _none("reset", words)
+    no_words("reset", words)
     return await subject.container.reset()
 
 
 async def _eof(subject: C, words: tuple[str, ...]) -> str:
-    _none("eof", words)
+    no_words("eof", words)
     return await subject.container.close_stdin()
 
 
