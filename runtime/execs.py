@@ -212,6 +212,9 @@ class Exec:
         self.container.engine.on_change(self)
         self._publish("exit", exit_code=code)
 
+    async def parting(self) -> None:
+        """It stays until it is removed."""
+
     async def lost(self) -> None:
         """The monitor died in the midst of it; the child, if it got as far as its program, ends with the container."""
 
