@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 import trio
-from pydock.runtime import launching, sharing
+from pydock.runtime import launching, sharing, systemd
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.engine import Defaults, Engine, Source
@@ -229,18 +229,18 @@ class Container:
         if self.spec.image is None:
             raise Invalid(f"{self.name} has no image: write one into image first")
         source = self.source(self.spec.image)
-        joined = sharing.look_up(self.spec, self.name, self.engine.find)
         if not self.cgroup.exists():  # no disk is asked
             await trio.to_thread.run_sync(self._make_cgroup)
+        given = await self._look_up()
 
         async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
             union = await self.root.union(source)
             await self.volumes.claim(self.spec.volumes or ())
-            return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, joined)
+            return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, given)
 
         self.record.namespaces = ()
         async with self.volumes.lock:
-            first, fds = launching.first(self.id, self.spec, self.cgroup, joined)
+            first, fds = launching.first(self.id, self.spec, self.cgroup, given)
             try:
                 warnings = await self.process.start(first, prepare, fds=fds, terminal=bool(self.spec.tty))
             except BaseException:
@@ -249,6 +249,13 @@ class Container:
         if warnings:
             self.failed("; ".join(warnings))
         return f"started, pid {self.record.pid}"
+
+    async def _look_up(self) -> launching.Given:
+        """What a start depends on beyond settings and image."""
+        joined = sharing.look_up(self.spec, self.name, self.engine.find)
+        if not self.spec.systemd:
+            return launching.Given(joined)
+        return launching.Given(joined, await trio.to_thread.run_sync(systemd.delegate, self.cgroup, 0))
 
     def began(self) -> None:
         """Its first process runs."""
@@ -281,12 +288,12 @@ class Container:
         return [self.process, *(each.process for each in self.execs)]
 
     def _prepare(
-        self, defaults: Defaults, union: int, stack: ExitStack, joined: sharing.Joined
+        self, defaults: Defaults, union: int, stack: ExitStack, given: launching.Given
     ) -> tuple[plain.Launch, list[int]]:
         self._oom_kills = self.cgroup.oom_kills()
         self.process.streams.open_pipes(stack)
         stdio = self.process.streams.stdio.paths
-        launch, fds = launching.prepare(self.place(), self.spec, defaults, self.cgroup, stack, stdio, joined)
+        launch, fds = launching.prepare(self.place(), self.spec, defaults, self.cgroup, stack, stdio, given)
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         self.volumes.launched(self.spec.volumes or (), launch, fds)
@@ -310,8 +317,7 @@ class Container:
         down = self._running()
         if seconds is None:
             seconds = STOP_TIMEOUT if self.spec.stop_timeout is None else self.spec.stop_timeout
-        name = self.spec.stop_signal or self.defaults().stop_signal or "SIGTERM"
-        self.process.send_signal(parse_signal(name))
+        self.process.send_signal(parse_signal(launching.stop_signal(self.spec, self.defaults())))
         if self.state == "paused":
             await self._thaw()
         with trio.move_on_after(seconds):
@@ -446,6 +452,8 @@ class Container:
     def _clear(self, *, paused: bool) -> int:
         """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
         launching.remove_files(self.engine.run / "etc" / self.id)
+        if self.spec.systemd or self.spec.privileged:
+            systemd.take_back(self.cgroup)
         if paused:
             self.cgroup.thaw()
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime import reaper, sharing, syscalls, volumes
+from pydock.runtime import reaper, sharing, syscalls, systemd, volumes
 from pydock.runtime.cgroup import ALL, DEFAULT, Cgroup, DeviceRule
 from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls
 from pydock.runtime.engine import Defaults
@@ -37,6 +37,14 @@ class Place:
     volumes: Path  # the named ones
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was looked up or made for one start: whom it joins, and the cgroup directory that a systemd may divide."""
+
+    joined: sharing.Joined
+    delegated: Path | None = None
+
+
 def capability_names(spec: Spec) -> tuple[str, ...]:
     """The whole set that is in force, without privileged."""
     return capabilities.in_order(capabilities.DEFAULT) if spec.capabilities is None else spec.capabilities
@@ -47,9 +55,16 @@ def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
     entrypoint = defaults.entrypoint if spec.entrypoint is None else spec.entrypoint
     inherited = defaults.command if spec.entrypoint is None else ()
     words = entrypoint + (inherited if spec.command is None else spec.command)
+    if not words and spec.systemd:
+        return systemd.COMMAND
     if not words:
         raise Invalid("nothing to run: neither command nor entrypoint is set, nor does the image have one")
     return words
+
+
+def stop_signal(spec: Spec, defaults: Defaults) -> str:
+    """What ``stop`` sends first."""
+    return spec.stop_signal or defaults.stop_signal or (systemd.STOP_SIGNAL if spec.systemd else "SIGTERM")
 
 
 def hostname(spec: Spec, identity: str) -> str:
@@ -98,19 +113,23 @@ def namespaces(spec: Spec) -> tuple[str, ...]:
     return tuple(kind for kind in plain.KINDS if own.get(kind, True))
 
 
-def first(identity: str, spec: Spec, cgroup: Cgroup, joined: sharing.Joined) -> tuple[plain.Launch, list[int]]:
+def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plain.Launch, list[int]]:
     """How its process comes into being, while ``prepare`` makes the rest; and the descriptors of it that stay their owner's."""
-    join = () if joined.pid is None else (plain.Join(0, ("pid",)),)
+    pid = given.joined.pid
     launch = plain.Launch(
         id=identity,
         argv=(),
         new=namespaces(spec),
-        join=join,
-        clone_into=cgroup.clone_into,
+        join=() if pid is None else (plain.Join(0, ("pid",)),),
+        clone_into=_clone_into(cgroup, given),
         cgroups=cgroup.join_files_after_clone,
         oom_score_adj=spec.oom_score_adj or 0,
     )
-    return launch, [] if joined.pid is None else [joined.pid]
+    return launch, [] if pid is None else [pid]
+
+
+def _clone_into(cgroup: Cgroup, given: Given) -> str | None:
+    return cgroup.clone_into if given.delegated is None else str(given.delegated)
 
 
 def _filter(profile: str, names: tuple[str, ...], cache: Path) -> bytes:
@@ -130,7 +149,7 @@ def prepare(
     cgroup: Cgroup,
     stack: ExitStack,
     stdio: tuple[str, str, str],
-    joined: sharing.Joined,
+    given: Given,
 ) -> tuple[plain.Launch, list[int]]:
     """The launch of *spec*, without its root; the descriptors it names are closed by *stack*. Index 0 is left for the root."""
     fds: list[int] = [-1]
@@ -157,7 +176,7 @@ def prepare(
     made: list[plain.Made] = []
     if spec.ipc_mode == "host" and os.path.isdir("/dev/shm"):
         made.append(plain.Made("/dev/shm", owned(_cloned("/dev/shm"))))
-    ipc = None if joined.ipc is None else owned(os.dup(joined.ipc))
+    ipc = None if given.joined.ipc is None else owned(os.dup(given.joined.ipc))
 
     nodes: list[devices.Node] = []
     rules: list[DeviceRule] = []
@@ -168,10 +187,11 @@ def prepare(
     cgroup.allow_devices(ALL if privileged else (*DEFAULT, *rules))
 
     mask, program = confinement(spec, place, privileged=privileged)
+    told = systemd.env(place.id) if spec.systemd else ()
     launch = plain.Launch(
         id=place.id,
         argv=((reaper.TARGET, "--") if spec.init else ()) + argv(spec, defaults),
-        env=environment(defaults.env if spec.env is None else spec.env, hostname(spec, place.id)),
+        env=environment((*told, *(defaults.env if spec.env is None else spec.env)), hostname(spec, place.id)),
         workdir=spec.workdir or defaults.workdir or "/",
         user=spec.user if spec.user is not None else defaults.user,
         hostname=hostname(spec, place.id),
@@ -183,12 +203,13 @@ def prepare(
         shm_size=shm_size(spec),
         shm_of=ipc,
         made=tuple(made),
-        tmpfs=tuple(_tmpfs(volumes.Tmpfs.parse(text)) for text in spec.tmpfs or ()),
+        tmpfs=_memory(spec, mounts),
         volumes=tuple(mounts),
         devices=tuple(
             plain.Device(node.path, node.kind, node.major, node.minor, node.mode, node.uid, node.gid) for node in nodes
         ),
-        cgroup_mounts=_cgroup_mounts(cgroup),
+        cgroup_mounts=_cgroup_mounts(cgroup, given),
+        cgroups_writable=bool(spec.systemd),
         masked=() if privileged else masks.MASKED,
         read_only_paths=() if privileged else masks.READ_ONLY,
         sysctls=tuple(_sysctl(text, namespaces(spec)) for text in spec.sysctls or ()),
@@ -197,7 +218,7 @@ def prepare(
         no_new_privileges=bool(spec.no_new_privileges),
         seccomp=None if program is None else owned(program),
         oom_score_adj=spec.oom_score_adj or 0,
-        clone_into=cgroup.clone_into,
+        clone_into=_clone_into(cgroup, given),
         cgroups=cgroup.join_files_after_clone,
         terminal=bool(spec.tty),
         stdin=stdio[0],
@@ -246,8 +267,18 @@ def rlimits_of(spec: Spec) -> tuple[plain.Rlimit, ...]:
     return tuple(plain.Rlimit(limit.name, *limit.pair) for limit in map(rlimits.parse, spec.ulimits or ()))
 
 
-def _cgroup_mounts(cgroup: Cgroup) -> tuple[plain.CgroupMount, ...]:
-    """Each hierarchy as the container sees it, under the name that it has on the machine."""
+def _memory(spec: Spec, mounts: list[plain.Volume]) -> tuple[plain.Tmpfs, ...]:
+    wanted = tuple(_tmpfs(volumes.Tmpfs.parse(text)) for text in spec.tmpfs or ())
+    if not spec.systemd:
+        return wanted
+    taken = {item.target for item in wanted} | {item.target for item in mounts}
+    return (*wanted, *systemd.tmpfs(taken))
+
+
+def _cgroup_mounts(cgroup: Cgroup, given: Given) -> tuple[plain.CgroupMount, ...]:
+    """Each hierarchy as the container sees it, under the name that it has on the machine; to a systemd only the v2 tree."""
+    if given.delegated is not None:
+        return (plain.CgroupMount("", str(given.delegated)),)
     layout = cgroup.layout
     if layout.kind == "v2":
         return (plain.CgroupMount("", f"{layout.unified}/{cgroup.path}"),)

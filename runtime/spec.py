@@ -55,6 +55,7 @@ class Spec:
     ipc_mode: str | None = None
     uts_mode: str | None = None
     init: bool | None = None
+    systemd: bool | None = None
     oom_score_adj: int | None = None
     log_max: str | None = None
     cgroup: Mapping[str, str] = field(default_factory=lambda: EMPTY)
@@ -95,7 +96,7 @@ class Spec:
         return cls(**taken)  # type: ignore[arg-type]  # the types were checked one by one above
 
 
-_BOOLEANS: Final = frozenset({"tty", "autoremove", "readonly", "privileged", "no_new_privileges", "init"})
+_BOOLEANS: Final = frozenset({"tty", "autoremove", "readonly", "privileged", "no_new_privileges", "init", "systemd"})
 _LISTS: Final = frozenset(
     [
         "command",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pydock.fs.containers.rows import C, show_boolean, spec_of, store_field
+from pydock.fs.containers.rows import C, boolean, show_boolean, spec_of, store_field
 from pydock.fs.node import Entry, Value
 from pydock.runtime import reaper, sharing
 from pydock.runtime.errors import Invalid
@@ -71,6 +71,13 @@ LAUNCH: tuple[Entry[C], ...] = (
         store=store_field("init", _init),
         doc="1 runs the command below a reaper, as process 1, that hands signals on to it: the machine's catatonit or tini, seen as "
         f"{reaper.TARGET} inside. EOPNOTSUPP when the machine has none. The default is 0.",
+    ),
+    boolean(
+        "systemd",
+        "1 prepares for a systemd as the first process: memory at /run, /run/lock, /tmp and /var/log/journal, the container's own "
+        "cgroup of the v2 tree writable at /sys/fs/cgroup (and nothing else there), ``container=pydock`` and container_uuid in the "
+        "environment, SIGRTMIN+3 as stop_signal, and /sbin/init as command, where nothing else is set. What it starts stays within the "
+        "container's limits. EOPNOTSUPP at the start on a machine without a cgroup v2 tree. The default is 0.",
     ),
     Value(
         name="oom_score_adj",

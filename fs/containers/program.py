@@ -82,8 +82,7 @@ def _signal(text: str) -> str:
 
 
 def _show_stop_signal(subject: C) -> str:
-    own = spec_of(subject).stop_signal or subject.container.defaults().stop_signal or "SIGTERM"
-    return print_signal(parse_signal(own))
+    return print_signal(parse_signal(launching.stop_signal(spec_of(subject), subject.container.defaults())))
 
 
 def _show_stop_timeout(subject: C) -> str:

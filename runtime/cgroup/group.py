@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydock.runtime.cgroup.aliases import ALIASES
+from pydock.runtime.cgroup.delegation import entrance
 from pydock.runtime.cgroup.devices import DeviceRule
 from pydock.runtime.cgroup.formats import flat, parse_flag
 from pydock.runtime.cgroup.kernelfile import read_text, write_text
@@ -187,7 +188,7 @@ class Cgroup(ABC):
     @property
     def clone_into(self) -> str | None:
         """The v2 directory for CLONE_INTO_CGROUP, which takes no time; None where there is no v2 tree."""
-        return None if self.unified is None else str(self.unified)
+        return None if self.unified is None else str(entrance(self.unified))
 
     def procs(self) -> tuple[int, ...]:
         """The processes in any of its directories or below; of those in other PID namespaces only their presence, 0."""
@@ -207,7 +208,7 @@ class Cgroup(ABC):
         done: list[Path] = []
         for directory in self.directories:
             try:
-                write_text(directory / PROCS, str(pid))
+                write_text(entrance(directory) / PROCS, str(pid))
             except OSError as error:
                 for root in done:
                     with contextlib.suppress(OSError):  # its old place may be gone meanwhile: it stays in ours
@@ -322,7 +323,7 @@ class Cgroup(ABC):
     def _read_procs(self) -> str:
         directory = self.unified or self.directories[0]
         try:
-            return "\n".join(str(pid) for pid in sorted(pids(directory)))
+            return "\n".join(str(pid) for pid in sorted(pids(entrance(directory))))
         except FileNotFoundError as error:
             raise NotFound(f"cgroup {self.path} is gone") from error
 

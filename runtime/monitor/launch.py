@@ -120,6 +120,7 @@ class Launch(NamedTuple):
     volumes: tuple[Volume, ...] = ()
     devices: tuple[Device, ...] = ()  # besides null zero full random urandom tty
     cgroup_mounts: tuple[CgroupMount, ...] = ()
+    cgroups_writable: bool = False  # as they are for a privileged one
     masked: tuple[str, ...] = ()  # paths that are hidden: files by /dev/null, directories by an empty tmpfs
     read_only_paths: tuple[str, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()  # (name with dots, value)

@@ -100,7 +100,8 @@ def _usual(launch: Launch, sources: dict[str, int], shm: list[int]) -> list[tupl
     elif launch.shm_size is not None:
         usual.insert(3, ("/dev/shm", mounts.MountShm(launch.shm_size)))
     if launch.cgroup_mounts:
-        usual.append(("/sys/fs/cgroup", mounts.MountCgroups(launch.cgroup_mounts, sources, not launch.privileged)))
+        read_only = not (launch.privileged or launch.cgroups_writable)
+        usual.append(("/sys/fs/cgroup", mounts.MountCgroups(launch.cgroup_mounts, sources, read_only)))
     made = {item.target: mounts.AttachMade(item.target, item.source) for item in launch.made}
     return [(place, made.get(place, step)) for place, step in usual]
 
