@@ -148,7 +148,7 @@ class Daemon:
             nursery.cancel_scope.cancel()
         with trio.move_on_after(GRACE):
             await containers.let_go()
-        self._alive = any(container.alive for container in containers)
+        self._alive = any(container.alive or container.secrets.any for container in containers)
 
     def _recover_images(self, containers: Containers) -> None:
         clear(self.options.run / "images")

@@ -6,6 +6,7 @@ import errno
 import os
 
 import trio
+from pydock.fs.blobs import BlobHandle
 from pydock.fs.blocking import Caller
 from pydock.fs.handle import (
     DocumentHandle,
@@ -17,6 +18,7 @@ from pydock.fs.handle import (
 )
 from pydock.fs.lists import ListHandle
 from pydock.fs.node import (
+    Blob,
     Control,
     Document,
     File,
@@ -40,6 +42,9 @@ async def replace(file: File, content: bytes, caller: int) -> None:
                     for item in entry.parse(file.subject, line):
                         items = [other for other in items if entry.key(other) != entry.key(item)] + [item]
             await entry.store(file.subject, tuple(items) if content else None)
+            written(file)
+        elif isinstance(file.entry, Blob):
+            await file.entry.store(file.subject, content)
             written(file)
         else:
             text = text_of(content) if isinstance(file.entry, Document) else text_of(content.removesuffix(b"\n"))
@@ -68,6 +73,8 @@ async def open_file(
             return ValueHandle(file, truncated=truncated, caller=caller)
         case List() if writing:
             return ListHandle(file, truncated=truncated, fresh=fresh)
+        case Blob() if writing:
+            return BlobHandle(file, truncated=truncated, fresh=fresh)
         case Document() if writing:
             return DocumentHandle(file, truncated=truncated)
     return Handle(file)

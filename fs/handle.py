@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pydock.fs.node import (
+    Blob,
     Control,
     Document,
     File,
@@ -65,6 +66,8 @@ def shown(file: File) -> bytes:
         case Control(verbs=verbs):
             width = max((len(verb.usage) for verb in verbs), default=0)
             return "".join(f"{verb.usage:<{width}}  {verb.doc}\n" for verb in verbs).encode()
+        case Blob(show=blob):
+            return blob(subject)
         case Document(show=document):
             return document(subject).encode(errors="surrogateescape")
     return b""

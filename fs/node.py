@@ -145,6 +145,16 @@ class Document(Entry[S]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blob(Entry[S]):
+    """Bytes, whatever they are, at most *largest* of them. ``store`` of None tells that a file which was only created has been given
+    up."""
+
+    largest: int
+    show: Callable[[S], bytes]
+    store: Callable[[S, bytes | None], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report(Entry[S]):
     """Rendered when opened; stat never renders it."""
 
@@ -249,7 +259,7 @@ class File(Node):
         match self.entry:
             case Value(store=store):
                 return store is not None
-            case List() | Document():
+            case List() | Document() | Blob():
                 return True
         return False
 
@@ -339,6 +349,17 @@ class Directory(Node):
         return self.subject.metadata.of(self.prefix)
 
     # what subclasses give
+
+    #: Whether a name that is created becomes a file, and one that is unlinked goes.
+    growing = False
+
+    async def create(self, name: str) -> None:
+        """open(2) with O_CREAT, or mknod(2), in a growing directory."""
+        raise Forbidden(f"{self.place(name)}: no file can be made here")
+
+    async def unlink(self, name: str) -> None:
+        """unlink(2) in a growing directory."""
+        raise Forbidden(f"{self.place(name)} can't be removed")
 
     async def settled(self) -> None:
         """Return when what decides about the children has been stored; before they are looked at."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -25,7 +24,7 @@ import pyfuse3
 import trio
 from pydock.fs import file as files
 from pydock.fs.errors import translate
-from pydock.fs.handle import Handle, now, shown, truncate
+from pydock.fs.handle import Handle, shown, truncate
 from pydock.fs.inodes import Inodes, Removal
 from pydock.fs.nearest import unknown
 from pydock.fs.node import (
@@ -40,7 +39,7 @@ from pydock.fs.node import (
     Stream,
     Subject,
 )
-from pydock.fs.scratch import ScratchHandle, resize
+from pydock.fs.scratch import ScratchHandle, may_scratch, new_scratch, resize
 from pydock.fs.waiting import ControlHandle
 from pydock.runtime.errors import Forbidden
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
@@ -49,7 +48,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LONG: Final = 86400.0
-_SCRATCH: Final = re.compile(r"\..+|.+~|#.*#|sed.{6}|4913", re.DOTALL)
 _HIDDEN: Final = 2.0
 _BLOCK: Final = 4096
 _INVALIDATION: Final = 2.0  # seconds; so long only when a request on that directory hangs
@@ -387,7 +385,7 @@ class Operations(pyfuse3.Operations):
             self._only_root(ctx)
             if not stat.S_ISREG(mode):
                 raise Forbidden(f"{directory.place(text)}: only plain files live here")
-            return self._looked_up(self._created(directory, text, mode, ctx))
+            return self._looked_up(await self._created(directory, text, mode, ctx))
 
         return await self._reporting(directory.subject, make)
 
@@ -411,6 +409,8 @@ class Operations(pyfuse3.Operations):
             self._only_root(ctx)
             if isinstance(node, Scratch):
                 del directory.scratch[text]
+            elif directory.growing and not removal.refused:
+                await directory.unlink(text)
             elif isinstance(node, File) and node.settable and not removal.refused:
                 removal.hidden.append(node)
                 self._hide(node)
@@ -465,7 +465,10 @@ class Operations(pyfuse3.Operations):
         await self._reporting(owner, move)
 
     async def _rename_scratch(self, directory: Directory, scratch: Scratch, new: str, ctx: RequestContext) -> None:
-        setting = directory.static(new)
+        setting = directory.static(new) or directory.dynamic(new)
+        if setting is None and directory.growing and not may_scratch(directory, new):
+            await directory.create(new)
+            setting = directory.child(new)
         if isinstance(setting, File) and setting.settable:
             await files.replace(setting, bytes(scratch.content), ctx.pid)
             own = setting.attributes
@@ -476,7 +479,7 @@ class Operations(pyfuse3.Operations):
             self.inodes.rebind(scratch.number, setting)
             scratch.number = 0
             return
-        if setting is not None or not self._may_scratch(directory, new):
+        if setting is not None or not may_scratch(directory, new):
             raise unknown(directory, new)
         del directory.scratch[scratch.name]
         scratch.name = new
@@ -484,9 +487,9 @@ class Operations(pyfuse3.Operations):
 
     def _set_aside(self, directory: Directory, node: File, new: str, ctx: RequestContext) -> None:
         """An editor moves a setting to a back-up name: a scratch file takes that name, the setting keeps its value, unseen."""
-        if not self._may_scratch(directory, new):
+        if not may_scratch(directory, new):
             raise Forbidden(f"{directory.place(node.name)} can't be renamed to {new}")
-        scratch = self._new_scratch(directory, new, stat.S_IMODE(node.mode), ctx)
+        scratch = new_scratch(directory, new, stat.S_IMODE(node.mode), ctx.uid, ctx.gid)
         scratch.content += shown(node)
         if node.number:
             self.inodes.rebind(node.number, scratch)
@@ -494,27 +497,19 @@ class Operations(pyfuse3.Operations):
 
     # files
 
-    @staticmethod
-    def _may_scratch(directory: Directory, name: str) -> bool:
-        return directory.scratchable and _SCRATCH.fullmatch(name) is not None
-
-    def _new_scratch(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Scratch:
-        if name not in directory.scratch and len(directory.scratch) >= Scratch.PER_DIRECTORY:
-            raise Refused(
-                errno.ENOSPC, f"{directory.place(name)}: {Scratch.PER_DIRECTORY} scratch files are the most here"
-            )
-        scratch = Scratch(name, directory, mode=mode & 0o7777, uid=ctx.uid, gid=ctx.gid, mtime=now())
-        directory.scratch[name] = scratch
-        return scratch
-
-    def _created(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Node:
+    async def _created(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Node:
         """The node that an O_CREAT open, or mknod, of a name that is out of sight makes."""
         setting = directory.static(name)
         if isinstance(setting, File) and setting.settable:
             setting.hidden = 0.0
             return setting
-        if self._may_scratch(directory, name):
-            return self._new_scratch(directory, name, stat.S_IMODE(mode) & ~ctx.umask, ctx)
+        if may_scratch(directory, name):
+            return new_scratch(directory, name, stat.S_IMODE(mode) & ~ctx.umask, ctx.uid, ctx.gid)
+        if directory.growing:
+            await directory.create(name)
+            node = directory.child(name)
+            assert node is not None
+            return node
         raise unknown(directory, name)
 
     @guarded
@@ -531,7 +526,8 @@ class Operations(pyfuse3.Operations):
             if node is None:
                 # A tool that unlinked a setting creates it anew and expects it empty.
                 fresh = isinstance(directory.static(text), File)
-                node = self._created(directory, text, mode, ctx)
+                node = await self._created(directory, text, mode, ctx)
+                fresh = fresh or directory.growing
             else:
                 fresh = False
             entry = self._looked_up(node)

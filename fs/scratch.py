@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import errno
+import re
+from typing import Final
 
 from pydock.fs.handle import Handle, now
 from pydock.fs.node import (
+    Directory,
     Refused,
     Scratch,
 )
+
+_NAME: Final = re.compile(r"\..+|.+~|#.*#|sed.{6}|4913", re.DOTALL)
+
+
+def may_scratch(directory: Directory, name: str) -> bool:
+    """Whether *name* is one that tools give to their files on the way, and may be made in *directory*."""
+    return directory.scratchable and _NAME.fullmatch(name) is not None
+
+
+def new_scratch(directory: Directory, name: str, mode: int, uid: int, gid: int) -> Scratch:
+    """A file in memory, in *directory*."""
+    if name not in directory.scratch and len(directory.scratch) >= Scratch.PER_DIRECTORY:
+        words = f"{directory.place(name)}: {Scratch.PER_DIRECTORY} scratch files are the most here"
+        raise Refused(errno.ENOSPC, words)
+    scratch = Scratch(name, directory, mode=mode & 0o7777, uid=uid, gid=gid, mtime=now())
+    directory.scratch[name] = scratch
+    return scratch
 
 
 class ScratchHandle(Handle):

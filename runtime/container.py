@@ -20,8 +20,9 @@ import trio
 from pydock.runtime import launching, sharing, systemd
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
+from pydock.runtime.confine.user import resolve
 from pydock.runtime.engine import Defaults, Engine, Source
-from pydock.runtime.errors import Busy, Invalid, PydockError
+from pydock.runtime.errors import Busy, Invalid, NotFound, PydockError
 from pydock.runtime.execs import Execs
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.keeper import Keeper
@@ -32,6 +33,7 @@ from pydock.runtime.mounted import MountedVolumes
 from pydock.runtime.process import GRACE, End, Process
 from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.rootfs import RootFilesystem
+from pydock.runtime.secretfiles import SecretFiles
 from pydock.runtime.settings import Settings
 from pydock.runtime.spec import Spec, parse_signal
 
@@ -58,6 +60,7 @@ class Container:
         self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union)
         self.process.before_end = self._end_members
         self.execs = Execs(self)
+        self.secrets = SecretFiles(engine, record, self._file)
         self.error_changed = record.changed
         self._restarting = False
         self._saving = False
@@ -160,6 +163,28 @@ class Container:
                 items = tuple(names.get(item, item) for item in self.spec.volumes or ())
                 await self._settings.change(lambda spec: dataclasses.replace(spec, volumes=items))
                 await self.save()
+
+    async def write_secret(self, name: str, value: bytes) -> None:
+        """Make or replace a secret, in the container as well when it runs."""
+        async with self.volumes.lock:
+            await self.secrets.write(name, value)
+            await self.secrets.appear(self.process.pidfd)
+        self.engine.events.publish("container", self.name, "set", setting=f"secrets/{name}")
+
+    async def remove_secret(self, name: str) -> None:
+        """The secret goes."""
+        async with self.volumes.lock:
+            self.secrets.remove(name)
+        self.engine.events.publish("container", self.name, "set", setting=f"secrets/{name}")
+
+    def _owner(self) -> tuple[int, int]:
+        """The user and group that its process has or would have; root's when that is not known."""
+        user = self.spec.user if self.spec.user is not None else self.defaults().user
+        try:
+            who = resolve(user, self.root.read("etc/passwd"), self.root.read("etc/group"))
+        except (Invalid, NotFound):
+            return 0, 0
+        return who.uid, who.gid
 
     async def _union(self) -> int:
         assert self.spec.image is not None
@@ -297,6 +322,10 @@ class Container:
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         self.volumes.launched(self.spec.volumes or (), launch, fds)
+        before = len(fds)
+        launch = self.secrets.launched(launch, fds, self._owner())
+        for fd in fds[before:]:
+            stack.callback(os.close, fd)
         return launch, fds
 
     async def stop(self, seconds: float | None = None) -> str:
@@ -483,11 +512,21 @@ class Container:
             except (PydockError, OSError) as error:
                 self.failed(f"volumes: not as they were set: {error}")
 
+    async def recover_secrets(self) -> None:
+        """After pydockd's own restart, when the keeper has some."""
+        if self.record.pid:
+            try:
+                await self._union()  # to look its user up in
+            except Exception as error:
+                self.failed(f"secrets: the container's root can't be looked at: {error}")
+        await self.secrets.recover(self._owner())
+
     async def keep_again(self, keeper: Keeper) -> None:
-        """A keeper was started anew: the union's descriptor is still here."""
+        """A keeper was started anew: the descriptors are still here."""
         await self.root.keep(keeper)
         for process in self.processes():
             await process.streams.keep_again(keeper)
+        await self.secrets.keep(keeper)
 
     async def resize(self, rows: int, columns: int) -> str:
         """``resize ROWS COLS``: the size of its terminal."""

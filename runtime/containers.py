@@ -131,6 +131,7 @@ class Containers:
     async def _clear(self, container: Container, trash: Path) -> None:
         with trio.move_on_after(GRACE, shield=True):
             await container.root.close()
+            await container.secrets.forget()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(lambda: shutil.rmtree(trash, ignore_errors=True))
 
@@ -222,6 +223,8 @@ class Containers:
         for container in tuple(self):
             for each in container.execs:  # before the container, whose end ends them
                 await each.adopt(alive.pop(each.process.id, -1), kept, ended)
+            if container.secrets.key in kept:
+                await container.recover_secrets()
             pidfd = alive.pop(container.id, -1)
             if pidfd >= 0 or container.record.pid:
                 await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.streams.stdio.key))
@@ -240,6 +243,7 @@ class Containers:
         wanted = {container.root.key for container in self}
         running = {process.id: process for process in self._processes() if process.running}
         wanted |= {process.streams.stdio.key for process in running.values()}
+        wanted |= {container.secrets.key for container in self if container.secrets.any}
         for key in (await self.engine.keeper.list()).keys() - wanted:
             await self.engine.keeper.drop(key)
         for identity in await self.engine.logger.followed():

@@ -48,6 +48,7 @@ class Record(Life):
     layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image
     mounts: dict[str, list[int]] = field(default_factory=dict)  # of the run: by volume, as written, its mount's ids
+    secrets: int = 0  # the id of the mount of its secrets in this run
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
     namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them

@@ -8,6 +8,7 @@ from typing import cast
 
 from pydock.fs.containers.cgroup import cgroup_directory
 from pydock.fs.containers.execs import ExecsDirectory
+from pydock.fs.containers.secrets import SecretsDirectory
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.status import STATUS
 from pydock.fs.containers.streams import STREAMS
@@ -32,6 +33,16 @@ TABLE: tuple[Entry[ContainerSubject], ...] = (
         name="exec",
         make=ExecsDirectory,
         doc="mkdir in it makes a further process of the container, rmdir forgets one that does not run, mv renames it.",
+    ),
+    Folder(
+        name="secrets",
+        mode=0o700,
+        make=SecretsDirectory,
+        doc="A file a secret: ``echo VALUE > secrets/NAME`` (or cp) makes or replaces one, rm removes it, reading gives it back. "
+        "Inside it is /run/secrets/NAME, mode 0400, owned by the container's user; a container that runs sees each change at once. A "
+        "line of text loses its newline, anything else is kept byte for byte. At most 1 MiB each (EFBIG), 16 MiB together (ENOSPC). "
+        "They are in memory (from Linux 6.4 on never swapped): not on a disk, not in spec.toml, inspect.json, a writable layer or a "
+        "commit; there after the engine's end and death, gone with the container or a reboot.",
     ),
 )
 
