@@ -43,6 +43,7 @@ from pydock.fs.root import Root, RootDirectory, root_metadata, version
 from pydock.fs.volumes import VolumesDirectory
 from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
+from pydock.overlay.host import HostImage
 from pydock.overlay.image import Image
 from pydock.overlay.store import Store
 from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
@@ -74,6 +75,7 @@ class Daemon:
         self.mountpoint = mountpoint
         self.options = options
         self.store = Store(options.root / "images")
+        self.host = HostImage(options.root / "host")
         layout = detect_layout()
         self.hierarchy = Hierarchy(layout, options.cgroup_parent or default_parent(layout))
         self.hierarchy.prepare()
@@ -125,7 +127,7 @@ class Daemon:
                 mountpoint=self.mountpoint,
                 log_max=options.log_max,
                 hierarchy=self.hierarchy,
-                images=Library(self.store),
+                images=Library(self.store, self.host),
                 volumes=VolumeStore(options.root / "volumes", options.run / "empty", events, settler),
                 events=events,
                 settler=settler,
@@ -152,6 +154,7 @@ class Daemon:
 
     def _recover_images(self, containers: Containers) -> None:
         clear(self.options.run / "images")
+        self.host.clear(frozenset(layer for container in containers for layer in container.record.layers))
         for reference in self.store.recover(keep=self._chains(containers)):
             log.error("image %s was not whole after a loss of power, and is gone", reference)
         if "busybox:latest" not in self.store.references() and not (self.options.root / "busybox.made").exists():

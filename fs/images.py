@@ -17,7 +17,9 @@ import trio
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.node import Control, Directory, Entry, Link, Node, Refused, Subject, Value, Verb
 from pydock.fs.subject import Place
-from pydock.overlay import mount
+from pydock.overlay import host, mount
+from pydock.overlay.composing import compose
+from pydock.overlay.host import HostImage
 from pydock.overlay.image import Image
 from pydock.overlay.reference import Reference
 from pydock.overlay.store import Store
@@ -273,10 +275,13 @@ def images_directory(images: Images) -> PathDirectory:
 class Library:
     """The store as the runtime's source of root file systems (``pydock.runtime.engine.Images``)."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, host: HostImage) -> None:
         self._store = store
+        self._host = host
 
     def find(self, reference: str) -> Source:
+        if reference == host.NAME:
+            return Source(reference, host.NAME, self._host.layers(), Defaults(command=("sh",)))
         if reference.startswith("/"):
             image = self._store.directory_image(Path(os.path.normpath(reference)))
         else:
@@ -298,7 +303,13 @@ class Library:
         )
 
     def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None) -> int:
-        return mount.union([Path(layer) for layer in layers], upper, work)
+        lower = [Path(layer) for layer in layers if layer.startswith("/")]
+        parts = dict(layer.split(":", 1) for layer in layers if not layer.startswith("/"))
+        if not parts:
+            return mount.union(lower, upper, work)
+        if not lower[0].is_dir():
+            self._host.make()
+        return compose(lower, upper, work, parts={place: Path(path) for place, path in parts.items()})
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:
         return mount.clone(fd, attributes=attributes)

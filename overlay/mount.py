@@ -21,15 +21,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from pydock.runtime import syscalls
 
 # Layers come from strangers, and changes are read back from the upper directory: nothing in it may refer to elsewhere.
-_OPTIONS: Final = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
-_CLONE: Final = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
+OPTIONS: Final = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
+_CLONE: Final = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+_HERE: Final = "pydock.overlay.mount"
 _PAGE: Final = 4096  # bytes of mount(2)'s option string, the final NUL among them
 
 
@@ -93,7 +94,7 @@ def union_by_fsconfig(lower: Sequence[Path], upper: Path | None, work: Path | No
     context = syscalls.fsopen("overlay")
     try:
         with _Handles() as handles:
-            for key, value in _OPTIONS:
+            for key, value in OPTIONS:
                 syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
             for directory in reversed(lower):
                 syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "lowerdir+", handles.name(directory))
@@ -111,11 +112,11 @@ def union_by_mount(lower: Sequence[Path], upper: Path | None, work: Path | None)
     """:func:`union` by mount(2) in a child's mount namespace. EINVAL with more layers than fit a page (some 500)."""
     arguments = [os.fsencode(path) for path in lower]
     writable = [os.fsencode(path) for path in (upper, work) if path is not None]
-    return _in_a_child([b"union", b"%d" % len(writable), *writable, *arguments])[0]
+    return in_a_child(_HERE, [b"union", b"%d" % len(writable), *writable, *arguments])[0]
 
 
 def clone(fd: int, *, attributes: int = 0) -> int:
-    """A further detached view of the mount *fd*, with ``MOUNT_ATTR_*`` *attributes* set besides its own."""
+    """A further detached view of the mount *fd* and of what is mounted in it, with ``MOUNT_ATTR_*`` *attributes* set, too."""
     try:
         copy = syscalls.open_tree(fd, "", _CLONE)
     except OSError as error:
@@ -124,7 +125,7 @@ def clone(fd: int, *, attributes: int = 0) -> int:
         copy = clone_in_a_child(fd)
     try:
         if attributes:
-            syscalls.mount_setattr(copy, "", syscalls.AT_EMPTY_PATH, attr_set=attributes)
+            syscalls.mount_setattr(copy, "", syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE, attr_set=attributes)
     except BaseException:
         os.close(copy)
         raise
@@ -137,7 +138,7 @@ def clone_in_a_child(fd: int) -> int:
     The child has to attach the mount in its namespace, with which that place of it ends; so *fd* is made to refer to a
     second clone, in its old place among the descriptors.
     """
-    copy, successor = _in_a_child([b"clone"], fd)
+    copy, successor = in_a_child(_HERE, [b"clone"], fd)
     try:
         os.dup2(successor, fd, inheritable=False)
     finally:
@@ -158,17 +159,16 @@ def detach(path: Path) -> None:
 # -- the child: ``python -m pydock.overlay.mount SOCKET VERB ARGUMENT...``
 
 
-def _in_a_child(arguments: list[bytes], *descriptors: int) -> list[int]:
-    """Run a verb in a child with *descriptors*, and give the descriptors that it sends."""
+def in_a_child(module: str, arguments: list[bytes], *descriptors: int) -> list[int]:
+    """Run *module* in a child, which calls :func:`serve`, with *descriptors*; the descriptors that it sends."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        if descriptors:
-            _send(ours, b"", list(descriptors))
+        _send(ours, b"", list(descriptors))
         command: list[str | bytes] = [
             sys.executable,
             "-I",
             "-m",
-            "pydock.overlay.mount",
+            module,
             str(theirs.fileno()),
             *arguments,
         ]
@@ -212,7 +212,7 @@ def _union_here(arguments: list[str]) -> list[int]:
         options = [f"lowerdir={':'.join(short)}"]
         for key, path in zip(("upperdir", "workdir"), writable, strict=False):
             options.append(f"{key}={handles.name(path).removeprefix('/proc/self/')}")
-        options += [f"{key}={value}" for key, value in _OPTIONS]
+        options += [f"{key}={value}" for key, value in OPTIONS]
         text = ",".join(options)
         if len(text) >= _PAGE:
             raise OSError(errno.EINVAL, f"{len(lower)} layers are too many for this kernel's mount(2)")
@@ -222,27 +222,34 @@ def _union_here(arguments: list[str]) -> list[int]:
     return [syscalls.open_tree(syscalls.AT_FDCWD, lower[0], flags)]
 
 
-def _clone_here(channel: socket.socket) -> list[int]:
-    """Attach the mount that came over *channel* and clone it twice; the verb ``clone``."""
-    _, (tree,) = _receive(channel)
+def _clone_here(tree: int) -> list[int]:
+    """Attach the mount *tree* and clone it twice; the verb ``clone``."""
     syscalls.move_mount(tree, "", syscalls.AT_FDCWD, "/proc", syscalls.MOVE_MOUNT_F_EMPTY_PATH)
     return [syscalls.open_tree(tree, "", _CLONE), syscalls.open_tree(tree, "", _CLONE)]
 
 
-def main() -> int:
-    """The child: do the verb in a mount namespace of its own, and send what came of it, or ``ERRNO WORDS``."""
+def serve(work: Callable[[list[str], list[int]], list[int]]) -> int:
+    """The child: do the *work* in a mount namespace of its own, and send the descriptors that it gives, or ``ERRNO WORDS``.
+
+    It gets the arguments and the descriptors that :func:`in_a_child` was given.
+    """
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         try:
+            _, descriptors = _receive(channel)
             syscalls.unshare(syscalls.CLONE_NEWNS)
             syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-            verb, arguments = sys.argv[2], sys.argv[3:]
-            _send(channel, b"", _union_here(arguments) if verb == "union" else _clone_here(channel))
+            _send(channel, b"", work(sys.argv[2:], descriptors))
         except OSError as error:
-            _send(channel, f"{error.errno} {error.strerror}".encode(), [])
+            name = f"{error.filename}: " if error.filename else ""
+            _send(channel, f"{error.errno} {name}{error.strerror}".encode(), [])
             return 1
     return 0
 
 
+def _work(arguments: list[str], descriptors: list[int]) -> list[int]:
+    return _union_here(arguments[1:]) if arguments[0] == "union" else _clone_here(descriptors[0])
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_work))

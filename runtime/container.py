@@ -321,6 +321,7 @@ class Container:
         launch, fds = launching.prepare(self.place(), self.spec, defaults, self.cgroup, stack, stdio, given)
         fds[0] = self.engine.images.clone(union)
         stack.callback(os.close, fds[0])
+        launch = launch._replace(parts=self.root.parts)
         self.volumes.launched(self.spec.volumes or (), launch, fds)
         before = len(fds)
         launch = self.secrets.launched(launch, fds, self._owner())

@@ -41,7 +41,10 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image found: its canonical *reference*, its *id*, its layers' directories (bottom first), its defaults."""
+    """An image found: its canonical *reference*, its *id*, its layers' directories (bottom first), its defaults.
+
+    A layer ``PLACE:DIRECTORY`` is seen at that place alone, as a mount of its own.
+    """
 
     reference: str
     id: str

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +48,11 @@ class RootFilesystem:
     def key(self) -> str:
         """What the union's descriptor is kept under."""
         return f"root:{self._record.id}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Where in it further unions are mounted: of a layer that is written ``PLACE:DIRECTORY``."""
+        return tuple(layer.partition(":")[0] for layer in self._record.layers if not layer.startswith("/"))
 
     async def union(self, source: Source) -> int:
         """The detached union mount, made when there is none; the caller does not close it. Its layers are recorded."""
@@ -122,12 +127,29 @@ class RootFilesystem:
         async with self._lock:
             if self._attached:
                 try:
-                    await trio.to_thread.run_sync(detach, self.place)
+                    await trio.to_thread.run_sync(self._detach)
                 except OSError as error:
                     if error.errno != errno.EBUSY:
                         raise
                     raise Busy(f"rootfs of {self._record.name} is in use, at {self.place}") from None
                 self._attached = False
+
+    def _detach(self) -> None:
+        """All or nothing: parts are mounts in it."""
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+        with ExitStack() as stack:
+            spares: list[tuple[str, int]] = []
+            try:
+                for part in [str(self.place / name) for name in self.parts]:
+                    spare = syscalls.open_tree(syscalls.AT_FDCWD, part, flags)
+                    stack.callback(os.close, spare)
+                    syscalls.umount2(part, syscalls.UMOUNT_NOFOLLOW)
+                    spares.append((part, spare))
+                detach(self.place)
+            except OSError:
+                for part, spare in spares:
+                    syscalls.move_mount(spare, "", syscalls.AT_FDCWD, part, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
+                raise
 
     async def discard(self) -> None:
         """Forget the union and delete the writable layer."""
@@ -146,7 +168,11 @@ class RootFilesystem:
                 self._fd = -1
 
     def _delete(self) -> None:
-        for path in (self.upper, self._work):
+        for path in (
+            self.upper,
+            self._work,
+            *(self._work.with_name(f"{self._work.name}.{part}") for part in self.parts),
+        ):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -292,6 +292,20 @@ def setns(fd: int, nstype: int) -> None:
         raise _error()
 
 
+def setfsuid(fsuid: int) -> None:
+    """setfsuid(2) of the calling thread; it tells no failure, so that is asked for."""
+    _libc.setfsuid(ctypes.c_uint(fsuid))
+    if _libc.setfsuid(ctypes.c_uint(0xFFFFFFFF)) != fsuid:
+        raise OSError(errno_.EPERM, "setfsuid")
+
+
+def setfsgid(fsgid: int) -> None:
+    """setfsgid(2), as setfsuid."""
+    _libc.setfsgid(ctypes.c_uint(fsgid))
+    if _libc.setfsgid(ctypes.c_uint(0xFFFFFFFF)) != fsgid:
+        raise OSError(errno_.EPERM, "setfsgid")
+
+
 def sethostname(name: str) -> None:
     """sethostname(2)."""
     raw = name.encode()

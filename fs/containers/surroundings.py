@@ -75,8 +75,9 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         mode=0o644,
         show=lambda c: spec_of(c).image,
         store=_store_image,
-        doc="What the container is made of: a reference in images/, or the absolute path of a directory, whose tree is then the "
-        "lower layer. Reads in canonical form. ENOENT if there is no such image; EBUSY while a writable layer exists "
+        doc="What the container is made of: a reference in images/, the absolute path of a directory, whose tree is then the "
+        "lower layer, or ``host``: the machine's own /usr, with a small /etc and nothing else "
+        "of the machine. Reads in canonical form. ENOENT if there is no such image; EBUSY while a writable layer exists "
         "(``reset`` discards it).",
     ),
     boolean(

@@ -110,7 +110,8 @@ class Launch(NamedTuple):
     clone_into: str | None = None  # a directory of cgroup v2 to be born in: writing to its cgroup.procs may take 10 ms
     rest: int | None = None  # index of a socket that brings the whole launch, while the child already begins with this
     root: int | None = None  # index of a detached mount; it is used up
-    read_only: bool = False  # the root mount, not what is mounted in it
+    parts: tuple[str, ...] = ()  # places in *root* where mounts belong to it
+    read_only: bool = False  # the root mount and its parts, not what else is mounted in it
     proc: bool = True  # mount the usual: /proc /sys /dev /dev/pts /dev/shm /dev/mqueue
     privileged: bool = False  # /sys and cgroups writable, all device nodes of the host
     shm_size: int | None = 64 << 20  # bytes; None leaves /dev/shm empty

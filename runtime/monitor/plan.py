@@ -76,7 +76,7 @@ def later_steps(launch: Launch) -> list[Step]:
     steps.append(terminal.TakeTerminal() if launch.terminal else identity.TakeStdio())
     steps.append(identity.ChangeDirectory(launch.workdir))
     if mounted and launch.read_only:
-        steps.append(protect.ProtectRoot())
+        steps.append(protect.ProtectRoot(tuple(part for part in launch.parts if f"/{part}" not in _taken(launch))))
     steps.append(identity.JoinKeyring())
     if launch.rlimits:
         steps.append(identity.SetRlimits(launch.rlimits))
@@ -106,10 +106,17 @@ def _usual(launch: Launch, sources: dict[str, int], shm: list[int]) -> list[tupl
     return [(place, made.get(place, step)) for place, step in usual]
 
 
+def _taken(launch: Launch) -> set[str]:
+    """Places of mounts that were asked for."""
+    return {
+        posixpath.normpath(target) for target in [t.target for t in launch.tmpfs] + [v.target for v in launch.volumes]
+    }
+
+
 def _inside(launch: Launch, usual: list[tuple[str, Step]], host_devices: list[Device]) -> list[Step]:
     wanted: list[tuple[str, Step]] = [(item.target, mounts.MountTmpfs(item)) for item in launch.tmpfs]
     wanted += [(item.target, mounts.MountVolume(item)) for item in launch.volumes]
-    taken = {posixpath.normpath(target) for target, _ in wanted}
+    taken = _taken(launch)
     # "/dev" taken by a volume takes what is in it along: a volume of the host's /dev has its own pts and shm.
     steps = [step for place, step in usual if not any(place == t or place.startswith(f"{t}/") for t in taken)]
     wanted.sort(key=lambda item: posixpath.normpath(item[0]).count("/"))

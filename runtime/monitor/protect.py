@@ -129,10 +129,16 @@ class SetSysctls(NamedTuple):
 
 
 class ProtectRoot(NamedTuple):
-    """Makes the root mount read-only; what is mounted in it stays as it is."""
+    """Makes the root mount read-only, and its *parts*; what else is mounted in it stays as it is."""
+
+    parts: tuple[str, ...] = ()
 
     def describe(self) -> str:
         return "make the root read-only"
 
     def execute(self, context: Context) -> None:
+        for part in self.parts:
+            place = open_inside(context.root, part, os.O_PATH)
+            syscalls.mount_setattr(place, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+            os.close(place)
         syscalls.mount_setattr(context.root, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_RDONLY)
