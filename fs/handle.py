@@ -200,9 +200,16 @@ class DocumentHandle(Handle):
 
     def __init__(self, file: File, *, truncated: bool) -> None:
         super().__init__(file)
-        self.buffer: bytearray | None = bytearray() if truncated else None
+        self.buffer: bytearray | None = None
         self.dirty = False
         self.wrote = False
+        if truncated:
+            self._draft(bytearray())
+
+    def _draft(self, buffer: bytearray) -> None:
+        """*buffer* is what the document will be; until it is closed its size is told: git keeps the size before its close."""
+        self.buffer = buffer
+        self.file.draft = len(buffer)
 
     async def read(self, offset: int, size: int) -> bytes:
         if self.buffer is not None:
@@ -217,6 +224,7 @@ class DocumentHandle(Handle):
         if offset > len(self.buffer):
             self.buffer += bytes(offset - len(self.buffer))
         self.buffer[offset : offset + len(data)] = data
+        self._draft(self.buffer)
         self.dirty = self.wrote = True
         self.stamp = self.file.mtime
         return len(data)
@@ -226,20 +234,26 @@ class DocumentHandle(Handle):
             self.buffer = bytearray(shown(self.file))
         if size < len(self.buffer):
             del self.buffer[size:]
+        self._draft(self.buffer)
         self.dirty = size != 0
 
     async def flush(self) -> None:
         # A shell flushes once before its first write (dup2): nothing written is nothing to apply yet.
         if self.dirty and self.buffer is not None:
             self.dirty = False
-            async with self.file.lock:
-                with self._closing():
-                    await self.store(text_of(bytes(self.buffer)))
+            try:
+                async with self.file.lock:
+                    with self._closing():
+                        await self.store(text_of(bytes(self.buffer)))
+            finally:
+                self.file.draft = None
 
     async def release(self) -> None:
         if self.buffer is not None and not self.wrote:
             self.dirty = True
         await self.flush()
+        if self.buffer is not None:
+            self.file.draft = None
 
 
 async def truncate(file: File, size: int) -> None:

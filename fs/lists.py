@@ -96,7 +96,10 @@ class ListHandle(Handle):
                 if removed in self.kept:
                     self.kept.remove(removed)
         else:
-            for item in self.entry.parse(subject, line):
+            parsed = self.entry.parse(subject, line)
+            if not parsed:  # a comment
+                return
+            for item in parsed:
                 self._place(items, item)
                 self._place(self.kept, item)
         await self.entry.store(subject, tuple(items))

@@ -219,9 +219,9 @@ class Node:
 
 class File(Node):
     """An entry of a table, in one directory. *lock* orders writers, and openers behind a release that is still at work.
-    *hidden* is the trio time until which an unlinked setting is out of sight."""
+    *hidden* is the trio time until which an unlinked setting is out of sight, *draft* the size of a document that is being written."""
 
-    __slots__ = ("directory", "entry", "hidden", "lock", "reported")
+    __slots__ = ("directory", "draft", "entry", "hidden", "lock", "reported")
 
     def __init__(self, entry: Entry[Subject], directory: Directory) -> None:
         super().__init__(entry.name, directory)
@@ -229,6 +229,7 @@ class File(Node):
         self.directory = directory
         self.lock = trio.Lock()
         self.hidden = 0.0
+        self.draft: int | None = None
         self.reported = 4096  # the size of a report's last rendering
 
     @property

@@ -132,6 +132,8 @@ class Operations(pyfuse3.Operations):
         size = 0
         if isinstance(row, Report):
             size = node.reported
+        elif node.draft is not None:
+            size = node.draft
         elif not isinstance(row, Link | Stream):
             try:
                 size = len(shown(node))

@@ -8,6 +8,7 @@ same thing: one key a setting, lists as arrays, the cgroup's files in a table of
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import signal
 import tomllib
@@ -19,6 +20,7 @@ from typing import Final
 import tomli_w
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import quote
+from pydock.runtime.tomlplaces import line_of
 
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -78,21 +80,19 @@ class Spec:
 
     @classmethod
     def from_toml(cls, text: str) -> Spec:
-        """The spec of a document that :meth:`to_toml` wrote; Invalid for anything else."""
+        """The spec of a document that :meth:`to_toml` wrote; Invalid for anything else, with the line."""
         try:
-            return cls.from_plain(tomllib.loads(text))
+            values = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
-            raise Invalid(f"not TOML: {error}") from None
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, object]) -> Spec:
-        """The spec with the settings in *values*; Invalid for an unknown name or a wrong type."""
-        known = {item.name for item in dataclasses.fields(cls)}
+            last = text.count("\n", 0, len(text.rstrip())) + 1
+            words = str(error).replace("at end of document", f"at line {last}, the last")
+            raise Invalid(f"not TOML: {words}") from None
         taken: dict[str, object] = {}
         for name, value in values.items():
-            if name not in known:
-                raise Invalid(f"{quote(name)} is not a setting")
-            taken[name] = _typed(name, value)
+            try:
+                taken |= _taken(name, value)
+            except Invalid as error:
+                raise Invalid(f"{place_in(text, name)}{error}") from None
         return cls(**taken)  # type: ignore[arg-type]  # the types were checked one by one above
 
 
@@ -114,11 +114,25 @@ _LISTS: Final = frozenset(
 )
 
 
+def place_in(text: str, *path: str) -> str:
+    """``line N: `` of the document *text* where the key at *path* begins; empty when that can't be told."""
+    number = line_of(text, *path)
+    return f"line {number}: " if number else ""
+
+
+def _taken(name: str, value: object) -> dict[str, object]:
+    known = [item.name for item in dataclasses.fields(Spec)]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise Invalid(f"{quote(name)} is not a setting{f': did you mean {close[0]}?' if close else ''}")
+    return {name: _typed(name, value)}
+
+
 def _typed(name: str, value: object) -> object:
     if name == "cgroup":
         if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
             return MappingProxyType(dict(value))
-        raise Invalid("cgroup is not a table of texts")
+        raise Invalid('cgroup is not a table of texts, such as "memory.max" = "64M"')
     if name in _LISTS:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)

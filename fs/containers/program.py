@@ -103,7 +103,9 @@ async def _store_log_max(subject: C, text: str | None, caller: int) -> None:
 
 
 def parse_env(line: str) -> tuple[str, ...]:
-    """The item of a line ``NAME=VALUE``."""
+    """The item of a line ``NAME=VALUE``; none of a comment, as env-files have them."""
+    if line.lstrip().startswith("#"):
+        return ()
     if not _ENVIRONMENT.fullmatch(line):
         raise Invalid(f"env: {quote(line)} is not NAME=VALUE")
     return (line,)
@@ -138,7 +140,9 @@ PROGRAM: tuple[Entry[C], ...] = (
         parse=lambda c, line: parse_env(line),
         store=store_list("env"),
         key=name_of,
-        doc="The environment, NAME=VALUE a line. Unset it shows the image's. PATH, HOME and HOSTNAME are added where missing.",
+        doc="The environment, NAME=VALUE a line, the value as it stands: quotes are part of it. Lines that begin with # are left "
+        "out, so ``cp FILE env`` takes an env-file; a NAME alone is EINVAL. Unset it shows the image's. PATH, HOME and HOSTNAME are "
+        "added where missing.",
     ),
     Value(
         name="workdir",

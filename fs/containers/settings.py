@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Final
 
+from pydock.fs.containers.cgroup import DOCS
 from pydock.fs.containers.confinement import CONFINEMENT
 from pydock.fs.containers.launch import LAUNCH
 from pydock.fs.containers.program import PROGRAM
 from pydock.fs.containers.rows import C, spec_of
 from pydock.fs.containers.surroundings import SURROUNDINGS
-from pydock.fs.node import Document, Entry, List, Value
-from pydock.runtime.formats import print_arguments, print_boolean, print_duration
-from pydock.runtime.spec import Spec
+from pydock.fs.errors import translate
+from pydock.fs.node import Document, Entry, List, Refused, Value
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import print_arguments, print_boolean, print_duration, quote
+from pydock.runtime.spec import Spec, place_in
 
 
 async def _apply_spec(subject: C, text: str) -> None:
-    await apply(subject, Spec.from_toml(text))
-
-
-async def apply(subject: C, spec: Spec) -> None:
-    """Make *spec* the container's, all or nothing: each setting is validated as if it were written to its file."""
+    """Make the document *text* the container's settings, all or nothing: each is validated as if it were written to its file."""
+    spec = Spec.from_toml(text)
     checked: dict[str, object] = {}
     for name, value in spec.plain().items():
         if name == "cgroup":
             continue
-        entry = _BY_NAME[name]
-        checker = _Checked(subject)
-        if isinstance(entry, List):
-            assert isinstance(value, list)
-            items = tuple(item for line in value for item in entry.parse(subject, line))
-            await entry.store(checker, items)
-        elif isinstance(entry, Value) and entry.store is not None:
-            await entry.store(checker, _text(name, value), 0)
-        checked |= checker.taken
+        try:
+            checked |= await _checked(subject, name, value)
+        except Exception as error:
+            number, words = translate(error)
+            raise Refused(number, f"{place_in(text, name)}{words}") from error
+    for name in spec.cgroup:
+        if name not in DOCS:
+            close = difflib.get_close_matches(name, DOCS, n=1, cutoff=0.5)
+            words = f"{quote(name)} is not a limit{f': did you mean {close[0]}?' if close else ''}"
+            raise Invalid(f"{place_in(text, 'cgroup', name)}cgroup: {words}")
     await subject.container.apply_spec(Spec(**checked, cgroup=spec.cgroup))  # type: ignore[arg-type]
+
+
+async def _checked(subject: C, name: str, value: object) -> dict[str, object]:
+    entry = _BY_NAME[name]
+    checker = _Checked(subject)
+    if isinstance(entry, List):
+        assert isinstance(value, list)
+        items = tuple(item for line in value for item in entry.parse(subject, line))
+        await entry.store(checker, items)
+    elif isinstance(entry, Value) and entry.store is not None:
+        await entry.store(checker, _text(name, value), 0)
+    return checker.taken
 
 
 def _text(name: str, value: object) -> str:

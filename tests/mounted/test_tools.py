@@ -97,14 +97,15 @@ def test_settings_are_copied_by(pair: Path, script: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("script", ["tar -c a | tar -x -C $T", "rsync -a a $T/", "busybox cp -a a $T/a"])
 def test_a_whole_container_is_copied_out_by(pair: Path, script: str, tmp_path: Path) -> None:
-    run("cat a/processes a/inspect.json > $T/x", cwd=pair, T=tmp_path)  # a report's size is that of its last rendering
+    reports = "cat a/processes a/inspect.json a/changes a/stats > $T/x"
+    run(reports, cwd=pair, T=tmp_path)  # a report's size is that of its last rendering
     names = "--exclude=a/wait --exclude=a/stdin"
     script = script.replace("tar -c a", f"tar -c {names} a").replace(
         "rsync -a", "rsync -a --exclude=wait --exclude=stdin"
     )
     if "cp" in script:  # cp would wait for the container's end, as cat does
         run("echo start > a/ctl; cat a/wait > $T/x", cwd=pair, T=tmp_path)
-        run("cat a/processes a/inspect.json > $T/x", cwd=pair, T=tmp_path)
+        run(reports, cwd=pair, T=tmp_path)
     run(script, cwd=pair, T=tmp_path)
     copied = {
         name: (tmp_path / "a" / name).read_text()
@@ -239,7 +240,7 @@ def test_the_default_modes(make: Make) -> None:
     public = {"state", "id", "pid", "exit_code", "image", "created"}
     modes = {path.name: path.lstat().st_mode & 0o777 for path in c.iterdir() if not path.is_symlink()}
     assert {name for name, mode in modes.items() if mode == 0o644} == public
-    assert {name for name, mode in modes.items() if mode not in (0o600, 0o644)} == {"cgroup"}
+    assert {name for name, mode in modes.items() if mode not in (0o600, 0o644)} == {"cgroup", "exec", "secrets"}
     assert c.stat().st_mode & 0o777 == (c / "cgroup").stat().st_mode & 0o777 == 0o755
 
 

@@ -36,6 +36,27 @@ def test_a_document_gives_the_spec_that_wrote_it(spec: Spec) -> None:
     assert Spec.from_toml(spec.to_toml()) == spec
 
 
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("imege = 'x'", 'line 1: "imege" is not a setting: did you mean image?'),
+        ("# a\n\nzzzzzz = 1", 'line 3: "zzzzzz" is not a setting'),
+        ("env = [\n  'A=1',\n]\ntty = 1", "line 4: tty is neither true nor false"),
+        ("user = QQQ\ntty = 5\nQQQ\ntty = 1".replace("Q", "'"), "line 4: tty"),
+        ("\n'tty' = 1", "line 2: tty"),
+        ("[cgroup]\n'memory.max' = 1", "line 1: cgroup is not a table of texts"),
+        ("image = 'x'\nimage = 'y'", "at line 2"),
+        ("image = ", "at line 1"),
+        ("memory.max = '1M'", 'line 1: "memory" is not a setting'),
+        ("stop_timeout = 'x'", "line 1: stop_timeout is not a number of seconds"),
+    ],
+)
+def test_a_refusal_names_the_line(document: str, words: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        Spec.from_toml(document)
+    assert words in str(caught.value)
+
+
 @given(SPECS)
 def test_a_document_is_canonical(spec: Spec) -> None:
     assert Spec.from_toml(spec.to_toml()).to_toml() == spec.to_toml()
