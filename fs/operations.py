@@ -30,6 +30,7 @@ from pydock.fs.nearest import unknown
 from pydock.fs.node import (
     Control,
     Directory,
+    Document,
     File,
     Link,
     Node,
@@ -125,7 +126,7 @@ class Operations(pyfuse3.Operations):
         entry.st_mode = node.mode
         if own is not None:
             entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
-        if row.volatile or isinstance(row, Report):
+        if row.volatile or isinstance(row, Report | Document):  # a document changes with any setting
             entry.attr_timeout = 0
         if self._of_its_own(node) or node.directory.unsteady:
             entry.entry_timeout = 0

@@ -25,7 +25,8 @@ from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy
 from pydock.runtime.formats import parse_label
-from pydock.runtime.volumestore import NamedVolume, remove_tree, size_of
+from pydock.runtime.trees import remove_tree, size_of
+from pydock.runtime.volumestore import NamedVolume
 
 
 class VolumeSubject:

@@ -60,7 +60,7 @@ class Container:
         self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union)
         self.process.before_end = self._end_members
         self.execs = Execs(self)
-        self.secrets = SecretFiles(engine, record, self._file)
+        self.secrets = SecretFiles(engine, record, self._file, self._owner)
         self.error_changed = record.changed
         self._restarting = False
         self._saving = False
@@ -163,10 +163,13 @@ class Container:
                 items = tuple(names.get(item, item) for item in self.spec.volumes or ())
                 await self._settings.change(lambda spec: dataclasses.replace(spec, volumes=items))
                 await self.save()
+                self.engine.on_change(self)
 
     async def write_secret(self, name: str, value: bytes) -> None:
         """Make or replace a secret, in the container as well when it runs."""
         async with self.volumes.lock:
+            if self.record.pid:
+                await self._union()  # to look its user up in
             await self.secrets.write(name, value)
             await self.secrets.appear(self.process.pidfd)
         self.engine.events.publish("container", self.name, "set", setting=f"secrets/{name}")
@@ -324,7 +327,7 @@ class Container:
         launch = launch._replace(parts=self.root.parts)
         self.volumes.launched(self.spec.volumes or (), launch, fds)
         before = len(fds)
-        launch = self.secrets.launched(launch, fds, self._owner())
+        launch = self.secrets.launched(launch, fds)
         for fd in fds[before:]:
             stack.callback(os.close, fd)
         return launch, fds
@@ -512,15 +515,6 @@ class Container:
                 await self.volumes.agree(self.spec.volumes or ())
             except (PydockError, OSError) as error:
                 self.failed(f"volumes: not as they were set: {error}")
-
-    async def recover_secrets(self) -> None:
-        """After pydockd's own restart, when the keeper has some."""
-        if self.record.pid:
-            try:
-                await self._union()  # to look its user up in
-            except Exception as error:
-                self.failed(f"secrets: the container's root can't be looked at: {error}")
-        await self.secrets.recover(self._owner())
 
     async def keep_again(self, keeper: Keeper) -> None:
         """A keeper was started anew: the descriptors are still here."""

@@ -32,6 +32,7 @@ from pydock.runtime.rootfs import detach
 from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
 from pydock.runtime.state import read_json, replace, replace_json
+from pydock.runtime.trees import remove_tree
 
 log = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -133,7 +134,7 @@ class Containers:
             await container.root.close()
             await container.secrets.forget()
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lambda: shutil.rmtree(trash, ignore_errors=True))
+            await trio.to_thread.run_sync(remove_tree, trash)
 
     async def rename(self, name: str, new: str) -> None:
         """mv: also while it runs."""
@@ -195,7 +196,7 @@ class Containers:
     def _read_one(self, directory: Path) -> None:
         values = None if directory.name.startswith(".") else read_json(directory / "state.json")
         if values is None:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
             if not directory.name.startswith("."):
                 self.engine.hierarchy.cgroup(directory.name).remove()
             return
@@ -224,7 +225,7 @@ class Containers:
             for each in container.execs:  # before the container, whose end ends them
                 await each.adopt(alive.pop(each.process.id, -1), kept, ended)
             if container.secrets.key in kept:
-                await container.recover_secrets()
+                await container.secrets.recover()
             pidfd = alive.pop(container.id, -1)
             if pidfd >= 0 or container.record.pid:
                 await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.streams.stdio.key))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Final
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Failed
 from pydock.runtime.monitor.inside import attach, clone, open_inside
+from pydock.runtime.trees import remove_tree
 
 _NOTHING: Final = 9  # exit status: there is no such directory
 _SAFE: Final = (
@@ -36,7 +36,7 @@ def fill(data: Path, union: int, target: str, *, place: Path) -> None:
     Blocks. All or nothing: the copy is made beside it and renamed.
     """
     copy = data.parent / "filling"
-    shutil.rmtree(copy, ignore_errors=True)
+    remove_tree(copy)
     copy.mkdir(mode=0o755)
     arguments = [sys.executable, "-I", "-m", "pydock.runtime.filling", str(union), str(place), target, str(copy)]
     done = subprocess.run(
@@ -55,7 +55,7 @@ def fill(data: Path, union: int, target: str, *, place: Path) -> None:
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:  # somebody has put something there: that is its content then
                 raise
-    shutil.rmtree(copy, ignore_errors=True)
+    remove_tree(copy)
     if done.returncode not in (0, _NOTHING):
         number = errno.ENOSPC if os.strerror(errno.ENOSPC) in done.stderr else errno.EIO
         words = done.stderr.strip().splitlines() or ["killed"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import shutil
 import stat
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
+from pydock.runtime.trees import remove_tree
 
 if TYPE_CHECKING:
     from pydock.runtime.engine import Engine, Source
@@ -173,7 +173,7 @@ class RootFilesystem:
             self._work,
             *(self._work.with_name(f"{self._work.name}.{part}") for part in self.parts),
         ):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
 
 
 def detach(place: Path) -> None:

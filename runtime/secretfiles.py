@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -40,15 +41,18 @@ _SAFE: Final = (
 
 
 class SecretFiles:
-    """The secrets of the container with *record*, which *file* keeps: of it, only the id of their mount."""
+    """The secrets of the container with *record*, which *file* keeps: of it, only the id of their mount.
 
-    def __init__(self, engine: Engine, record: Record, file: RecordFile) -> None:
+    *owner* tells user and group of the container's process, who own them, as nobody else may read them.
+    """
+
+    def __init__(self, engine: Engine, record: Record, file: RecordFile, owner: Callable[[], tuple[int, int]]) -> None:
         self._engine = engine
         self._record = record
         self._file = file
         self._mount = -1  # of which views are made; to be held, or it is undone
         self._root = -1  # its directory
-        self._owner = (0, 0)
+        self._owner = owner
 
     @property
     def key(self) -> str:
@@ -97,7 +101,7 @@ class SecretFiles:
             fd = os.open(temporary, flags, _MODE, dir_fd=self._root)
             with open(fd, "wb") as file:
                 file.write(value)
-                os.fchown(fd, *self._owner)
+                os.fchown(fd, *self._owner())
             os.rename(temporary, name, src_dir_fd=self._root, dst_dir_fd=self._root)
         except OSError as error:
             with suppress(FileNotFoundError):
@@ -108,15 +112,12 @@ class SecretFiles:
         """It is there no more."""
         os.unlink(name, dir_fd=self._root)
 
-    def launched(self, launch: Launch, fds: list[int], owner: tuple[int, int]) -> Launch:
-        """*launch* with the view of them, when there are any; its descriptor is appended to *fds*, the caller's to close. Blocks.
-
-        *owner*, the user and group of the container's process, gets them, as nobody else may read them.
-        """
-        self._owner = owner
+    def launched(self, launch: Launch, fds: list[int]) -> Launch:
+        """*launch* with the view of them, when there are any; its descriptor is appended to *fds*, the caller's to close. Blocks."""
         self._record.secrets = 0
         if self._root < 0:
             return launch
+        owner = self._owner()
         for name in os.listdir(self._root):
             os.chown(name, *owner, dir_fd=self._root, follow_symlinks=False)
         fds.append(self._engine.images.clone(self._mount, attributes=_SAFE))
@@ -138,9 +139,8 @@ class SecretFiles:
         if failure is not None and failure[0] != errno.ESRCH:
             raise Failed(failure[0], f"secrets: {failure[1]}")
 
-    async def recover(self, owner: tuple[int, int]) -> None:
-        """After pydockd's own restart."""
-        self._owner = owner
+    async def recover(self) -> None:
+        """After pydockd's own restart, when the keeper has some."""
         mount = (await self._engine.keeper.get(self.key)).get(_KEPT)
         if mount is not None:
             self._take(mount)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from pydock.runtime.errors import Busy, Exists, Failed, NotFound
+from pydock.runtime.errors import Busy, Exists, NotFound
 from pydock.runtime.events import Events
 from pydock.runtime.filling import fill
 from pydock.runtime.formats import checked_name, now, quote
 from pydock.runtime.state import Settler, read_json, replace_json
+from pydock.runtime.trees import remove_tree
 
 _FILE: Final = "volume.json"
 _RENAMING: Final = ".renaming"
@@ -126,7 +125,7 @@ class VolumeStore:
             replace_json(fresh / _FILE, volume.plain())
             os.rename(fresh, self.directory / volume.name)
         except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)
+            remove_tree(fresh)
             raise
 
     async def remove(self, name: str) -> Path:
@@ -219,32 +218,3 @@ class VolumeStore:
         """Container *user* does not run any more."""
         for volume in self:
             volume.claims.discard(user)
-
-
-def size_of(path: Path) -> int:
-    """Bytes on the disk that the files below *path* take, by du(1): which is not led astray by who changes them meanwhile."""
-    done = subprocess.run(
-        ["du", "-sx", "--block-size=1", "--", str(path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        env={"PATH": os.defpath, "LC_ALL": "C"},
-    )
-    words = done.stdout.split(maxsplit=1)
-    if not words:
-        raise Failed(5, f"size: {done.stderr.strip() or 'du was killed'}")
-    return int(words[0])
-
-
-def remove_tree(path: Path) -> None:
-    """Delete what is at *path*, of any depth; nothing there is fine. By rm(1), which recurses by descriptors."""
-    if os.path.lexists(path):
-        subprocess.run(
-            ["rm", "-rf", "--one-file-system", "--", str(path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            env={"PATH": os.defpath},
-        )

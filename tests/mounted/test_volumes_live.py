@@ -369,3 +369,25 @@ def test_a_label_that_is_none_is_refused(volume: Path, bad: str) -> None:
     assert refusal(volume / "labels", bad) == errno.EINVAL
     assert (volume / "error").read_text()
     assert (volume / "labels").read_text() == ""
+
+
+def test_what_a_change_says_holds_when_the_monitor_dies_in_its_midst(own_engine: Engine, tmp_path: Path) -> None:
+    own_engine.sh(
+        "mkdir containers/c; cd containers/c; echo busybox > image; echo sleep 1000 > command; echo start > ctl"
+    )
+    c = own_engine.tree / "containers/c"
+    (tmp_path / "s").mkdir()
+    script = f"""
+        for n in $(seq 40); do
+            echo {tmp_path}/s:/v$n >> {c}/volumes && echo + /v$n
+            [ $((n % 2)) = 0 ] && echo -/v$n >> {c}/volumes && echo - /v$n
+        done"""
+    worker = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for _ in range(4):
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        own_engine.kill_helper("monitor")
+    worker.communicate()
+    listed = {line.split(":")[1] for line in (c / "volumes").read_text().splitlines()}
+    assert {place for place in mounted(c) if place.startswith("/v")} == listed
+    assert len(listed) >= 15
