@@ -60,6 +60,46 @@ is "$(cat containers/other/log)" "a line"
 # a look inside, from outside
 [ -x containers/other/rootfs/usr/bin/env ] || [ -x containers/other/rootfs/bin/busybox ]
 
+# volumes come and go while it runs; a named one outlives it
+mkdir volumes/db
+mkdir containers/live
+echo busybox > containers/live/image
+echo 'sleep 1000' > containers/live/command
+echo start > containers/live/ctl
+echo db:/var/lib/db >> containers/live/volumes
+touch "/proc/$(cat containers/live/pid)/root/var/lib/db/kept"
+is "$(ls volumes/db/data)" kept
+is "$(ls volumes/db/used_by)" live
+if rmdir volumes/db 2> /dev/null; then exit 1; fi
+case "$(cat volumes/db/error)" in *live*) ;; *) exit 1 ;; esac
+mv volumes/db volumes/data
+is "$(cat containers/live/volumes)" data:/var/lib/db
+echo -/var/lib/db >> containers/live/volumes
+is "$(cat containers/live/volumes)" ""
+
+# a secret is seen inside at once and is in no document
+echo hunter2 > containers/live/secrets/password
+is "$(cat "/proc/$(cat containers/live/pid)/root/run/secrets/password")" hunter2
+if grep -r hunter2 containers/live/spec.toml containers/live/inspect.json; then exit 1; fi
+
+# what it changed, what it uses
+touch "/proc/$(cat containers/live/pid)/root/etc/new"
+is "$(grep /etc/new containers/live/changes)" "A /etc/new"
+grep -q '^memory_bytes [0-9]' containers/live/stats
+echo kill > containers/live/ctl
+rmdir containers/live volumes/data
+
+# one that goes by itself
+mkdir containers/once
+echo busybox > containers/once/image
+echo 'sh -c "exit 5"' > containers/once/command
+echo 1 > containers/once/autoremove
+exec 3< containers/once/wait
+echo start > containers/once/ctl
+is "$(cat <&3)" 5
+exec 3<&-
+[ ! -e containers/once ]
+
 rmdir containers/web containers/other
 is "$(ls containers)" ""
 echo "walkthrough: all well"
