@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+_HOME = Path(__file__).parents[1]
+#: A module with tests that depend on the kernel. The others are not even imported in the virtual machine, which is slow.
+_MARKED = re.compile(r"pytest\.mark\.(cgroup|device|mount)\b")
 _FILES = 1 << 16  # descriptors; 1024 is what a shell has on most machines
 
 
@@ -73,3 +79,50 @@ def _nothing_stays_behind() -> Iterator[None]:
     finally:
         os.close(lock)
     assert not any(left.values()), left
+
+
+@pytest.fixture(scope="session")
+def other_kernel(_nothing_stays_behind: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Runs the tests that depend on the kernel in a virtual machine; called, it waits for their end: what pytest said."""
+    modules = [
+        path.relative_to(_HOME) for path in sorted(_HOME.glob("tests/*/test_*.py")) if _MARKED.search(path.read_text())
+    ]
+    tests = [
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "cgroup or device or mount",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "timeout=300",
+        "--tb=short",
+    ]
+    output = tmp_path_factory.mktemp("machine") / "output"
+    with open(output, "wb") as file:
+        # What is emulated takes all that it gets: the tests beside it come first.
+        machine = subprocess.Popen(
+            ["nice", "-n", "19", _HOME / "tests/vm/run", "-t", "1200", sys.executable, *tests, *modules],
+            cwd=_HOME,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+
+    def wait() -> str:
+        status = machine.wait(1250)
+        said = output.read_text(errors="replace")
+        assert status == 0, said
+        return said
+
+    yield wait
+    machine.terminate()
+    machine.wait(30)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _other_kernel_is_early(request: pytest.FixtureRequest) -> None:
+    """The virtual machine starts before the first test, if one asks for it: its tests take as long as all the others."""
+    if any("other_kernel" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("other_kernel")

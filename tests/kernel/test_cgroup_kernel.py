@@ -21,6 +21,7 @@ from pydock.runtime.cgroup.devices import allow_by_program
 from pydock.runtime.errors import Busy, Failed, Invalid
 
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
+pytestmark = pytest.mark.cgroup
 
 
 @pytest.fixture

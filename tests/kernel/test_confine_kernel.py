@@ -37,6 +37,7 @@ NUMBERS = {
     "ptrace": (101, 117),
 }
 CLONE_NEWUSER = syscalls.CLONE_NEWUSER
+pytestmark = pytest.mark.device
 
 
 def in_child(action: Callable[[], int]) -> int:

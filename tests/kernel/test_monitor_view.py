@@ -17,6 +17,8 @@ from pydock.runtime import syscalls
 from pydock.runtime.confine import capabilities
 from pydock.runtime.monitor.launch import CgroupMount, Device, Rlimit, Tmpfs, Volume
 
+pytestmark = [pytest.mark.mount, pytest.mark.device]
+
 MASKED = ("/proc/kcore", "/proc/keys", "/proc/acpi", "/sys/firmware", "/proc/no-such")
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/sys", "/proc/no-such")
 DOCKER = 0xA80425FB  # docker's fourteen capabilities

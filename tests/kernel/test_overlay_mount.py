@@ -17,6 +17,7 @@ from pydock.runtime import syscalls
 Union = Callable[[list[Path], Path | None, Path | None], int]
 WAYS = pytest.mark.parametrize("union", [mount.union, mount.union_by_fsconfig, mount.union_by_mount])
 CLONES = pytest.mark.parametrize("clone", [mount.clone, mount.clone_in_a_child])
+pytestmark = pytest.mark.mount
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pydock.runtime import syscalls
 from pydock.runtime.monitor.visit import Addition, MountId, Task, answered, to_message
 
 CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
+pytestmark = pytest.mark.mount
 
 
 class Outcome(NamedTuple):

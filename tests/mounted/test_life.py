@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 Make = Callable[..., Path]
+pytestmark = pytest.mark.cgroup
 
 
 def errno_of(path: Path, text: str) -> int:
