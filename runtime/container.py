@@ -1,8 +1,8 @@
 """A container: its settings, its state, and the life between mkdir and rmdir.
 
-``created → running ⇄ paused → exited``; ``restarting`` while the restart command is between two runs. Commands take the
-container's lock one after another. An exit may come at any time; it is handled without the
-lock (see :mod:`pydock.runtime.process`).
+``created → running ⇄ paused → exited``; ``restarting`` between two runs, those of the restart command or of the restart policy.
+Commands take the container's lock one after another. An exit may come at any time; it is handled without the lock (see
+:mod:`pydock.runtime.process`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pydock.runtime.monitor.protocol import Exit
 from pydock.runtime.mounted import MountedVolumes
 from pydock.runtime.process import GRACE, End, Process
 from pydock.runtime.record import Record, RecordFile, State
+from pydock.runtime.restarts import Restarts
 from pydock.runtime.rootfs import RootFilesystem
 from pydock.runtime.secretfiles import SecretFiles
 from pydock.runtime.settings import Settings
@@ -39,7 +40,7 @@ from pydock.runtime.spec import Spec, parse_signal
 
 STOP_TIMEOUT: Final = 10.0
 #: Settings that may change while it runs.
-LIVE: Final = frozenset({"stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup"})
+LIVE: Final = frozenset({"restart", "stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup"})
 _SAVE_DELAY: Final = 1.0
 
 
@@ -62,7 +63,8 @@ class Container:
         self.execs = Execs(self)
         self.secrets = SecretFiles(engine, record, self._file, self._owner)
         self.error_changed = record.changed
-        self._restarting = False
+        self._restarting = False  # by the command
+        self.restarts = Restarts(self)
         self._saving = False
         self._oom_kills = 0
 
@@ -222,6 +224,7 @@ class Container:
             await self.set_oom_score(spec.oom_score_adj)
         await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
         await self.process.streams.limit_log()
+        await self.restarts.review()
         self.engine.events.publish("container", self.name, "set", setting="spec.toml")
 
     def _apply_cgroup(self, settings: Mapping[str, str]) -> None:
@@ -250,9 +253,10 @@ class Container:
         async with self.lock:
             if self.alive:
                 raise Busy(f"{self.name} is {self.state} already")
-            return await self._start()
+            return await self.restarts.begin(self.run)
 
-    async def _start(self) -> str:
+    async def run(self) -> str:
+        """Start it, with the lock; the outcome in words."""
         self.record.leaving = False
         if self.spec.image is None:
             raise Invalid(f"{self.name} has no image: write one into image first")
@@ -347,7 +351,12 @@ class Container:
                 await end.event.wait()
 
     async def _stop(self, seconds: float | None) -> str:
+        if self.state == "restarting":
+            await self.restarts.end()
+            self.engine.events.publish("container", self.name, "stop")
+            return "stopped: it is not started again"
         down = self._running()
+        await self.restarts.stop()
         if seconds is None:
             seconds = STOP_TIMEOUT if self.spec.stop_timeout is None else self.spec.stop_timeout
         self.process.send_signal(parse_signal(launching.stop_signal(self.spec, self.defaults())))
@@ -368,8 +377,19 @@ class Container:
 
     async def kill(self, signal_name: str | None = None) -> str:
         """``kill [SIGNAL]``: without a signal SIGKILL, and returns once it has exited; with one it is sent."""
-        down, end = self._running(), self.process.end
+        if self.state != "restarting":
+            self._running()
         number = signal.SIGKILL if signal_name is None else parse_signal(signal_name)
+        final = number in (signal.SIGKILL, parse_signal(launching.stop_signal(self.spec, self.defaults())))
+        if final and self.state == "restarting":
+            async with self.lock:  # it may be about to run
+                if self.state == "restarting":
+                    await self.restarts.end()
+                    self.engine.events.publish("container", self.name, "kill", signal=spec_.print_signal(number))
+                    return "killed: it is not started again"
+        down, end = self._running(), self.process.end
+        if final:
+            await self.restarts.stop()
         self.process.send_signal(number)
         self.engine.events.publish("container", self.name, "kill", signal=spec_.print_signal(number))
         if number == signal.SIGKILL and self.state == "paused":
@@ -410,20 +430,18 @@ class Container:
     async def restart(self, seconds: float | None = None) -> str:
         """``restart [SECONDS]``: stop it if it runs, then start it. Who waits goes on waiting, for the new run's end."""
         async with self.lock:
-            if self.alive:
+            if self.state == "restarting":
+                self.restarts.cancel()
+            elif self.alive:
                 self._restarting = True
                 try:
                     await self._stop(seconds)
                 finally:
                     self._restarting = False
             try:
-                outcome = await self._start()
+                outcome = await self.restarts.begin(self.run)
             except BaseException:
-                if self.state == "restarting":
-                    self._changed("exited")
-                    self.process.tell_end()
-                    with trio.CancelScope(shield=True):
-                        await self.save()
+                await self.stay_down()
                 raise
             self.engine.events.publish("container", self.name, "restart")
             return f"re{outcome}"
@@ -447,13 +465,32 @@ class Container:
 
     def next_state(self) -> State:
         """What it is when its first process has ended."""
-        return "restarting" if self._restarting else "exited"
+        state: State = "restarting" if self._restarting or self.restarts.follows() else "exited"
+        self.record.leaving = bool(self.spec.autoremove) and state == "exited"
+        return state
 
     def ended(self) -> None:
         """Its first process has ended."""
         code = "" if self.record.exit_code is None else str(self.record.exit_code)
         self.engine.events.publish("container", self.name, "exit", exit_code=code)
         self.engine.on_change(self)
+        if self.state == "restarting" and not self._restarting:
+            self.engine.spawn(self.restarts.carry_on)
+
+    def settle(self) -> None:
+        """After pydockd's own restart: it does not run; its policy may want that it does."""
+        if not self.restarts.settle():
+            self.process.settle_exited()
+
+    async def stay_down(self) -> None:
+        """If another run was to follow, none does."""
+        if self.state == "restarting":
+            self._changed("exited")
+            self.record.leaving = bool(self.spec.autoremove)
+            self.engine.spawn(self.parting)
+            self.process.tell_end()
+            with trio.CancelScope(shield=True):
+                await self.save()
 
     def _shares_pids(self) -> bool:
         return not sharing.own_namespace(self.spec.pid_mode)
@@ -497,7 +534,6 @@ class Container:
     async def tidy(self) -> None:
         """Its first process has ended: what it leaves besides its output."""
         self.volumes.ended()
-        self.record.leaving = bool(self.spec.autoremove) and self.next_state() == "exited"
         kills = await trio.to_thread.run_sync(lambda: self._clear(paused=self.state == "paused"))
         if kills > 0:
             limit = await trio.to_thread.run_sync(self.cgroup.read, "memory.max")

@@ -231,13 +231,14 @@ class Containers:
                 await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.streams.stdio.key))
                 continue
             if container.state != "created":
-                container.process.settle_exited()
+                container.settle()
             await container.end_strays()
             await container.parting()
         for pidfd in alive.values():
             os.close(pidfd)
         await self.let_go()
         await trio.to_thread.run_sync(self._clear_run)
+        self.engine.adopted.set()
 
     async def let_go(self) -> None:
         """Have keeper and logger forget what no container needs: a death, or an end, came between two steps."""

@@ -101,6 +101,7 @@ class Engine:
     logger: Logger
     keeper: Keeper
     nursery: trio.Nursery
+    adopted: trio.Event = field(default_factory=trio.Event)  # what ran before this engine's start has been taken up
     monitors: int = 0  # how many have died: whoever was started by one of them is an orphan
     failures: Failures = field(default_factory=Failures)
     find: Find = lambda _: None  # a container by its name

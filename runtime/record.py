@@ -52,6 +52,9 @@ class Record(Life):
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
     namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them
+    restarts: int = 0  # by its restart policy, since it was started by hand
+    pause: float = 0.0  # seconds before the last of them
+    by_hand: bool = False  # it was stopped or killed by a command, which the policy respects
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Spec:
     labels: tuple[str, ...] | None = None
     tty: bool | None = None
     autoremove: bool | None = None
+    restart: str | None = None
     stop_signal: str | None = None
     stop_timeout: float | None = None
     readonly: bool | None = None

@@ -30,6 +30,7 @@ from pydock.runtime.formats import (
     print_limit,
     quote,
 )
+from pydock.runtime.restarts import Policy
 from pydock.runtime.spec import parse_signal, print_signal
 
 _ENVIRONMENT = re.compile(r"[^=\s][^=]*=.*", re.DOTALL)
@@ -90,11 +91,20 @@ def _show_stop_timeout(subject: C) -> str:
     return print_duration(STOP_TIMEOUT if own is None else own)
 
 
+def _restart(text: str) -> str:
+    return str(Policy.parse(text))
+
+
 def _log_max(text: str) -> str:
     limit = parse_limit(text)
     if limit is not None and limit < 8192:
         raise Invalid(f"{quote(text)} is too small: at least 8192 bytes, or max")
     return print_limit(limit)
+
+
+async def _store_restart(subject: C, text: str | None, caller: int) -> None:
+    await store_field("restart", _restart, live=True)(subject, text, caller)
+    await subject.container.restarts.review()
 
 
 async def _store_log_max(subject: C, text: str | None, caller: int) -> None:
@@ -183,6 +193,16 @@ PROGRAM: tuple[Entry[C], ...] = (
         "tty",
         "1 gives it a terminal, console, in the place of stdin, stdout and stderr; its log has what the terminal shows. "
         "The default is 0.",
+    ),
+    Value(
+        name="restart",
+        show=lambda c: spec_of(c).restart or "no",
+        store=_store_restart,
+        doc="Whether it is started again when it has ended by itself: ``no`` (the default), ``on-failure`` (an exit code that is not "
+        "0, or unknown), ``on-failure:N`` (N times at most), ``always``, or ``unless-stopped``. Before each try its state is "
+        "``restarting``: for 100 ms, twice as long each time up to a minute, and again 100 ms after a run of ten seconds. ``wait`` "
+        "waits on; ``stop`` and ``kill`` end it. What a command has stopped or killed stays down; when pydock itself starts, as after "
+        "a reboot, ``always`` runs all the same and ``unless-stopped`` does not. Live.",
     ),
     Value(
         name="stop_signal",

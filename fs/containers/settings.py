@@ -62,7 +62,7 @@ class _Checked:
     """Stands where the container stands, and takes note instead of changing anything."""
 
     def __init__(self, subject: C) -> None:
-        self.container = self.process = self.streams = self
+        self.container = self.process = self.streams = self.restarts = self
         self.engine = subject.engine
         self.name = subject.container.name
         self.taken: dict[str, object] = {}
@@ -77,6 +77,9 @@ class _Checked:
         self.taken["volumes"] = items
 
     async def set_oom_score(self, value: int | None) -> None:
+        """Comes when the whole is applied."""
+
+    async def review(self) -> None:
         """Comes when the whole is applied."""
 
     async def limit_log(self) -> None:

@@ -105,6 +105,19 @@ class Engine:
         self.process.kill()
         self.process.wait(20)
 
+    def reboot(self) -> None:
+        """What a reboot does, as far as the engine sees: everything that runs is dead, and what is in memory gone."""
+        self.kill()
+        for name in ("monitor", "logger", "keeper"):
+            self.kill_helper(name)
+        pidfds = [syscalls.pidfd_open(pid) for pid in self.strays()]
+        for pidfd in pidfds:
+            syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
+            assert select.select([pidfd], [], [], 20)[0]
+            os.close(pidfd)
+        syscalls.umount2(str(self.tree), syscalls.MNT_DETACH)
+        shutil.rmtree(self.run)
+
     def helper(self, name: str) -> int:
         """The process id of the monitor, the logger or the keeper, which may be about to be started again."""
         deadline = time.monotonic() + 20
@@ -157,7 +170,7 @@ class Engine:
             for attempt in range(20):
                 if not path.exists():  # autoremove
                     break
-                if (path / "state").read_text() in ("running\n", "paused\n"):
+                if (path / "state").read_text() in ("running\n", "paused\n", "restarting\n"):
                     with contextlib.suppress(OSError):  # it ends by itself in this moment
                         (path / "ctl").write_text("kill")
                 try:

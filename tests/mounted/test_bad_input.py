@@ -56,6 +56,21 @@ SETTINGS = {
     "hostname": Setting("box\n", ("-a", "a-", "a b", "a_b", "h" * 65, "a\nb", "ä")),
     "labels": Setting("a=1\n", ("=1", "a b=1", ("-b", ENOENT))),
     "tty": Setting("0\n", (*BOOLEAN, ("1", errno.EOPNOTSUPP))),
+    "restart": Setting(
+        "on-failure:3\n",
+        (
+            "",
+            "yes",
+            "Always",
+            "always:1",
+            "on-failure:",
+            "on-failure:-1",
+            "on-failure:x",
+            "on-failure:" + "9" * 10,
+            "no\nalways",
+        ),
+        live=True,
+    ),
     "stop_signal": Setting(
         "SIGINT\n",
         ("", "SIG", "NOPE", "0", "65", "-9", "9" * 5000, "²", "٣", "RTMIN+99", "TERM\nINT", "TERM INT"),
