@@ -9,7 +9,6 @@ import platform
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, cast
 
 import trio
@@ -19,6 +18,7 @@ from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid
 from pydock.runtime.events import Event, Events
 from pydock.runtime.formats import now, quote
+from pydock.runtime.trees import size_of
 
 _LAG: Final = 4096  # events that a reader may be behind before the oldest are dropped
 
@@ -137,30 +137,12 @@ async def _info(root: Root) -> str:
         "paused": states.count("paused"),
         "exited": states.count("exited"),
         **root.counts(),
-        "data_bytes": await trio.to_thread.run_sync(_bytes_below, engine.root),
+        "data_bytes": await trio.to_thread.run_sync(size_of, engine.root),
         "cpus": os.cpu_count() or 1,
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "root": engine.root,
     }
     return "".join(f"{key} {value}\n" for key, value in values.items())
-
-
-def _bytes_below(directory: Path) -> int:
-    """What the files below *directory* take on the disk, hard links once."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for path, _, names in os.walk(directory):
-        for name in names:
-            try:
-                found = os.lstat(os.path.join(path, name))
-            except OSError:
-                continue
-            if found.st_nlink > 1:
-                if (found.st_dev, found.st_ino) in seen:
-                    continue
-                seen.add((found.st_dev, found.st_ino))
-            total += found.st_blocks * 512
-    return total
 
 
 async def _prune(root: Root, words: tuple[str, ...]) -> str:

@@ -87,6 +87,7 @@ class MountedVolumes:
 
     async def _settle(self, items: Sequence[str]) -> None:
         """What is mounted is what *items* say."""
+        self._engine.volumes.release(self._record.id, keep={Volume.parse(item).source for item in items})
         self._record.mounts = {item: ids for item, ids in self._record.mounts.items() if item in items}
         self._record.mounting = False
         await self._file.save()
@@ -110,9 +111,7 @@ class MountedVolumes:
                         raise
                     await self._look(set(known), lazily=set(opened))
                 except BaseException:
-                    self._record.mounts = {item: ids for item, ids in self._record.mounts.items() if item in known}
-                    self._record.mounting = False
-                    await self._file.save()
+                    await self._settle(tuple(known))
                     raise
 
     def _open(self, items: Sequence[str], stack: ExitStack) -> dict[str, tuple[int, bool]]:
@@ -132,14 +131,17 @@ class MountedVolumes:
         lazily: bool = False,
     ) -> None:
         """Have the monitor do it; nothing to do when the container has just ended."""
-        pidfd = self._pidfd()
-        if pidfd < 0:
+        if self._pidfd() < 0:
             return
         targets = [(Volume.parse(item).target, fd, is_directory) for item, (fd, is_directory) in opened.items()]
         targets.sort(key=lambda each: each[0].count("/"))
         additions = tuple(Addition(index, target, kind) for index, (target, _, kind) in enumerate(targets, 1))
         task = Task(tuple(MountId(*ids) for ids in removed), tuple(kept), additions, lazily)
-        moved, failure = await self._engine.monitor.visit(pidfd, task, [fd for _, fd, _ in targets])
+        pidfd = os.dup(self._pidfd())  # the container may end meanwhile
+        try:
+            moved, failure = await self._engine.monitor.visit(pidfd, task, [fd for _, fd, _ in targets])
+        finally:
+            os.close(pidfd)
         if moved:
             self._record.mounts = {item: _moved(ids, moved) for item, ids in self._record.mounts.items()}
         if failure is not None and failure[0] != errno.ESRCH:

@@ -128,6 +128,7 @@ class SecretFiles:
         """Have a container that runs see them, if it does not yet; called with the lock on its mounts held."""
         if pidfd < 0 or self._root < 0 or _is_mounted(self._record.pid, self._record.secrets):
             return
+        pidfd = os.dup(pidfd)  # the container may end meanwhile
         view = await trio.to_thread.run_sync(lambda: self._engine.images.clone(self._mount, attributes=_SAFE))
         try:
             self._record.secrets = syscalls.mount_id(view)
@@ -136,6 +137,7 @@ class SecretFiles:
             _, failure = await self._engine.monitor.visit(pidfd, task, [view])
         finally:
             os.close(view)
+            os.close(pidfd)
         if failure is not None and failure[0] != errno.ESRCH:
             raise Failed(failure[0], f"secrets: {failure[1]}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +214,8 @@ class VolumeStore:
         finally:
             os.close(fd)
 
-    def release(self, user: str) -> None:
-        """Container *user* does not run any more."""
+    def release(self, user: str, *, keep: Container[str] = ()) -> None:
+        """Container *user* does not run any more, or only with the volumes named in *keep*."""
         for volume in self:
-            volume.claims.discard(user)
+            if volume.name not in keep:
+                volume.claims.discard(user)
