@@ -17,8 +17,7 @@ import trio
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.node import Control, Directory, Entry, Link, Node, Refused, Subject, Value, Verb
 from pydock.fs.subject import Place
-from pydock.overlay import host, mount
-from pydock.overlay.composing import compose
+from pydock.overlay import composing, host, mount
 from pydock.overlay.host import HostImage
 from pydock.overlay.image import Image
 from pydock.overlay.reference import Reference
@@ -26,6 +25,7 @@ from pydock.overlay.store import Store
 from pydock.runtime.engine import Defaults, Engine, Source
 from pydock.runtime.errors import Busy, Exists, Invalid
 from pydock.runtime.formats import quote
+from pydock.runtime.shifting import Shift
 from pydock.runtime.volumes import checked_source
 
 
@@ -302,14 +302,17 @@ class Library:
             ),
         )
 
-    def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None) -> int:
+    def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None, shift: Shift | None = None) -> int:
         lower = [Path(layer) for layer in layers if layer.startswith("/")]
         parts = dict(layer.split(":", 1) for layer in layers if not layer.startswith("/"))
-        if not parts:
+        if not parts and shift is None:
             return mount.union(lower, upper, work)
-        if not lower[0].is_dir():
+        if parts and not lower[0].is_dir():
             self._host.make()
-        return compose(lower, upper, work, parts={place: Path(path) for place, path in parts.items()})
+        shown = None if shift is None else composing.Shift(shift.userns, shift.ids.uid, shift.ids.gid)
+        return composing.compose(
+            lower, upper, work, parts={key: Path(path) for key, path in parts.items()}, shift=shown
+        )
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:
         return mount.clone(fd, attributes=attributes)

@@ -21,6 +21,7 @@ from pydock.runtime import launching, sharing, systemd
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.confine.user import resolve
+from pydock.runtime.confine.userns import AUTO, IdMap, in_force
 from pydock.runtime.engine import Defaults, Engine, Source
 from pydock.runtime.errors import Busy, Invalid, NotFound, PydockError
 from pydock.runtime.execs import Execs
@@ -36,6 +37,7 @@ from pydock.runtime.restarts import Restarts
 from pydock.runtime.rootfs import RootFilesystem
 from pydock.runtime.secretfiles import SecretFiles
 from pydock.runtime.settings import Settings
+from pydock.runtime.shifting import Shift
 from pydock.runtime.spec import Spec, parse_signal
 
 STOP_TIMEOUT: Final = 10.0
@@ -55,10 +57,10 @@ class Container:
         self._file = RecordFile(record, self.directory, engine.settler)
         self.cgroup: Cgroup = engine.hierarchy.cgroup(record.id, dict(spec.cgroup))
         self.members = Members(record, self.cgroup)
-        self.root = RootFilesystem(engine, record, self.directory)
+        self.root = RootFilesystem(engine, record, self.directory, self.ids)
         self.lock = trio.Lock()
         self.process = Process(engine, record, self._file, self.directory, self, identity=record.id)
-        self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union)
+        self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union, self.ids)
         self.process.before_end = self._end_members
         self.execs = Execs(self)
         self.secrets = SecretFiles(engine, record, self._file, self._owner)
@@ -189,7 +191,8 @@ class Container:
             who = resolve(user, self.root.read("etc/passwd"), self.root.read("etc/group"))
         except (Invalid, NotFound):
             return 0, 0
-        return who.uid, who.gid
+        ids = self.ids()
+        return (who.uid, who.gid) if ids is None else (ids.uid + who.uid, ids.gid + who.gid)
 
     async def _union(self) -> int:
         assert self.spec.image is not None
@@ -268,7 +271,10 @@ class Container:
         async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
             union = await self.root.union(source)
             await self.volumes.claim(self.spec.volumes or ())
-            return await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, given)
+            shifted = await self._opened(given, stack)
+            made = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, shifted)
+            await self.root.keep_clone()
+            return made
 
         self.record.namespaces = ()
         async with self.volumes.lock:
@@ -285,9 +291,28 @@ class Container:
     async def _look_up(self) -> launching.Given:
         """What a start depends on beyond settings and image."""
         joined = sharing.look_up(self.spec, self.name, self.engine.find)
+        ids = self.ids()
+        shift = None if ids is None else Shift(-1, ids)
         if not self.spec.systemd:
-            return launching.Given(joined)
-        return launching.Given(joined, await trio.to_thread.run_sync(systemd.delegate, self.cgroup, 0))
+            return launching.Given(joined, shift=shift)
+        owner = 0 if ids is None else ids.uid
+        return launching.Given(joined, await trio.to_thread.run_sync(systemd.delegate, self.cgroup, owner), shift)
+
+    def ids(self) -> IdMap | None:
+        """The mapping of its user namespace, None without one; of ``auto`` it is its own from the first time on."""
+        ids = in_force(self.spec.userns, self.id, self.engine.ranges, self.engine.user_namespaces())
+        if ids is not None and self.spec.userns == AUTO and self.record.range != ids.uid:
+            self.record.range = ids.uid
+            self.save_soon()
+        return ids
+
+    async def _opened(self, given: launching.Given, stack: ExitStack) -> launching.Given:
+        """With a user namespace that has the mapping, until *stack* is left."""
+        if given.shift is None:
+            return given
+        userns = await self.engine.monitor.user_namespace(*given.shift.ids)
+        stack.callback(os.close, userns)
+        return dataclasses.replace(given, shift=Shift(userns, given.shift.ids))
 
     def began(self) -> None:
         """Its first process runs."""
@@ -323,7 +348,7 @@ class Container:
         self, defaults: Defaults, union: int, stack: ExitStack, given: launching.Given
     ) -> tuple[plain.Launch, list[int]]:
         self._oom_kills = self.cgroup.oom_kills()
-        self.process.streams.open_pipes(stack)
+        self.process.streams.open_pipes(stack, None if given.shift is None else given.shift.ids[:2])
         stdio = self.process.streams.stdio.paths
         launch, fds = launching.prepare(self.place(), self.spec, defaults, self.cgroup, stack, stdio, given)
         fds[0] = self.engine.images.clone(union)

@@ -48,6 +48,7 @@ class Containers:
         self._by_id: dict[str, Container] = {}
         engine.volumes.users = self.volume_users
         engine.find = self._neighbour
+        engine.user_namespaces = lambda: {container.id: container.spec.userns for container in self}
         engine.remove = self.remove
 
     def __iter__(self) -> Iterator[Container]:
@@ -123,6 +124,7 @@ class Containers:
             trash = self.directory / f".trash-{container.id}"
             await trio.to_thread.run_sync(os.rename, container.directory, trash)
             del self._by_name[name], self._by_id[container.id]
+            self.engine.ranges.forget(container.id)
         await self.engine.on_removed(container)
         for process in container.processes():
             process.tell_end()
@@ -206,6 +208,8 @@ class Containers:
         except (TypeError, OSError, Invalid) as error:
             log.error("the container in %s can't be read and is left alone: %s", directory, error)
             return
+        if record.range:
+            self.engine.ranges.note(record.id, record.range)
         container = Container(self.engine, record, spec)
         if not container.cgroup.exists():
             container.cgroup.create()

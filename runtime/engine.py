@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -16,12 +16,14 @@ from typing import Protocol, TypeVar
 import trio
 from pydock.runtime.cgroup import Hierarchy
 from pydock.runtime.companion import Lost
+from pydock.runtime.confine.userns import Ranges
 from pydock.runtime.events import Events
 from pydock.runtime.formats import now, print_time
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.sharing import Find
+from pydock.runtime.shifting import Shift
 from pydock.runtime.state import Settler
 from pydock.runtime.volumestore import VolumeStore
 
@@ -58,9 +60,9 @@ class Images(Protocol):
     def find(self, reference: str) -> Source:
         """The image of that name, or directory of that absolute path; an exception for ENOENT otherwise. Quick: no I/O to speak of."""
 
-    def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None) -> int:
-        """A detached union mount, read-only without *upper*. Blocks; mounting one *upper* twice at a time corrupts it, so the caller
-        keeps the descriptor."""
+    def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None, shift: Shift | None = None) -> int:
+        """A detached union mount, read-only without *upper*, showing the ids of *shift*. Blocks; mounting one *upper* twice at a time
+        corrupts it, so the caller keeps the descriptor."""
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:
         """A further detached view of the mount *fd*, with MOUNT_ATTR_* *attributes* set. Blocks."""
@@ -104,6 +106,8 @@ class Engine:
     adopted: trio.Event = field(default_factory=trio.Event)  # what ran before this engine's start has been taken up
     monitors: int = 0  # how many have died: whoever was started by one of them is an orphan
     failures: Failures = field(default_factory=Failures)
+    ranges: Ranges = field(default_factory=Ranges)
+    user_namespaces: Callable[[], Mapping[str, str | None]] = dict  # the setting of each container, by its id
     find: Find = lambda _: None  # a container by its name
     remove: Callable[[str], Awaitable[None]] | None = None  # the container of that name
     on_removed: Callable[[object], Awaitable[None]] = trivial  # called with a container that has just been removed

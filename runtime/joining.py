@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pydock.runtime import launching
 from pydock.runtime.cgroup import Cgroup
+from pydock.runtime.confine.userns import IdMap
 from pydock.runtime.engine import Defaults
 from pydock.runtime.monitor.launch import KINDS, Join, Launch
 from pydock.runtime.spec import Spec
@@ -37,15 +38,18 @@ class Joined:
     spec: Spec
     defaults: Defaults
     cgroup: Cgroup
+    ids: IdMap | None = None
 
 
-def first(identity: str, cgroup: Cgroup, spec: Spec) -> Launch:
+def first(identity: str, cgroup: Cgroup, spec: Spec, ids: IdMap | None) -> Launch:
     """How it comes into being; descriptor 0 is a pidfd of the container's first process."""
+    kinds = (*KINDS, "user") if ids is not None else KINDS
     return Launch(
         id=identity,
         argv=(),
         new=(),
-        join=(Join(0, KINDS),),
+        id_map=ids,
+        join=(Join(0, kinds),),
         clone_into=cgroup.clone_into,
         cgroups=cgroup.join_files_after_clone,
         oom_score_adj=spec.oom_score_adj or 0,
@@ -65,7 +69,7 @@ def prepare(
         fds.append(program)
     user = spec.user if command.user is None else command.user
     workdir = spec.workdir if command.workdir is None else command.workdir
-    launch = first(identity, joined.cgroup, spec)._replace(
+    launch = first(identity, joined.cgroup, spec, joined.ids)._replace(
         argv=command.argv,
         env=launching.environment(command.env, launching.hostname(spec, joined.place.id)),
         workdir=workdir or defaults.workdir or "/",

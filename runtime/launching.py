@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime import reaper, sharing, syscalls, systemd, volumes
+from pydock.runtime import reaper, sharing, shifting, syscalls, systemd, volumes
 from pydock.runtime.cgroup import ALL, DEFAULT, Cgroup, DeviceRule
-from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls
+from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls, userns
 from pydock.runtime.engine import Defaults
 from pydock.runtime.errors import Invalid
 from pydock.runtime.monitor import launch as plain
+from pydock.runtime.shifting import Shift
 from pydock.runtime.spec import Spec
 
 #: What a shell finds when nobody said otherwise: docker's PATH.
@@ -43,6 +44,7 @@ class Given:
 
     joined: sharing.Joined
     delegated: Path | None = None
+    shift: Shift | None = None
 
 
 def capability_names(spec: Spec) -> tuple[str, ...]:
@@ -110,7 +112,8 @@ def namespaces(spec: Spec) -> tuple[str, ...]:
         "ipc": sharing.own_namespace(spec.ipc_mode),
         "uts": sharing.own_namespace(spec.uts_mode),
     }
-    return tuple(kind for kind in plain.KINDS if own.get(kind, True))
+    user = ("user",) if spec.userns and spec.userns != userns.HOST else ()
+    return (*user, *(kind for kind in plain.KINDS if own.get(kind, True)))
 
 
 def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plain.Launch, list[int]]:
@@ -124,6 +127,8 @@ def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plai
         clone_into=_clone_into(cgroup, given),
         cgroups=cgroup.join_files_after_clone,
         oom_score_adj=spec.oom_score_adj or 0,
+        id_map=None if given.shift is None else given.shift.ids,
+        rlimits=rlimits_of(spec),
     )
     return launch, [] if pid is None else [pid]
 
@@ -164,12 +169,17 @@ def prepare(
     if spec.hostname and not sharing.own_namespace(spec.uts_mode):
         raise Invalid(f'hostname: "{spec.hostname}" would change the machine\'s: unset it, or uts_mode')
     mounts: list[plain.Volume] = []
+    warnings: list[str] = []
     for path, target in _etc(place, spec, host_network=host_network):
+        if given.shift is not None:
+            os.chown(path, given.shift.ids.uid, given.shift.ids.gid)
         mounts.append(plain.Volume(owned(_cloned(str(path))), target, False))
     for text in spec.volumes or ():
         volume = volumes.Volume.parse(text)
         fd, is_directory = volumes.open_source(volume, outside=place.mountpoint, named=place.volumes)
         mounts.append(plain.Volume(owned(fd), volume.target, is_directory, volume.readonly, volume.propagation))
+        if given.shift is not None and (words := shifting.show_shifted(fd, volume.target, given.shift)):
+            warnings.append(words)
 
     if spec.init:
         mounts.append(plain.Volume(owned(_cloned(reaper.find())), reaper.TARGET, False, read_only=True))
@@ -186,6 +196,14 @@ def prepare(
         rules += allowed
     cgroup.allow_devices(ALL if privileged else (*DEFAULT, *rules))
 
+    made_devices = [
+        plain.Device(node.path, node.kind, node.major, node.minor, node.mode, node.uid, node.gid) for node in nodes
+    ]
+    if given.shift is not None:
+        shifting.check(spec)
+        for target, fd in shifting.made(spec, made_devices, given.shift.ids).items():
+            made.append(plain.Made(target, owned(fd)))
+        made_devices = []
     mask, program = confinement(spec, place, privileged=privileged)
     told = systemd.env(place.id) if spec.systemd else ()
     launch = plain.Launch(
@@ -205,9 +223,9 @@ def prepare(
         made=tuple(made),
         tmpfs=_memory(spec, mounts),
         volumes=tuple(mounts),
-        devices=tuple(
-            plain.Device(node.path, node.kind, node.major, node.minor, node.mode, node.uid, node.gid) for node in nodes
-        ),
+        devices=tuple(made_devices),
+        warnings=tuple(warnings),
+        id_map=None if given.shift is None else given.shift.ids,
         cgroup_mounts=_cgroup_mounts(cgroup, given),
         cgroups_writable=bool(spec.systemd),
         masked=() if privileged else masks.MASKED,

@@ -17,11 +17,13 @@ from typing import Final
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.companion import Lost
+from pydock.runtime.confine.userns import IdMap
 from pydock.runtime.engine import Engine
-from pydock.runtime.errors import Busy, Failed
+from pydock.runtime.errors import Busy, Failed, Unsupported
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.visit import Addition, MountId, Task
 from pydock.runtime.record import Record, RecordFile
+from pydock.runtime.shifting import Shift, show_shifted
 from pydock.runtime.volumes import Volume, open_live
 
 _TRIES: Final = 4
@@ -37,12 +39,14 @@ class MountedVolumes:
         file: RecordFile,
         pidfd: Callable[[], int],
         union: Callable[[], Awaitable[int]],
+        ids: Callable[[], IdMap | None],
     ) -> None:
         self._engine = engine
         self._record = record
         self._file = file
         self._pidfd = pidfd
         self._union = union
+        self._ids = ids
         self.lock = trio.Lock()  # of starts and changes
 
     async def claim(self, items: Sequence[str]) -> None:
@@ -52,8 +56,14 @@ class MountedVolumes:
             union = await self._union()
             for volume in named:
                 await self._engine.volumes.claim(
-                    volume.source, self._record.id, lambda: self._engine.images.clone(union), volume.target
+                    volume.source, self._record.id, lambda: self._content(union), volume.target
                 )
+
+    def _content(self, union: int) -> int:
+        """What a volume is filled from: the root, or, where that shows the ids of a user namespace, the image with its own."""
+        if self._ids() is None:
+            return self._engine.images.clone(union)
+        return self._engine.images.union(self._record.layers, None, None)
 
     def launched(self, items: Sequence[str], launch: Launch, fds: Sequence[int]) -> None:
         """It is about to be started with *items*, as *launch* has them."""
@@ -96,7 +106,7 @@ class MountedVolumes:
         await self.claim(new)
         for attempt in range(_TRIES):
             with ExitStack() as stack:
-                opened = await trio.to_thread.run_sync(self._open, new, stack)
+                opened = await self._opened(new, stack)
                 known = dict(self._record.mounts)
                 self._record.mounts = known | {item: _ids(fd) for item, (fd, _) in opened.items()}
                 self._record.mounting = True
@@ -114,12 +124,22 @@ class MountedVolumes:
                     await self._settle(tuple(known))
                     raise
 
-    def _open(self, items: Sequence[str], stack: ExitStack) -> dict[str, tuple[int, bool]]:
+    async def _opened(self, items: Sequence[str], stack: ExitStack) -> dict[str, tuple[int, bool]]:
+        ids = self._ids()
+        shift = None
+        if ids is not None and items:
+            shift = Shift(await self._engine.monitor.user_namespace(*ids), ids)
+            stack.callback(os.close, shift.userns)
+        return await trio.to_thread.run_sync(self._open, items, stack, shift)
+
+    def _open(self, items: Sequence[str], stack: ExitStack, shift: Shift | None) -> dict[str, tuple[int, bool]]:
         opened = {}
         for item in items:
             volumes = self._engine.volumes.directory
             opened[item] = open_live(Volume.parse(item), outside=self._engine.mountpoint, named=volumes)
             stack.callback(os.close, opened[item][0])
+            if shift is not None and (words := show_shifted(opened[item][0], Volume.parse(item).target, shift)):
+                raise Unsupported(words)
         return opened
 
     async def _visit(
@@ -163,7 +183,7 @@ class MountedVolumes:
         await self._look(set(items), lazily=extra)
         missing = [item for item in items if item not in self._record.mounts]
         with ExitStack() as stack:
-            opened = await trio.to_thread.run_sync(self._open, missing, stack)
+            opened = await self._opened(missing, stack)
             self._record.mounts |= {item: _ids(fd) for item, (fd, _) in opened.items()}
             await self._file.save()
             await self._visit([], [], opened)

@@ -51,6 +51,7 @@ class Record(Life):
     secrets: int = 0  # the id of the mount of its secrets in this run
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
+    range: int = 0  # the beginning of the ids that ``userns auto`` has given it
     namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them
     restarts: int = 0  # by its restart policy, since it was started by hand
     pause: float = 0.0  # seconds before the last of them

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
+from pydock.runtime.shifting import Shift
 from pydock.runtime.trees import remove_tree
 
 if TYPE_CHECKING:
+    from pydock.runtime.confine.userns import IdMap
     from pydock.runtime.engine import Engine, Source
     from pydock.runtime.keeper import Keeper
     from pydock.runtime.record import Record
@@ -33,12 +36,15 @@ IDLE: Final = 60.0
 class RootFilesystem:
     """The union mount of the container with *record*, over ``upper`` and ``work`` in *directory*."""
 
-    def __init__(self, engine: Engine, record: Record, directory: Path) -> None:
+    def __init__(self, engine: Engine, record: Record, directory: Path, ids: Callable[[], IdMap | None]) -> None:
         self._engine = engine
         self._record = record
         self.upper = directory / "upper"
         self._work = directory / "work"
         self._fd = -1
+        self._ids = ids
+        self._kept_mount = -1  # its id
+        self._kept = ""  # under what
         self._lock = trio.Lock()
         self.place = engine.run / "roots" / record.id
         self._attached = False
@@ -47,7 +53,8 @@ class RootFilesystem:
     @property
     def key(self) -> str:
         """What the union's descriptor is kept under."""
-        return f"root:{self._record.id}"
+        ids = self._ids()
+        return f"root:{self._record.id}" + ("" if ids is None else f":{ids}")
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -56,29 +63,67 @@ class RootFilesystem:
 
     async def union(self, source: Source) -> int:
         """The detached union mount, made when there is none; the caller does not close it. Its layers are recorded."""
+        if self._fd >= 0 and self._kept != self.key:
+            await self.close()  # userns has been changed: it is to show other ids
         async with self._lock:
             if self._fd < 0:
+                self._kept = self.key
                 kept = await self._engine.keeper.get(self.key)
-                if (fd := kept.get("root")) is not None:
+                if (fd := kept.get("root")) is not None and await self._can_be_used(fd):
                     self._fd = fd
             if self._fd < 0:
                 if not self._record.layers:
                     self._record.layers, self._record.image_id = source.layers, source.id
                     self._record.defaults = dataclasses.asdict(source.defaults)
                 layers = self._record.layers
-                self._fd = await trio.to_thread.run_sync(self._mount, layers)
-                await self._engine.keeper.keep(self.key, {"root": self._fd})
+                self._fd = await self._mount(layers)
+                await self._keep()
             return self._fd
+
+    async def _keep(self) -> None:
+        await self._engine.keeper.keep(self._kept, {"root": self._fd})
+        self._kept_mount = syscalls.mount_id(self._fd)
+
+    async def keep_clone(self) -> None:
+        """To be called when a clone has been made: where that takes a child, the union's descriptor stands for another mount now,
+        and the one that the keeper has is of no more use."""
+        if self._fd >= 0 and syscalls.mount_id(self._fd) != self._kept_mount:
+            await self._keep()
+
+    async def _can_be_used(self, fd: int) -> bool:
+        """Whether *fd*, which comes from the keeper, is still a mount: pydockd may have died just before ``keep_clone``. It is closed
+        if not."""
+        try:
+            os.close(await trio.to_thread.run_sync(self._engine.images.clone, fd))
+        except OSError:
+            os.close(fd)
+            if self._record.pid:
+                raise Busy(f"the root of {self._record.name} can't be looked at before it is started again") from None
+            await self._engine.keeper.drop(self._kept)
+            return False
+        self._fd = fd
+        await self._keep()
+        return True
 
     async def keep(self, keeper: Keeper) -> None:
         """Give the descriptor to a keeper that has been started anew."""
         if self._fd >= 0:
-            await keeper.keep(self.key, {"root": self._fd})
+            await keeper.keep(self._kept, {"root": self._fd})
 
-    def _mount(self, layers: tuple[str, ...]) -> int:
+    async def _mount(self, layers: tuple[str, ...]) -> int:
+        ids = self._ids()
+        if ids is None:
+            return await trio.to_thread.run_sync(self._mount_shown, layers, None)
+        userns = await self._engine.monitor.user_namespace(*ids)
+        try:
+            return await trio.to_thread.run_sync(self._mount_shown, layers, Shift(userns, ids))
+        finally:
+            os.close(userns)
+
+    def _mount_shown(self, layers: tuple[str, ...], shift: Shift | None) -> int:
         self.upper.mkdir(exist_ok=True, mode=0o755)
         self._work.mkdir(exist_ok=True, mode=0o700)
-        return self._engine.images.union(layers, self.upper, self._work)
+        return self._engine.images.union(layers, self.upper, self._work, shift)
 
     async def attach(self, source: Source) -> Path:
         """Where the root can be looked at, safely for root."""
@@ -87,6 +132,7 @@ class RootFilesystem:
             self._used = trio.current_time()
             if not self._attached:
                 await trio.to_thread.run_sync(self._attach, fd)
+                await self.keep_clone()
                 self._attached = True
                 self._engine.spawn(self._detach_when_idle)
         return self.place
@@ -162,7 +208,7 @@ class RootFilesystem:
         """Let go of the union; the writable layer stays."""
         await self.detach()
         async with self._lock:
-            await self._engine.keeper.drop(self.key)
+            await self._engine.keeper.drop(self._kept)
             if self._fd >= 0:
                 await trio.to_thread.run_sync(os.close, self._fd)
                 self._fd = -1

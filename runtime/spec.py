@@ -57,6 +57,7 @@ class Spec:
     pid_mode: str | None = None
     ipc_mode: str | None = None
     uts_mode: str | None = None
+    userns: str | None = None
     init: bool | None = None
     systemd: bool | None = None
     oom_score_adj: int | None = None

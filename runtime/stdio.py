@@ -28,12 +28,19 @@ class Stdio:
         """All three, in the order of their numbers."""
         return self.stdin, self.stdout, self.stderr
 
-    def make(self) -> None:
-        """Makes the pipes, in the place of any that are left from before."""
+    def make(self, owner: tuple[int, int] | None = None) -> None:
+        """Makes the pipes, in the place of any that are left from before.
+
+        A process in a user namespace, whose root is *owner*, opens them before it is that, and with no other right than anybody's;
+        nobody else gets as far as the directory.
+        """
         self.remove()
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         for path in self.paths:
             os.mkfifo(path, 0o600)
+            if owner is not None:
+                os.chown(path, *owner)
+                os.chmod(path, 0o666)
 
     @contextmanager
     def open(self) -> Iterator[dict[str, int]]:

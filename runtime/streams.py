@@ -44,12 +44,12 @@ class Streams:
 
     # a run of it
 
-    def open_pipes(self, stack: ExitStack) -> None:
+    def open_pipes(self, stack: ExitStack, owner: tuple[int, int] | None = None) -> None:
         """Make the named pipes, open at both ends until *stack* is left. Blocks.
 
         The program may read and write, and even end, before the pipes are kept and followed.
         """
-        self.stdio.make()
+        self.stdio.make(owner)
         stack.enter_context(self.stdio.open())
         self._piped, self.stdin_closed = True, False
 

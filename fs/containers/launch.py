@@ -7,6 +7,7 @@ import re
 from pydock.fs.containers.rows import C, boolean, show_boolean, spec_of, store_field
 from pydock.fs.node import Entry, Value
 from pydock.runtime import reaper, sharing
+from pydock.runtime.confine import userns
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_boolean, quote
 
@@ -64,6 +65,17 @@ LAUNCH: tuple[Entry[C], ...] = (
         "uts_mode",
         "Who has the host name: ``private``, the default, or ``host``, the machine's; with host a hostname that is set fails the start "
         "with EINVAL.",
+    ),
+    Value(
+        name="userns",
+        show=lambda c: spec_of(c).userns or userns.HOST,
+        store=store_field("userns", userns.parse),
+        doc="The user namespace: ``host``, the default, is none, so that root inside is the machine's. ``auto`` gives the container "
+        "65536 ids that nobody else has, from its first start on; ``UID:GID:COUNT`` says which. What is on disk has the container's "
+        "own numbers all the same: its files, and those of volumes where the file system can (else their owners are nobody inside, "
+        "and error says so at the start), are shown shifted; so are they in rootfs, where only the ids of the container can make "
+        "new files (EOVERFLOW for others). EINVAL at the start with privileged, EOPNOTSUPP with pid_mode or ipc_mode "
+        "container:NAME, or where the kernel (before Linux 5.19) or the file system of the image or the container can't.",
     ),
     Value(
         name="init",

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import trio
+from pydock.runtime.confine.userns import IdMap
 from pydock.runtime.container import Container
 
 HEADER = "PID NSPID USER CPU_SECONDS RSS_BYTES STATE COMMAND"
@@ -18,9 +19,10 @@ async def processes(container: Container) -> str:
 
 def _render(container: Container) -> str:
     names = _users(container)
+    ids = container.ids()
     lines = [HEADER]
     for pid in container.members.own() if container.record.pid else ():
-        if (line := _line(pid, names)) is not None:
+        if (line := _line(pid, names, ids)) is not None:
             lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -35,7 +37,7 @@ def _users(container: Container) -> dict[str, str]:
     return names
 
 
-def _line(pid: int, names: dict[str, str]) -> str | None:
+def _line(pid: int, names: dict[str, str], ids: IdMap | None) -> str | None:
     """One process; None when it has just gone. USER is a number where the container has no name for it."""
     try:
         status = dict(
@@ -51,5 +53,7 @@ def _line(pid: int, names: dict[str, str]) -> str | None:
     command = " ".join(word.decode(errors="replace") for word in words) or f"[{status['Name']}]"
     command = "".join(letter if letter.isprintable() else "?" for letter in command)
     number = status["Uid"].split()[1]
+    if ids is not None and 0 <= int(number) - ids.uid < ids.size:
+        number = str(int(number) - ids.uid)  # as it is inside
     user = names.get(number, number)
     return f"{pid} {status['NSpid'].split()[-1]} {user} {cpu:.2f} {rss} {fields[0]} {command}"

@@ -10,6 +10,7 @@ Requests (``pydock.runtime.serving``):
   ``rest`` the child receives the greater part itself, while it already begins; who asked is told ``born``
 - ``visit {remove, keep, add}`` + a pidfd and mounts -> what has been done in that process's mount namespace
   (``pydock.runtime.monitor.visit``)
+- ``userns {uid, gid, count}`` -> a user namespace with that mapping, which nobody is in
 - ``list`` -> ``{alive: [[id, pid, starttime], ...]}`` + a pidfd each
 - ``forget {id}`` removes the record of an exit
 - ``upgrade`` executes the program anew (a newer version perhaps), with the same children; the connection ends
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable
 
 from pydock.runtime import syscalls, wire
-from pydock.runtime.monitor import child, visit
+from pydock.runtime.monitor import child, userspace, visit
 from pydock.runtime.monitor.identity import flags_of
 from pydock.runtime.monitor.launch import Launch, from_json
 from pydock.runtime.monitor.protocol import Alive, Exit, check_id, forget_exit, start_time, write_exit
@@ -81,6 +82,9 @@ class Monitor(Server):
             case "visit":
                 self._visit(peer, message, fds)
                 return None
+            case "userns":
+                first, second, count = (wire.number(message, name) for name in ("uid", "gid", "count"))
+                return {}, [self._user_namespace((first, second, count))]
             case "list":
                 alive = list(self.alive.values())
                 return {"alive": [list(item) for item in alive]}, [syscalls.pidfd_open(item.pid) for item in alive]
@@ -135,6 +139,8 @@ class Monitor(Server):
                 if "pid" in join.kinds:
                     syscalls.setns(fds[join.source], flags_of(("pid",)))
                     entered = True
+            if "user" in launch.new:
+                return self._fork_into_user_namespace(launch, flags, cgroup, run)
             pid = syscalls.clone3(flags, signal.SIGCHLD, cgroup)
             if pid == 0:
                 run()
@@ -144,6 +150,45 @@ class Monitor(Server):
                 os.close(cgroup)
             if entered:
                 syscalls.setns(self._own_pids, syscalls.CLONE_NEWPID)
+
+    @staticmethod
+    def _fork_into_user_namespace(launch: Launch, flags: int, cgroup: int, run: Callable[[], None]) -> int:
+        """As a child in a user namespace has no power over itself, what takes some is done here, before it may go on."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = syscalls.clone3(flags | syscalls.CLONE_NEWUSER, signal.SIGCHLD, cgroup)
+            if pid == 0:
+                os.close(writer)
+                if os.read(reader, 1):
+                    run()
+                os._exit(child.FAILED)
+            try:
+                userspace.write_maps(pid, launch.id_map or (0, 0, 1))
+                userspace.empower(pid, launch.oom_score_adj, launch.rlimits)
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                raise
+            os.write(writer, b"x")
+            return pid
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    @staticmethod
+    def _user_namespace(id_map: tuple[int, int, int]) -> int:
+        """A descriptor of a new one; the child in it ends with the pipe, and is reaped with the others."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = syscalls.clone3(syscalls.CLONE_NEWUSER, signal.SIGCHLD, 0)
+            if pid == 0:
+                os.close(writer)
+                os.read(reader, 1)
+                os._exit(0)
+            userspace.write_maps(pid, id_map)
+            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(reader)
+            os.close(writer)
 
     def _listen_to(self, starting: Starting) -> None:
         """Reads what the child says; at the end of that it either runs its program or has failed."""

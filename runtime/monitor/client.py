@@ -113,6 +113,11 @@ class Monitor:
         answer, _ = await self._requester.request(visit.to_message(task), [pidfd, *mounts])
         return visit.answered(answer)
 
+    async def user_namespace(self, uid: int, gid: int, count: int) -> int:
+        """A user namespace in which 0 is *uid* and *gid* outside, and *count* ids are mapped: a descriptor, the receiver's to close."""
+        _, (fd,) = await self._requester.request({"do": "userns", "uid": uid, "gid": gid, "count": count})
+        return fd
+
     async def alive(self) -> dict[str, int]:
         """All that run: their pidfds by id, the receiver's to close."""
         answer, fds = await self._requester.request({"do": "list"})

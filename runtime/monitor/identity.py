@@ -27,6 +27,7 @@ FLAGS = {
     "pid": syscalls.CLONE_NEWPID,
     "cgroup": syscalls.CLONE_NEWCGROUP,
     "net": syscalls.CLONE_NEWNET,
+    "user": syscalls.CLONE_NEWUSER,
 }
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -184,6 +185,7 @@ class ResolveUser(NamedTuple):
 
     user: str
     groups: tuple[int, ...]
+    ids: int | None = None  # how many the user namespace has
 
     def describe(self) -> str:
         return f"look up the user {self.user or 'root'}"
@@ -192,6 +194,8 @@ class ResolveUser(NamedTuple):
         passwd = read_inside(context.root, "/etc/passwd", _PASSWD_BYTES)
         group = read_inside(context.root, "/etc/group", _PASSWD_BYTES)
         who = resolve(self.user, passwd, group)
+        if self.ids is not None and max(who.uid, who.gid, *who.groups) >= self.ids:
+            raise ValueError(f"the user has an id that userns does not map: it maps those from 0 to {self.ids - 1}")
         context.uid, context.gid, context.home = who.uid, who.gid, who.home
         context.groups = tuple(dict.fromkeys((*who.groups, *self.groups)))
         for fd in context.stdio:

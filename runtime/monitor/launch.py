@@ -104,12 +104,14 @@ class Launch(NamedTuple):
     user: str = ""  # USER[:GROUP], names or numbers, by the container's own /etc/passwd and /etc/group
     groups: tuple[int, ...] = ()  # supplementary, besides those of /etc/group
     hostname: str = ""
-    new: tuple[str, ...] = KINDS  # namespaces to make; a new net has only lo, which is up
+    new: tuple[str, ...] = KINDS  # namespaces to make; a new net has only lo, which is up; ``user`` takes id_map
+    id_map: tuple[int, int, int] | None = None  # uid and gid outside of the container's 0, and how many are mapped
     join: tuple[Join, ...] = ()  # namespaces to enter
     cgroups: tuple[str, ...] = ()  # cgroup.procs or tasks files to write 0 into, before everything else
     clone_into: str | None = None  # a directory of cgroup v2 to be born in: writing to its cgroup.procs may take 10 ms
     rest: int | None = None  # index of a socket that brings the whole launch, while the child already begins with this
     root: int | None = None  # index of a detached mount; it is used up
+    warnings: tuple[str, ...] = ()  # what went wrong before, to be told with the rest
     parts: tuple[str, ...] = ()  # places in *root* where mounts belong to it
     read_only: bool = False  # the root mount and its parts, not what else is mounted in it
     proc: bool = True  # mount the usual: /proc /sys /dev /dev/pts /dev/shm /dev/mqueue

@@ -100,24 +100,33 @@ class MountDev(NamedTuple):
 
     def execute(self, context: Context) -> None:
         options = (("mode", "755"), ("size", "64m"))
-        dev = _mount_new(context.root, "dev", "tmpfs", syscalls.MOUNT_ATTR_NOSUID, options)
-        context.dev = dev
-        for name, major, minor in _NODES:
-            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
-        for name, target in _LINKS:
-            os.symlink(target, name, dir_fd=dev)
-        for name in ("pts", "shm", "mqueue"):
-            os.mkdir(name, 0o755, dir_fd=dev)
+        context.dev = _mount_new(context.root, "dev", "tmpfs", syscalls.MOUNT_ATTR_NOSUID, options)
+        fill_dev(context.dev)
+
+
+def fill_dev(dev: int) -> None:
+    """What is in every /dev, into the empty directory *dev*."""
+    for name, major, minor in _NODES:
+        os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
+        os.chmod(name, 0o666, dir_fd=dev)  # whatever the umask is
+    for name, target in _LINKS:
+        os.symlink(target, name, dir_fd=dev)
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(name, 0o755, dir_fd=dev)
 
 
 class MountPts(NamedTuple):
-    """Terminals of its own. Group 5 is tty everywhere."""
+    """Terminals of its own. Group 5 is tty everywhere, where it is mapped."""
+
+    tty: bool = True
 
     def describe(self) -> str:
         return "mount /dev/pts"
 
     def execute(self, context: Context) -> None:
-        options = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5"))
+        options: tuple[tuple[str, str | None], ...] = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
+        if self.tty:
+            options += (("gid", "5"),)
         bits = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
         os.close(_mount_new(context.root, "dev/pts", "devpts", bits, options))
 
@@ -174,18 +183,20 @@ class AttachShm(NamedTuple):
 
 
 class AttachMade(NamedTuple):
-    """A usual mount that comes as a descriptor."""
+    """A usual mount that is made already."""
 
     target: str
-    source: int
+    early: dict[str, int]
 
     def describe(self) -> str:
         return f"attach {self.target}"
 
     def execute(self, context: Context) -> None:
         place = make_inside(context.root, self.target, directory=True)
-        attach(context.fds[self.source], place)
+        attach(self.early[self.target], place)
         os.close(place)
+        if self.target == "/dev":
+            context.dev = self.early[self.target]
 
 
 class MountMqueue(NamedTuple):

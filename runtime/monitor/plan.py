@@ -7,6 +7,8 @@ What may not be interleaved:
   the host can be seen once the root has been changed; all mounts inside come after that.
 - Volumes and tmpfs come in the order of their depth, so that none hides another; one that takes the place of a usual
   mount (a volume on /dev/shm) replaces it.
+- In a user namespace of its own /proc and /sys are made before the root is changed, sysctls are written right then, and the
+  process becomes root inside right after: the machine's files are opened before, all that is inside is made after.
 - sysctls are written before /proc/sys becomes read-only, and paths are protected before they are masked.
 - The root becomes read-only after the last mount point, device and working directory was made in it.
 - Limits of resources come late, as they would hit the set-up itself, and privileges last.
@@ -16,9 +18,12 @@ from __future__ import annotations
 
 import posixpath
 
-from pydock.runtime.monitor import identity, mounts, protect, terminal
+from pydock.runtime import syscalls
+from pydock.runtime.monitor import identity, mounts, protect, terminal, userspace
 from pydock.runtime.monitor.launch import Device, Launch
 from pydock.runtime.monitor.step import Step
+
+_TTY = 5  # the group's number
 
 
 def steps_of(launch: Launch) -> list[Step]:
@@ -31,7 +36,8 @@ def first_steps(launch: Launch) -> list[Step]:
     steps: list[Step] = []
     if launch.cgroups:
         steps.append(identity.JoinCgroups(launch.cgroups))
-    steps.append(identity.SetOomScore(launch.oom_score_adj))
+    if "user" not in launch.new:  # else the monitor has done it
+        steps.append(identity.SetOomScore(launch.oom_score_adj))
     new = _unshared(launch)
     if new:
         steps.append(identity.UnshareNamespaces(new))
@@ -41,7 +47,7 @@ def first_steps(launch: Launch) -> list[Step]:
 
 
 def _unshared(launch: Launch) -> tuple[str, ...]:
-    return tuple(kind for kind in launch.new if kind != "pid")
+    return tuple(kind for kind in launch.new if kind not in ("pid", "user"))
 
 
 def later_steps(launch: Launch) -> list[Step]:
@@ -50,7 +56,11 @@ def later_steps(launch: Launch) -> list[Step]:
     sources: dict[str, int] = {}
     host_devices: list[Device] = []
     shm: list[int] = []
+    early: dict[str, int] = {}
+    refused: list[tuple[str, str]] = []
     mounted = launch.root is not None
+    if launch.warnings:
+        steps.append(userspace.Tell(launch.warnings))
     if not launch.terminal:
         steps.append(identity.OpenStdio(launch.stdin, launch.stdout, launch.stderr))
     if mounted and launch.cgroup_mounts:
@@ -63,16 +73,26 @@ def later_steps(launch: Launch) -> list[Step]:
         kinds = tuple(kind for kind in join.kinds if kind != "pid")
         if kinds:
             steps.append(identity.JoinNamespaces(join._replace(kinds=kinds)))
+        if "user" in kinds:
+            steps.append(userspace.BecomeRoot())
     if "uts" in launch.new and launch.hostname:
         steps.append(identity.SetHostname(launch.hostname))
     if launch.root is not None:
+        usual = _usual(launch, sources, shm, early)
+        if launch.made:
+            steps.append(userspace.TakeMade(launch.made, early))
+        if "user" in launch.new:
+            steps += _early(launch, early, refused)
         steps.append(mounts.MountRoot(launch.root))
-        steps += _inside(launch, _usual(launch, sources, shm), host_devices)
+        if "user" in launch.new:
+            steps.append(userspace.BecomeRoot())
+            steps.append(protect.SetRefusedSysctls(refused))
+        steps += _inside(launch, usual, host_devices)
     else:
         steps.append(identity.TakeRoot())
     if launch.terminal:
         steps.append(terminal.OpenTerminal())
-    steps.append(identity.ResolveUser(launch.user, launch.groups))
+    steps.append(identity.ResolveUser(launch.user, launch.groups, None if launch.id_map is None else launch.id_map[2]))
     steps.append(terminal.TakeTerminal() if launch.terminal else identity.TakeStdio())
     steps.append(identity.ChangeDirectory(launch.workdir))
     if mounted and launch.read_only:
@@ -84,14 +104,29 @@ def later_steps(launch: Launch) -> list[Step]:
     return steps
 
 
-def _usual(launch: Launch, sources: dict[str, int], shm: list[int]) -> list[tuple[str, Step]]:
+def _early(launch: Launch, early: dict[str, int], refused: list[tuple[str, str]]) -> list[Step]:
+    """What has to be done before the machine's mounts are out of sight, and while the process still has the number of its root."""
+    made = {item.target for item in launch.made}
+    steps: list[Step] = []
+    for target, kind, attributes in (
+        ("/proc", "proc", mounts.PLAIN),
+        ("/sys", "sysfs", mounts.PLAIN | syscalls.MOUNT_ATTR_RDONLY),
+    ):
+        if target not in made:
+            steps.append(userspace.MakeEarly(target, kind, attributes, early))
+    if launch.sysctls:
+        steps.append(protect.SetSysctls(launch.sysctls, refused))
+    return steps
+
+
+def _usual(launch: Launch, sources: dict[str, int], shm: list[int], early: dict[str, int]) -> list[tuple[str, Step]]:
     """The mounts that every container has, and their places; those that pydockd has made are only attached."""
     if not launch.proc:
         return []
     usual: list[tuple[str, Step]] = [
         ("/proc", mounts.MountProc()),
         ("/dev", mounts.MountDev()),
-        ("/dev/pts", mounts.MountPts()),
+        ("/dev/pts", mounts.MountPts(launch.id_map is None or launch.id_map[2] > _TTY)),
         ("/dev/mqueue", mounts.MountMqueue()),
         ("/sys", mounts.MountSys(not launch.privileged)),
     ]
@@ -102,8 +137,8 @@ def _usual(launch: Launch, sources: dict[str, int], shm: list[int]) -> list[tupl
     if launch.cgroup_mounts:
         read_only = not (launch.privileged or launch.cgroups_writable)
         usual.append(("/sys/fs/cgroup", mounts.MountCgroups(launch.cgroup_mounts, sources, read_only)))
-    made = {item.target: mounts.AttachMade(item.target, item.source) for item in launch.made}
-    return [(place, made.get(place, step)) for place, step in usual]
+    made = {item.target for item in launch.made} | ({"/proc", "/sys"} if "user" in launch.new else set())
+    return [(place, mounts.AttachMade(place, early) if place in made else step) for place, step in usual]
 
 
 def _taken(launch: Launch) -> set[str]:
@@ -124,7 +159,7 @@ def _inside(launch: Launch, usual: list[tuple[str, Step]], host_devices: list[De
     steps += [mounts.MakeDevice(device) for device in launch.devices]
     if launch.privileged:
         steps.append(mounts.MakeHostDevices(host_devices))
-    if launch.sysctls:
+    if launch.sysctls and "user" not in launch.new:
         steps.append(protect.SetSysctls(launch.sysctls))
     if launch.read_only_paths:
         steps.append(protect.ProtectPaths(launch.read_only_paths))

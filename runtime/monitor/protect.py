@@ -5,6 +5,7 @@ Protected paths of /proc are looked up in the procfs itself, wherever an image's
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import NamedTuple
@@ -108,9 +109,14 @@ class ProtectPaths(NamedTuple):
 
 
 class SetSysctls(NamedTuple):
-    """Writes below /proc/sys, through the procfs's own descriptor."""
+    """Writes below /proc/sys, through the procfs's own descriptor.
+
+    In a user namespace some belong to the machine's root by number, some to the root inside, and which do depends on the kernel: it
+    is tried as the one first, with *refused* to take those that are left for the other.
+    """
 
     values: tuple[tuple[str, str], ...]
+    refused: list[tuple[str, str]] | None = None
 
     def describe(self) -> str:
         return "set sysctls"
@@ -125,7 +131,21 @@ class SetSysctls(NamedTuple):
                 finally:
                     os.close(fd)
             except OSError as error:
-                raise OSError(error.errno, error.strerror, f"sysctl {name}") from None
+                if self.refused is None or error.errno not in (errno.EACCES, errno.EPERM):
+                    raise OSError(error.errno, error.strerror, f"sysctl {name}") from None
+                self.refused.append((name, value))
+
+
+class SetRefusedSysctls(NamedTuple):
+    """Those that ``SetSysctls`` has been refused."""
+
+    refused: list[tuple[str, str]]
+
+    def describe(self) -> str:
+        return "set the other sysctls"
+
+    def execute(self, context: Context) -> None:
+        SetSysctls(tuple(self.refused)).execute(context)
 
 
 class ProtectRoot(NamedTuple):

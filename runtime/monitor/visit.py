@@ -27,6 +27,7 @@ from typing import NamedTuple, NoReturn
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor.child import begin
 from pydock.runtime.monitor.inside import attach, clone, make_inside
+from pydock.runtime.monitor.userspace import become_root
 from pydock.runtime.wire import Message
 
 _PLAIN = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
@@ -111,7 +112,7 @@ def run(task: Task, fds: list[int], pipe: int) -> NoReturn:
 
 def _perform(task: Task, fds: list[int], moved: dict[str, int]) -> None:
     host = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    syscalls.setns(fds[0], syscalls.CLONE_NEWNS)
+    _enter(fds[0])
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     gone: list[Place] = []
     added: list[Addition] = []
@@ -135,6 +136,22 @@ def _perform(task: Task, fds: list[int], moved: dict[str, int]) -> None:
             os.close(back)
             os.close(place.spare)
         raise
+
+
+def _enter(pidfd: int) -> None:
+    """Into the mount namespace of that process, and into its user namespace if that is another: what is made there as a place to mount
+    on then belongs to the container's root, and where the container's ids are shown others can make nothing (EOVERFLOW)."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        pid = next(line.split()[1] for line in file if line.startswith("Pid:"))
+    try:
+        own = os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+    if own:
+        syscalls.setns(pidfd, syscalls.CLONE_NEWNS)
+        return
+    syscalls.setns(pidfd, syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUSER)
+    become_root()
 
 
 def mountinfo(proc: int) -> list[Line]:
