@@ -60,7 +60,7 @@ class Container:
         self.root = RootFilesystem(engine, record, self.directory, self.ids)
         self.lock = trio.Lock()
         self.process = Process(engine, record, self._file, self.directory, self, identity=record.id)
-        self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self._union, self.ids)
+        self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self.ids)
         self.process.before_end = self._end_members
         self.execs = Execs(self)
         self.secrets = SecretFiles(engine, record, self._file, self._owner)

@@ -1,8 +1,8 @@
 """What an image has at a volume's target becomes the content of the volume, at its first use.
 
-An image, and a container that runs meanwhile, may have any symlink there; so the copying is done by a child in a mount namespace
+An image may have any symlink there; so the copying is done by a child in a mount namespace
 of its own, from a mount in which no symlink is followed (nosymfollow): ``python -m pydock.runtime.filling FD PLACE TARGET DEST``.
-*FD* is a detached clone of the union, *PLACE* an empty directory. cp(1) keeps owners, modes, times, links and xattrs.
+*FD* is a detached union of the image's layers, *PLACE* an empty directory. cp(1) keeps owners, modes, times, links and xattrs.
 """
 
 from __future__ import annotations

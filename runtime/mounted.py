@@ -30,7 +30,7 @@ _TRIES: Final = 4
 
 
 class MountedVolumes:
-    """Those of the container with *record*. *pidfd* gives its first process, -1 for none; *union* its root, to fill volumes from."""
+    """Those of the container with *record*. *pidfd* gives its first process, -1 for none."""
 
     def __init__(
         self,
@@ -38,31 +38,25 @@ class MountedVolumes:
         record: Record,
         file: RecordFile,
         pidfd: Callable[[], int],
-        union: Callable[[], Awaitable[int]],
         ids: Callable[[], IdMap | None],
     ) -> None:
         self._engine = engine
         self._record = record
         self._file = file
         self._pidfd = pidfd
-        self._union = union
         self._ids = ids
         self.lock = trio.Lock()  # of starts and changes
 
     async def claim(self, items: Sequence[str]) -> None:
-        """The named ones among *items* are about to be used."""
-        named = [volume for volume in map(Volume.parse, items) if volume.named]
-        if named:
-            union = await self._union()
-            for volume in named:
-                await self._engine.volumes.claim(
-                    volume.source, self._record.id, lambda: self._content(union), volume.target
-                )
+        """The named ones among *items* are about to be used; they are filled from the image alone, with its own owners.
 
-    def _content(self, union: int) -> int:
-        """What a volume is filled from: the root, or, where that shows the ids of a user namespace, the image with its own."""
-        if self._ids() is None:
-            return self._engine.images.clone(union)
+        Its layers are recorded by now: there is a writable one on top of them.
+        """
+        for volume in map(Volume.parse, items):
+            if volume.named:
+                await self._engine.volumes.claim(volume.source, self._record.id, self._image, volume.target)
+
+    def _image(self) -> int:
         return self._engine.images.union(self._record.layers, None, None)
 
     def launched(self, items: Sequence[str], launch: Launch, fds: Sequence[int]) -> None:

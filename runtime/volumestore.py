@@ -200,7 +200,7 @@ class VolumeStore:
 
     async def claim(self, name: str, user: str, union: Callable[[], int], target: str) -> None:
         """Container *user* is about to have it at *target*: fill it when it is empty and nobody else's. *union* gives a detached
-        clone of the container's root, which is closed here."""
+        union of the image's layers, which is closed here."""
         volume = self.find(name)
         async with volume.lock:
             if not volume.claims - {user} and not any(self.data(name).iterdir()):
