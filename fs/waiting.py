@@ -130,7 +130,8 @@ class StreamHandle(Handle):
     """A stream: blocks for the caller's sake, not the daemon's.
 
     head(1) and a shell's ``read`` take more than they need and lseek(2) back to give up the rest, and take a file that is
-    no pipe and can't seek for broken: so what was given last is kept, and given again to who comes back for it.
+    no pipe and can't seek for broken: so what was given last is kept, and given again to who comes back for it. A write moves the
+    offset, too, with O_APPEND to the beginning: who reads after that has not come back.
     """
 
     AGAIN: Final = 65536
@@ -143,8 +144,11 @@ class StreamHandle(Handle):
         self.rest = b""  # received and not given yet: a shell's read takes a byte at a time
         self.given = b""  # the last bytes before ``position``
         self.position = 0
+        self.written = False
 
     async def read(self, offset: int, size: int) -> bytes:
+        if self.written:
+            self.written, self.given, self.position = False, b"", offset
         behind = self.position - offset
         if 0 < behind <= len(self.given):
             return self.given[-behind:][:size]
@@ -163,6 +167,7 @@ class StreamHandle(Handle):
         return await interruptible(self.caller, self.channel.receive)
 
     async def write(self, offset: int, data: bytes) -> int:
+        self.written = True
         if not self.channel.writable():
             if self.nonblocking:
                 raise Refused(errno.EAGAIN, "")
