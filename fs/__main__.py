@@ -328,6 +328,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         prepare_directories(options)
         os.chdir("/")
+        os.umask(0o022)  # whatever the shell's is: what is made for containers is for all of their users
         with locked(options):
             prepare_mountpoint(mountpoint)
             trio.run(Daemon(mountpoint, options).run)

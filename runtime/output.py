@@ -18,6 +18,7 @@ import trio
 from pydock.runtime.errors import Failed
 
 _INDEX_BYTES: Final = 65536
+_MARK_BYTES: Final = 64  # a line's time and more: no two ends of an index are alike
 #: What the last screenful of a terminal may have: rows, bytes.
 _SCREEN: Final = (24, 4096)
 
@@ -56,11 +57,14 @@ class Tail:
         self._streams = frozenset(name.encode() for name in streams)
         self._index = self._log = -1
         self._position = 0  # in the index
+        self._last = (
+            b""  # what stands right before that: is it another, somebody has cut the log, and the index is a new one
+        )
         self._lines: list[bytes] = []
         self._piece = (0, 0)  # what is to be read of the log next: offset, length
         self._first = b""
         if self._open("log"):
-            self._position = os.fstat(self._index).st_size
+            self._go_to(os.fstat(self._index).st_size)
             if screen:
                 self._first = self._screen()
 
@@ -97,7 +101,8 @@ class Tail:
             self._index = os.open(index, os.O_RDONLY | os.O_CLOEXEC)
             self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
             if _is(self._index, index) and _is(self._log, log):
-                self._position, self._lines, self._piece = 0, [], (0, 0)
+                self._lines, self._piece = [], (0, 0)
+                self._go_to(0)
                 return True
         except FileNotFoundError:
             pass
@@ -115,13 +120,21 @@ class Tail:
         """Whether there are lines of the index to be taken; reads more of it if need be."""
         if self._lines:
             return True
-        if os.fstat(self._index).st_size < self._position:
-            self._position = 0  # somebody has cut the log, and the logger has begun the index anew
+        if self._before(self._position) != self._last:
+            self._go_to(0)
         data = os.pread(self._index, _INDEX_BYTES, self._position)
         whole = data.rfind(b"\n") + 1
         self._lines = data[:whole].splitlines()
-        self._position += whole
+        if whole:
+            self._go_to(self._position + whole)
         return bool(self._lines)
+
+    def _go_to(self, position: int) -> None:
+        self._position, self._last = position, self._before(position)
+
+    def _before(self, position: int) -> bytes:
+        begin = max(0, position - _MARK_BYTES)
+        return os.pread(self._index, position - begin, begin)
 
     def _take_line(self, line: bytes) -> None:
         fields = line.split()

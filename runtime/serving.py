@@ -79,11 +79,10 @@ def listen(run: str, name: str) -> socket.socket:
         temporary = f"{path}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        before = os.umask(0o177)
-        try:
-            sock.bind(temporary)
-        finally:
-            os.umask(before)
+        os.fchmod(
+            sock.fileno(), 0o600
+        )  # which bind(2) takes over; a umask is the whole process's, and others start meanwhile
+        sock.bind(temporary)
         sock.listen(_BACKLOG)
         os.rename(temporary, path)
     except BaseException:

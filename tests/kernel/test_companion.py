@@ -20,6 +20,7 @@ from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.monitor.launch import Launch
+from pydock.runtime.serving import listen
 from pydock.runtime.stdio import Stdio
 
 
@@ -272,3 +273,13 @@ async def test_a_child_that_can_not_begin_fails_the_start(run: Path, tree: int) 
         first = Launch("c", (), cgroups=("/sys/fs/cgroup/no/such",))
         with pytest.raises(Failed, match="join the cgroups"):
             await Monitor(companion).start_with(first, prepare, lambda pid, starttime: None)
+
+
+def test_a_socket_is_only_root_s_whatever_the_umask_which_stays(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with listen(str(tmp_path), "x"):
+            assert (tmp_path / "x.sock").stat().st_mode & 0o777 == 0o600
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)

@@ -32,6 +32,7 @@ class Engine:
         self.parent = self.directory.name  # a random one: process ids are the same in every run's PID namespace
         self.options = f"root={self.root},run={self.run},cgroup_parent={self.parent}{',' if options else ''}{options}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.umask = -1  # the shell's that starts it; -1 is that of the tests
         self._disk = False
 
     @property
@@ -83,6 +84,7 @@ class Engine:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pydock.fs", str(self.tree), "-o", self.options],
                 pass_fds=[said],
+                umask=self.umask,
                 env={**os.environ, "PYDOCK_READY_FD": str(said)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -263,3 +265,20 @@ def make(engine: Engine) -> Callable[..., Path]:
         return path
 
     return make_container
+
+
+@pytest.fixture
+def errno_of() -> Callable[[Path, str], int]:
+    """The errno of one write of a text to a file; 0 when it is taken."""
+
+    def write(path: Path, text: str) -> int:
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            os.write(fd, text.encode())
+        except OSError as error:
+            return error.errno or -1
+        finally:
+            os.close(fd)
+        return 0
+
+    return write

@@ -289,3 +289,14 @@ def test_mount_pydock_says_how_it_is_called(machine: Machine) -> None:
 def test_a_pretended_mount_does_nothing(machine: Machine) -> None:
     done = machine("mount -f -t pydock none mnt -o $OPTIONS; ls mnt; ls")
     assert (done.returncode, done.stdout.split()) == (0, ["copies", "mnt"])
+
+
+def test_the_shell_s_umask_is_nobody_s_business_in_a_container(own_engine: Engine) -> None:
+    own_engine.umount()
+    own_engine.umask = 0o077
+    own_engine.start()
+    script = """
+        mkdir containers/c; cd containers/c; echo busybox > image; echo nobody > user
+        echo "sh -c 'id -un; stat -c %a /'" > command; echo start > ctl; cat wait log
+    """
+    assert own_engine.sh(script).split() == ["0", "nobody", "755"]
