@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -87,14 +87,22 @@ class MountedVolumes:
                 await self._apply(new, gone)
                 await self._settle(before)
                 raise
-            await self._settle(after)
+            self._note(after)
+            self._engine.spawn(self._save)  # behind the reply: a death before it makes agree() look, and find all well
+
+    async def _save(self) -> None:
+        with suppress(FileNotFoundError):  # the container has been removed
+            await self._file.save()
 
     async def _settle(self, items: Sequence[str]) -> None:
-        """What is mounted is what *items* say."""
+        """What is mounted is what *items* say, and that is kept."""
+        self._note(items)
+        await self._file.save()
+
+    def _note(self, items: Sequence[str]) -> None:
         self._engine.volumes.release(self._record.id, keep={Volume.parse(item).source for item in items})
         self._record.mounts = {item: ids for item, ids in self._record.mounts.items() if item in items}
         self._record.mounting = False
-        await self._file.save()
 
     async def _apply(self, gone: Sequence[str], new: Sequence[str]) -> None:
         await self.claim(new)
