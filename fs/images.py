@@ -20,6 +20,7 @@ from pydock.fs.subject import Place
 from pydock.overlay import composing, host, mount
 from pydock.overlay.host import HostImage
 from pydock.overlay.image import Image
+from pydock.overlay.manifest import Healthcheck
 from pydock.overlay.reference import Reference
 from pydock.overlay.store import Store
 from pydock.runtime.engine import Defaults, Engine, Source
@@ -287,6 +288,7 @@ class Library:
         else:
             image = self._store.image(reference)
         config = image.config
+        check = config.healthcheck or Healthcheck()
         return Source(
             reference=image.reference,
             id=image.id,
@@ -299,6 +301,11 @@ class Library:
                 user=config.user,
                 stop_signal=config.stop_signal or "",
                 labels=tuple(f"{key}={value}" for key, value in config.labels),
+                health_command=check.test,
+                health_interval=check.interval / 1e9,
+                health_timeout=check.timeout / 1e9,
+                health_retries=check.retries,
+                health_start_period=check.start_period / 1e9,
             ),
         )
 

@@ -13,6 +13,7 @@ from typing import Final
 from pydock.fs.containers.cgroup import DOCS
 from pydock.fs.containers.directory import TABLE as CONTAINER
 from pydock.fs.containers.execs import EXEC
+from pydock.fs.containers.health import HEALTH
 from pydock.fs.images import IMAGE, TOP
 from pydock.fs.node import Control, Document, Entry, Folder, Link, List, Report, Stream, Value
 from pydock.fs.root import TABLE as ROOT
@@ -67,6 +68,11 @@ _SECTIONS: Final = (
         "containers/NAME/exec/NAME/",
         "mkdir makes a further process of a container, rmdir forgets one that does not run.",
         EXEC,
+    ),
+    (
+        "containers/NAME/health/",
+        "The health check: it runs in the container while that runs, and is not shown in ``exec``.",
+        HEALTH,
     ),
     (
         "images/",

@@ -26,6 +26,7 @@ from pydock.runtime.engine import Defaults, Engine, Source
 from pydock.runtime.errors import Busy, Invalid, NotFound, PydockError
 from pydock.runtime.execs import Execs
 from pydock.runtime.formats import now, parse_limit
+from pydock.runtime.health import Health
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.members import Members
 from pydock.runtime.monitor import launch as plain
@@ -67,6 +68,7 @@ class Container:
         self.error_changed = record.changed
         self._restarting = False  # by the command
         self.restarts = Restarts(self)
+        self.health = Health(self)
         self._saving = False
         self._oom_kills = 0
 
@@ -321,6 +323,7 @@ class Container:
             self.engine.spawn(self.save)
         self.engine.on_change(self)
         self.engine.events.publish("container", self.name, "start", pid=str(self.record.pid))
+        self.health.begin()
 
     async def lost(self) -> None:
         """Nobody knows whether its first process was started."""
@@ -499,6 +502,7 @@ class Container:
         code = "" if self.record.exit_code is None else str(self.record.exit_code)
         self.engine.events.publish("container", self.name, "exit", exit_code=code)
         self.engine.on_change(self)
+        self.health.tell()
         if self.state == "restarting" and not self._restarting:
             self.engine.spawn(self.restarts.carry_on)
 
@@ -511,6 +515,7 @@ class Container:
         """If another run was to follow, none does."""
         if self.state == "restarting":
             self._changed("exited")
+            self.health.tell()
             self.record.leaving = bool(self.spec.autoremove)
             self.engine.spawn(self.parting)
             self.process.tell_end()
@@ -572,6 +577,7 @@ class Container:
             self.members.note()
         await self.process.adopt(pidfd, gone, kept)
         if self.record.pid:
+            self.health.begin()
             try:
                 await self.volumes.agree(self.spec.volumes or ())
             except (PydockError, OSError) as error:

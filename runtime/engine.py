@@ -39,6 +39,11 @@ class Defaults:
     user: str = ""
     stop_signal: str = ""
     labels: tuple[str, ...] = ()
+    health_command: tuple[str, ...] = ()  # docker's forms: CMD …, CMD-SHELL …, NONE
+    health_interval: float = 0.0  # seconds; 0 says nothing
+    health_timeout: float = 0.0
+    health_retries: int = 0
+    health_start_period: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,8 @@ class Exec:
         """The monitor died in the midst of it; the child, if it got as far as its program, ends with the container."""
 
     def _publish(self, action: str, **fields: str) -> None:
+        if self.name.startswith("."):
+            return  # nobody sees it: the end of each health check is not news
         self.container.engine.events.publish("exec", f"{self.container.name}/{self.name}", action, **fields)
 
     def failed(self, words: str) -> None:

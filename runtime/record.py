@@ -56,6 +56,12 @@ class Record(Life):
     restarts: int = 0  # by its restart policy, since it was started by hand
     pause: float = 0.0  # seconds before the last of them
     by_hand: bool = False  # it was stopped or killed by a command, which the policy respects
+    health: str = ""  # healthy or unhealthy, once that is known of the run
+    failing: int = 0  # checks of its health that failed one after another
+
+    def take(self, run: Run) -> None:
+        Life.take(self, run)
+        self.health, self.failing = "", 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import difflib
 import re
 import signal
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -62,11 +62,21 @@ class Spec:
     systemd: bool | None = None
     oom_score_adj: int | None = None
     log_max: str | None = None
+    health_command: tuple[str, ...] | None = None
+    health_interval: float | None = None
+    health_timeout: float | None = None
+    health_retries: int | None = None
+    health_start_period: float | None = None
     cgroup: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
     def to_toml(self) -> str:
         """The document; an empty one when nothing is set."""
-        return tomli_w.dumps(self.plain())
+        values: dict[str, object] = {}
+        health: dict[str, object] = {}
+        for name, value in self.plain().items():
+            *table, key = path_of(name)
+            (health if table else values)[key] = value
+        return tomli_w.dumps({**values, "health": health} if health else values)
 
     def plain(self) -> dict[str, object]:
         """What is set, as plain data: strings, numbers, booleans, lists, and a table for the cgroup."""
@@ -90,14 +100,15 @@ class Spec:
             words = str(error).replace("at end of document", f"at line {last}, the last")
             raise Invalid(f"not TOML: {words}") from None
         taken: dict[str, object] = {}
-        for name, value in values.items():
+        for path, value in _leaves(values):
             try:
-                taken |= _taken(name, value)
+                taken |= _taken(path, value)
             except Invalid as error:
-                raise Invalid(f"{place_in(text, name)}{error}") from None
+                raise Invalid(f"{place_in(text, *path)}{error}") from None
         return cls(**taken)  # type: ignore[arg-type]  # the types were checked one by one above
 
 
+_DURATIONS: Final = frozenset({"stop_timeout", "health_interval", "health_timeout", "health_start_period"})
 _BOOLEANS: Final = frozenset({"tty", "autoremove", "readonly", "privileged", "no_new_privileges", "init", "systemd"})
 _LISTS: Final = frozenset(
     [
@@ -112,6 +123,7 @@ _LISTS: Final = frozenset(
         "tmpfs",
         "volumes",
         "network",
+        "health_command",
     ]
 )
 
@@ -122,12 +134,28 @@ def place_in(text: str, *path: str) -> str:
     return f"line {number}: " if number else ""
 
 
-def _taken(name: str, value: object) -> dict[str, object]:
-    known = [item.name for item in dataclasses.fields(Spec)]
+def path_of(name: str) -> tuple[str, ...]:
+    """Where the field *name* stands in the document: those of the health check are in a table of their own."""
+    return ("health", name.removeprefix("health_")) if name.startswith("health_") else (name,)
+
+
+def _leaves(values: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], object]]:
+    for name, value in values.items():
+        if name == "health" and isinstance(value, dict):
+            yield from (((name, key), inner) for key, inner in value.items())
+        else:
+            yield (name,), value
+
+
+def _taken(path: tuple[str, ...], value: object) -> dict[str, object]:
+    known = {".".join(path_of(item.name)): item.name for item in dataclasses.fields(Spec)}
+    name = ".".join(path)
+    if name == "health":
+        raise Invalid("health is not a table")
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise Invalid(f"{quote(name)} is not a setting{f': did you mean {close[0]}?' if close else ''}")
-    return {name: _typed(name, value)}
+    return {known[name]: _typed(known[name], value)}
 
 
 def _typed(name: str, value: object) -> object:
@@ -143,7 +171,7 @@ def _typed(name: str, value: object) -> object:
         if isinstance(value, bool):
             return value
         raise Invalid(f"{name} is neither true nor false")
-    if name == "stop_timeout":
+    if name in _DURATIONS:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
             return float(value)
         raise Invalid(f"{name} is not a number of seconds")
@@ -151,7 +179,7 @@ def _typed(name: str, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
         raise Invalid(f"{name} is not a number of bytes")
-    if name == "oom_score_adj":
+    if name in ("oom_score_adj", "health_retries"):
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         raise Invalid(f"{name} is not a whole number")

@@ -13,9 +13,10 @@ from pydock.fs import reference
 from pydock.fs.containers.cgroup import DOCS
 from pydock.fs.containers.directory import TABLE as CONTAINER
 from pydock.fs.containers.execs import EXEC
+from pydock.fs.containers.health import HEALTH
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.images import IMAGE, TOP
-from pydock.fs.node import Control, Entry
+from pydock.fs.node import Control, Entry, Value
 from pydock.fs.root import TABLE as ROOT
 from pydock.fs.volumes import VOLUME
 from pydock.runtime.cgroup import Hierarchy
@@ -28,6 +29,7 @@ TABLES = {
     "root": ROOT,
     "container": CONTAINER,
     "exec": EXEC,
+    "health": HEALTH,
     "images": TOP,
     "image": IMAGE,
     "volume": VOLUME,
@@ -72,7 +74,8 @@ def test_no_table_has_a_name_twice(table: tuple[Entry, ...]) -> None:  # type: i
 
 def test_every_setting_of_the_spec_is_a_file_and_every_file_is_kept() -> None:
     kept = {field.name for field in dataclasses.fields(Spec)} - {"cgroup"}
-    assert kept == {entry.name for entry in SETTINGS} - {"spec.toml"}
+    health = {f"health_{entry.name}" for entry in HEALTH if isinstance(entry, Value) and entry.store is not None}
+    assert kept == {entry.name for entry in SETTINGS} - {"spec.toml"} | health
 
 
 def test_every_cgroup_file_that_this_kernel_has_is_documented() -> None:

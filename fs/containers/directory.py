@@ -8,6 +8,7 @@ from typing import cast
 
 from pydock.fs.containers.cgroup import cgroup_directory
 from pydock.fs.containers.execs import ExecsDirectory
+from pydock.fs.containers.health import health_directory
 from pydock.fs.containers.secrets import SecretsDirectory
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.status import STATUS
@@ -28,6 +29,11 @@ TABLE: tuple[Entry[ContainerSubject], ...] = (
         make=cgroup_directory,
         doc="The container's cgroup with cgroup v2's files, whatever the kernel has; there from mkdir on, live. v1 names (tasks, "
         "cpu.cfs_quota_us, memory.limit_in_bytes, …) open too, without being listed.",
+    ),
+    Folder(
+        name="health",
+        make=health_directory,
+        doc="The check of what runs in it: what is run, when, and what it has found.",
     ),
     Folder(
         name="exec",

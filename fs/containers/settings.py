@@ -7,6 +7,7 @@ from typing import Final
 
 from pydock.fs.containers.cgroup import DOCS
 from pydock.fs.containers.confinement import CONFINEMENT
+from pydock.fs.containers.health import HEALTH
 from pydock.fs.containers.launch import LAUNCH
 from pydock.fs.containers.program import PROGRAM
 from pydock.fs.containers.rows import C, spec_of
@@ -15,7 +16,7 @@ from pydock.fs.errors import translate
 from pydock.fs.node import Document, Entry, List, Refused, Value
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import print_arguments, print_boolean, print_duration, quote
-from pydock.runtime.spec import Spec, place_in
+from pydock.runtime.spec import Spec, path_of, place_in
 
 
 async def _apply_spec(subject: C, text: str) -> None:
@@ -29,7 +30,7 @@ async def _apply_spec(subject: C, text: str) -> None:
             checked |= await _checked(subject, name, value)
         except Exception as error:
             number, words = translate(error)
-            raise Refused(number, f"{place_in(text, name)}{words}") from error
+            raise Refused(number, f"{place_in(text, *path_of(name))}{words}") from error
     for name in spec.cgroup:
         if name not in DOCS:
             close = difflib.get_close_matches(name, DOCS, n=1, cutoff=0.5)
@@ -100,4 +101,7 @@ SETTINGS: Final[tuple[Entry[C], ...]] = (
     ),
 )
 
-_BY_NAME: Final[dict[str, Entry[C]]] = {entry.name: entry for entry in SETTINGS}
+_BY_NAME: Final[dict[str, Entry[C]]] = {
+    **{entry.name: entry for entry in SETTINGS},
+    **{f"health_{entry.name}": entry for entry in HEALTH},
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pydock.fs.containers.health import HEALTH
 from pydock.fs.containers.processes import processes
 from pydock.fs.containers.reports import render_changes, render_stats
 from pydock.fs.containers.settings import SETTINGS
@@ -83,6 +84,7 @@ async def _inspect(subject: C) -> str:
             settings[entry.name] = list(entry.show(subject))
         elif isinstance(entry, Value):
             settings[entry.name] = entry.show(subject)
+    health = {entry.name: entry.show(subject) for entry in HEALTH if isinstance(entry, Value)}
     cgroup: dict[str, object] = {"path": container.cgroup.path}
     for name in container.cgroup.names():
         if container.cgroup.mode(name) != "wo":
@@ -90,7 +92,7 @@ async def _inspect(subject: C) -> str:
                 cgroup[name] = container.cgroup.read(name).rstrip("\n")
             except OSError:
                 continue
-    return json.dumps({**status, "settings": settings, "cgroup": cgroup}, indent=2) + "\n"
+    return json.dumps({**status, "settings": settings, "health": health, "cgroup": cgroup}, indent=2) + "\n"
 
 
 # commands

@@ -122,6 +122,17 @@ SETTINGS = {
     "log_max": Setting("65536\n", (*SIZE, "", "8191", "0"), live=True),
 }
 
+_TIME = ("", "soon", "-1", "1y", "1 s", "1e3", "9" * 12, "9" * 5000, "9000h", "inf", "1\n2")
+
+#: Those of the health check.
+HEALTH = {
+    "command": Setting("true\n", ("'not closed", '["a", 1]', "a\nb", "CMD", "CMD-SHELL", "CMD-SHELL ''")),
+    "interval": Setting("0.02\n", (*_TIME, "0", "0.5ms")),
+    "timeout": Setting("5\n", (*_TIME, "0", "1us")),
+    "retries": Setting("2\n", ("", "0", "-1", "1.5", "many", "1000001", "9" * 5000, "1 2", "1\n2", "٣")),
+    "start_period": Setting("0\n", _TIME),
+}
+
 #: cgroup v2's files; what the kernel lacks has nothing to refuse.
 CGROUP = {
     "cpu.max": Setting(
@@ -153,7 +164,9 @@ ANYWHERE = {
 
 
 def _rows() -> Iterator[object]:
-    for name, setting in [*SETTINGS.items(), *((f"cgroup/{name}", setting) for name, setting in CGROUP.items())]:
+    cgroup = {f"cgroup/{name}": setting for name, setting in CGROUP.items()}
+    health = {f"health/{name}": setting for name, setting in HEALTH.items()}
+    for name, setting in (SETTINGS | health | cgroup).items():
         for number, bad in enumerate(setting.bad):
             text, code = bad if isinstance(bad, tuple) else (bad, EINVAL)
             yield pytest.param(name, setting, text.encode() + b"\n", code, id=f"{name}-{number}-{text[:20]!a}")
