@@ -64,7 +64,9 @@ class Container:
         self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self.ids)
         self.process.before_end = self._end_members
         self.execs = Execs(self)
-        self.secrets = SecretFiles(engine, record, self._file, self._owner)
+        self.secrets = SecretFiles(
+            engine, record, self._file, lambda: self.process.pidfd, self._found_owner, self.volumes.lock
+        )
         self.error_changed = record.changed
         self._restarting = False  # by the command
         self.restarts = Restarts(self)
@@ -171,21 +173,6 @@ class Container:
                 await self.save()
                 self.engine.on_change(self)
 
-    async def write_secret(self, name: str, value: bytes) -> None:
-        """Make or replace a secret, in the container as well when it runs."""
-        async with self.volumes.lock:
-            if self.record.pid:
-                await self._union()  # to look its user up in
-            await self.secrets.write(name, value)
-            await self.secrets.appear(self.process.pidfd)
-        self.engine.events.publish("container", self.name, "set", setting=f"secrets/{name}")
-
-    async def remove_secret(self, name: str) -> None:
-        """The secret goes."""
-        async with self.volumes.lock:
-            self.secrets.remove(name)
-        self.engine.events.publish("container", self.name, "set", setting=f"secrets/{name}")
-
     def _owner(self) -> tuple[int, int]:
         """The user and group that its process has or would have; root's when that is not known."""
         user = self.spec.user if self.spec.user is not None else self.defaults().user
@@ -195,6 +182,11 @@ class Container:
             return 0, 0
         ids = self.ids()
         return (who.uid, who.gid) if ids is None else (ids.uid + who.uid, ids.gid + who.gid)
+
+    async def _found_owner(self) -> tuple[int, int]:
+        if self.record.pid:
+            await self._union()  # to look its user up in
+        return self._owner()
 
     async def _union(self) -> int:
         assert self.spec.image is not None
@@ -359,7 +351,7 @@ class Container:
         launch = launch._replace(parts=self.root.parts)
         self.volumes.launched(self.spec.volumes or (), launch, fds)
         before = len(fds)
-        launch = self.secrets.launched(launch, fds)
+        launch = self.secrets.launched(launch, fds, self._owner() if self.secrets.any else (0, 0))
         for fd in fds[before:]:
             stack.callback(os.close, fd)
         return launch, fds

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -43,16 +43,27 @@ _SAFE: Final = (
 class SecretFiles:
     """The secrets of the container with *record*, which *file* keeps: of it, only the id of their mount.
 
-    *owner* tells user and group of the container's process, who own them, as nobody else may read them.
+    *pidfd* gives its first process, -1 for none, *owner* the user and group of that, who own them, as nobody else may read them.
+    *lock* is that of the changes of its mounts.
     """
 
-    def __init__(self, engine: Engine, record: Record, file: RecordFile, owner: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        record: Record,
+        file: RecordFile,
+        pidfd: Callable[[], int],
+        owner: Callable[[], Awaitable[tuple[int, int]]],
+        lock: trio.Lock,
+    ) -> None:
         self._engine = engine
         self._record = record
         self._file = file
         self._mount = -1  # of which views are made; to be held, or it is undone
         self._root = -1  # its directory
+        self._pidfd = pidfd
         self._owner = owner
+        self._lock = lock
 
     @property
     def key(self) -> str:
@@ -79,53 +90,70 @@ class SecretFiles:
         with open(fd, "rb") as file:
             return file.read()
 
-    async def write(self, name: str, value: bytes) -> None:
-        """Make it, or replace it. Of a container that runs at once; called with the lock on its mounts held."""
+    async def put(self, name: str, value: bytes) -> None:
+        """Make it, or replace it; a container that runs sees it, or nothing has changed."""
         checked_name(name)
+        async with self._lock:
+            before = self.read(name) if name in self.names() else None
+            await self._replace(name, value)
+            try:
+                await self._appear()
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    if before is None:
+                        os.unlink(name, dir_fd=self._root)
+                    else:
+                        await self._replace(name, before)
+                raise
+        self._engine.events.publish("container", self._record.name, "set", setting=f"secrets/{name}")
+
+    async def take(self, name: str) -> None:
+        """It is there no more."""
+        async with self._lock:
+            os.unlink(name, dir_fd=self._root)
+        self._engine.events.publish("container", self._record.name, "set", setting=f"secrets/{name}")
+
+    async def _replace(self, name: str, value: bytes) -> None:
         if len(value) > LARGEST:
             raise Failed(errno.EFBIG, f"secrets/{name}: a secret has at most {LARGEST} bytes")
         if self._root < 0:
             self._take(await trio.to_thread.run_sync(_make))
         # Each time: the keeper may have been started anew a moment ago, and what is acknowledged is there after pydockd's death.
         await persistently(lambda: self._engine.keeper.keep(self.key, {_KEPT: self._mount}))
-        await trio.to_thread.run_sync(self._write, name, value)
+        await trio.to_thread.run_sync(self._write, name, value, await self._owner())
 
     def _take(self, mount: int) -> None:
         self._mount = mount
         self._root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
 
-    def _write(self, name: str, value: bytes) -> None:
+    def _write(self, name: str, value: bytes, owner: tuple[int, int]) -> None:
         temporary = f".{name}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
             fd = os.open(temporary, flags, _MODE, dir_fd=self._root)
             with open(fd, "wb") as file:
                 file.write(value)
-                os.fchown(fd, *self._owner())
+                os.fchown(fd, *owner)
             os.rename(temporary, name, src_dir_fd=self._root, dst_dir_fd=self._root)
         except OSError as error:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=self._root)
             raise OSError(error.errno, f"secrets/{name}: {error.strerror}") from None
 
-    def remove(self, name: str) -> None:
-        """It is there no more."""
-        os.unlink(name, dir_fd=self._root)
-
-    def launched(self, launch: Launch, fds: list[int]) -> Launch:
+    def launched(self, launch: Launch, fds: list[int], owner: tuple[int, int]) -> Launch:
         """*launch* with the view of them, when there are any; its descriptor is appended to *fds*, the caller's to close. Blocks."""
         self._record.secrets = 0
         if self._root < 0:
             return launch
-        owner = self._owner()
         for name in os.listdir(self._root):
             os.chown(name, *owner, dir_fd=self._root, follow_symlinks=False)
         fds.append(self._engine.images.clone(self._mount, attributes=_SAFE))
         self._record.secrets = syscalls.mount_id(fds[-1])
         return launch._replace(volumes=(*launch.volumes, Volume(len(fds) - 1, PLACE, True)))
 
-    async def appear(self, pidfd: int) -> None:
-        """Have a container that runs see them, if it does not yet; called with the lock on its mounts held."""
+    async def _appear(self) -> None:
+        """Have a container that runs see them, if it does not yet."""
+        pidfd = self._pidfd()
         if pidfd < 0 or self._root < 0 or _is_mounted(self._record.pid, self._record.secrets):
             return
         pidfd = os.dup(pidfd)  # the container may end meanwhile

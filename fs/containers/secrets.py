@@ -44,7 +44,7 @@ class SecretsDirectory(Directory):
             if data is None:
                 self._made.discard(name)
                 return
-            await self._container.write_secret(name, canonical(data))
+            await self._container.secrets.put(name, canonical(data))
             self._made.discard(name)
 
         return Blob(name=name, largest=LARGEST, show=show, store=store, doc="A secret of the container's.")
@@ -58,4 +58,4 @@ class SecretsDirectory(Directory):
         self._made.discard(name)
         self.subject.metadata.files.pop(self.prefix + name, None)
         if name in self._container.secrets.names():
-            await self._container.remove_secret(name)
+            await self._container.secrets.take(name)

@@ -187,3 +187,16 @@ def test_a_link_in_its_place_leads_nowhere(make: Make, link: str) -> None:
     with contextlib.suppress(OSError):
         (c / "secrets/s").write_text("x")
     assert Path("/proc/self/mountinfo").read_text().count("secrets") == before.count("secrets")
+
+
+def test_one_that_can_t_be_shown_is_not_there(make: Make) -> None:
+    c = make(command="sleep 1000", readonly="1")
+    (c / "ctl").write_text("start")
+    with pytest.raises(OSError, match="Read-only") as caught:
+        (c / "secrets/s").write_text("x")
+    assert caught.value.errno == errno.EROFS
+    assert os.listdir(c / "secrets") == []
+    (c / "ctl").write_text("kill")
+    (c / "secrets/s").write_text("x")
+    (c / "ctl").write_text("start")
+    assert (inside(c) / "s").read_text() == "x"
