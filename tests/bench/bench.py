@@ -1,166 +1,32 @@
 """Times pydock beside its peers, alternating in one run, and prints ratios: the machine may be noisy, its noise hits both.
 
-``bench.py DIRECTORY [ROUNDS]``; DIRECTORY holds ``cfs``, the file system in C. The peers' bundle has the container's
-namespaces, mounts, limits, capabilities, masks and filter.
+``bench.py DIRECTORY [ROUNDS]``; DIRECTORY holds ``cfs``, the file system in C.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from engine import Engine, put
+from peers import bundle
 from pydock.runtime import syscalls
-from pydock.runtime.confine import capabilities, masks, seccomp
+from timing import alternate, rows, timed
 
 DIRECTORY = Path(sys.argv[1])
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 20
-WARMUP = 3
 PARENT = f"pydock-bench-{DIRECTORY.name}"  # process ids are the same in every run's PID namespace
 CGROUPS = Path("/sys/fs/cgroup")
-TREE = DIRECTORY / "mnt"
-MEMORY, PIDS = 64 << 20, 100
-
-
-def oci_filter() -> dict[str, object]:
-    """The same filter as the container's, as an OCI runtime wants it."""
-    chosen = seccomp.select(seccomp.default_profile(), capabilities.DEFAULT, platform.release())
-    rules = []
-    for rule in chosen.syscalls or ():
-        values: dict[str, object] = {"names": list(rule.names or ()), "action": rule.action}
-        if rule.errno_ret is not None:
-            values["errnoRet"] = rule.errno_ret
-        if rule.args:
-            values["args"] = [
-                {"index": each.index, "value": each.value, "valueTwo": each.value_two, "op": each.op}
-                for each in rule.args
-            ]
-        rules.append(values)
-    return {
-        "defaultAction": chosen.default_action,
-        "defaultErrnoRet": chosen.default_errno_ret,
-        "architectures": list(chosen.architectures or ()),
-        "syscalls": rules,
-    }
-
-
-def bundle(rootfs: Path) -> Path:
-    """An OCI bundle of ``true`` on *rootfs*."""
-    path = DIRECTORY / "bundle"
-    path.mkdir()
-    plain = ["nosuid", "noexec", "nodev"]
-    names = sorted(capabilities.DEFAULT)
-    config = {
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": False,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["true"],
-            "env": [
-                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                "HOSTNAME=bench",
-                "HOME=/root",
-            ],
-            "cwd": "/",
-            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), names),
-        },
-        "root": {"path": str(rootfs)},
-        "hostname": "bench",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": plain},
-            {
-                "destination": "/dev",
-                "type": "tmpfs",
-                "source": "tmpfs",
-                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-            },
-            {
-                "destination": "/dev/pts",
-                "type": "devpts",
-                "source": "devpts",
-                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-            },
-            {
-                "destination": "/dev/shm",
-                "type": "tmpfs",
-                "source": "shm",
-                "options": [*plain, "mode=1777", "size=65536k"],
-            },
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": plain},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*plain, "ro"]},
-            {
-                "destination": "/sys/fs/cgroup",
-                "type": "cgroup",
-                "source": "cgroup",
-                "options": [*plain, "relatime", "ro"],
-            },
-            *(
-                {
-                    "destination": f"/etc/{name}",
-                    "type": "bind",
-                    "source": f"/etc/{name}",
-                    "options": ["rbind", "rprivate"],
-                }
-                for name in ("hostname", "hosts", "resolv.conf")
-                if Path(f"/etc/{name}").exists()
-            ),
-        ],
-        "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
-            "cgroupsPath": f"/{PARENT}/peer",
-            "resources": {
-                "memory": {"limit": MEMORY},
-                "pids": {"limit": PIDS},
-                "devices": [{"allow": False, "access": "rwm"}],
-            },
-            "maskedPaths": list(masks.MASKED),
-            "readonlyPaths": list(masks.READ_ONLY),
-            "seccomp": oci_filter(),
-        },
-    }
-    (path / "config.json").write_text(json.dumps(config))
-    return path
-
-
-def put(path: Path, text: str) -> float:
-    """Write *text*; the milliseconds of the write alone."""
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        begun = time.perf_counter()
-        os.write(fd, text.encode())
-        return (time.perf_counter() - begun) * 1000
-    finally:
-        os.close(fd)
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Milliseconds of *action*."""
-    begun = time.perf_counter()
-    action()
-    return (time.perf_counter() - begun) * 1000
-
-
-def start_once() -> float:
-    """``start`` written to process exec'd; making and removing the container is not counted."""
-    c = TREE / "containers/c"
-    c.mkdir()
-    (c / "image").write_text("busybox")
-    (c / "command").write_text("true")
-    (c / "cgroup/memory.max").write_text(str(MEMORY))
-    (c / "cgroup/pids.max").write_text(str(PIDS))
-    took = put(c / "ctl", "start")
-    (c / "wait").read_text()
-    c.rmdir()
-    return took
-
+ROOTFS = DIRECTORY / "rootfs"
+CRUN = ("crun", "--cgroup-manager=cgroupfs", f"--root={DIRECTORY}/crun")
+LINE = "x" * 99
 
 CYCLE = """\
 cd containers
@@ -172,44 +38,199 @@ echo start > s/ctl; read code < s/wait; rmdir s
 
 def run(*words: str | Path) -> None:
     """A peer's command; it must succeed."""
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=TREE)
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=DIRECTORY)
 
 
-def opens(path: Path, times: int = 200) -> float:
-    """Milliseconds of one open, read and close."""
-
-    def each() -> None:
-        for _ in range(times):
-            fd = os.open(path, os.O_RDONLY)
-            os.read(fd, 4096)
-            os.close(fd)
-
-    return timed(each) / times
+def new_bundle(name: str, *command: str) -> Path:
+    """A peers' bundle."""
+    return bundle(DIRECTORY / name, ROOTFS, *command, parent=PARENT)
 
 
-def alternate(rounds: int, **actions: Callable[[], float]) -> dict[str, list[float]]:
-    """Each action in turn, *rounds* times after a warm-up."""
-    took: dict[str, list[float]] = {name: [] for name in actions}
-    for index in range(rounds + WARMUP):
-        for name, action in actions.items():
-            value = action()
-            if index >= WARMUP:
-                took[name].append(value)
-    return took
+def starts(engine: Engine) -> None:
+    """A start, and the shell's whole cycle."""
+    path = new_bundle("true", "true")
+    peers: dict[str, Callable[[], float]] = {
+        "crun run": lambda: timed(lambda: run(*CRUN, "run", "-b", path, "bench")),
+        "runc run": lambda: timed(lambda: run("runc", f"--root={DIRECTORY}/runc", "run", "-b", path, "bench")),
+    }
+
+    def start_once() -> float:
+        c = engine.make("c", "true")
+        took = put(c / "ctl", "start")
+        (c / "wait").read_text()
+        c.rmdir()
+        return took
+
+    rows(
+        "start written to process exec'd, full confinement, no network",
+        alternate(ROUNDS, **{"pydock start": start_once}, **peers),
+        "0.25 of crun run",
+    )
+
+    def cycle() -> None:
+        subprocess.run(["sh", "-c", CYCLE], check=True, stdin=subprocess.DEVNULL, cwd=engine.tree)
+
+    rows(
+        "the shell's whole cycle: mkdir, 5 settings, start, wait, rmdir",
+        alternate(ROUNDS, **{"pydock cycle": lambda: timed(cycle)}, **peers),
+        "1/15 of docker run --rm, 1/10 of podman run --rm (not measured here)",
+    )
 
 
-def rows(title: str, took: dict[str, list[float]], budget: str) -> None:
-    """The table's lines: medians and minima, and the first's ratio to each peer: the median pair by pair, and of the minima."""
-    first, *peers = took
-    print(f"{title}\n  budget: {budget}")
-    print(f"  {first:<22} {statistics.median(took[first]):8.3f} ms (least {min(took[first]):.3f})")
-    for peer in peers:
-        ratio = statistics.median(a / b for a, b in zip(took[first], took[peer], strict=True))
-        least = min(took[first]) / min(took[peer])
-        print(
-            f"  {peer:<22} {statistics.median(took[peer]):8.3f} ms (least {min(took[peer]):.3f})   "
-            f"{first} / {peer} = {ratio:.2f} (least {least:.2f})"
-        )
+def execs(engine: Engine) -> None:
+    """A further process in a container."""
+    path = new_bundle("sleep", "sleep", "1000")
+    run(*CRUN, "run", "-d", "-b", path, "bench-exec")
+    c = engine.make("c", "sleep 1000")
+    (c / "ctl").write_text("start")
+
+    def exec_once() -> None:
+        x = c / "exec/x"
+        x.mkdir()
+        (x / "command").write_text("true")
+        put(x / "ctl", "start")
+        assert (x / "wait").read_text() == "0\n"
+        x.rmdir()
+
+    rows(
+        "exec of true: mkdir, command, start, wait, rmdir",
+        alternate(
+            ROUNDS,
+            **{
+                "pydock exec": lambda: timed(exec_once),
+                "crun exec": lambda: timed(lambda: run(*CRUN, "exec", "bench-exec", "true")),
+            },
+        ),
+        "below crun exec (and 1/15 of docker exec, not measured here)",
+    )
+    (c / "ctl").write_text("kill")
+    c.rmdir()
+    run(*CRUN, "delete", "-f", "bench-exec")
+
+
+def at_once(names: list[str], command: str) -> float:
+    """Milliseconds of *command*, a shell's with {} for the name, for each of *names*, eight at a time."""
+    words = ["xargs", "-P8", "-I{}", "sh", "-c", command]
+    given = "".join(f"{name}\n" for name in names)
+    return timed(lambda: subprocess.run(words, input=given, text=True, check=True, stdout=subprocess.DEVNULL))
+
+
+def many(engine: Engine) -> None:
+    """Fifty starts at once."""
+    names = [f"m{number}" for number in range(50)]
+    for name in names:
+        new_bundle(name, "sleep", "1000")
+
+    def ours() -> float:
+        made = [engine.make(name, "sleep 1000") for name in names]
+        took = at_once(names, f"echo start > {engine.tree}/containers/{{}}/ctl")
+        for c in made:
+            (c / "ctl").write_text("kill")
+            c.rmdir()
+        return took
+
+    def theirs() -> float:
+        took = at_once(names, f"{' '.join(CRUN)} run -d -b {DIRECTORY}/{{}} {{}} < /dev/null")
+        for name in names:
+            run(*CRUN, "delete", "-f", name)
+        return took
+
+    took = alternate(3, warmup=1, **{"pydock, 50 starts": ours, "crun run -d": theirs})
+    rows("50 starts, 8 at a time", took, "500 ms (100 a second)")
+
+
+def crowd(engine: Engine) -> None:
+    """What many containers cost."""
+    before = engine.memory()
+    made = [engine.make(f"c{number}", "sleep 1000") for number in range(100)]
+    for c in made:
+        (c / "ctl").write_text("start")
+    each = (engine.memory() - before) / len(made)
+    print(f"memory of the engine for each of 100 idle containers (PSS)\n  budget: 64 KB\n  {each / 1024:8.1f} KB")
+    made += [engine.make(f"c{number}", "sleep 1000") for number in range(100, 1000)]
+    took = at_once([c.name for c in made[100:]], f"echo start > {engine.tree}/containers/{{}}/ctl")
+    print(f"1,000 containers\n  {'900 more starts':<34} {took / 1000:8.2f} s")
+    begun, spent = time.monotonic(), engine.processor_time()
+    while time.monotonic() - begun < 10:
+        time.sleep(1)  # nothing may happen meanwhile
+    idle = (engine.processor_time() - spent) / (time.monotonic() - begun)
+    print(f"  {'processor while idle':<34} {idle * 100:8.2f} % of one (budget: 0.5)")
+    for words in ("ls -l containers", "cat containers/*/state"):
+        took = timed(lambda words=words: run("sh", "-c", f"cd {engine.tree}; {words}"))  # type: ignore[misc]
+        print(f"  {words:<34} {took / 1000:8.2f} s{' (budget: 0.3)' if words.startswith('ls') else ''}")
+    engine.kill()
+    print(f"  {'pydockd started again under them':<34} {timed(engine.start) / 1000:8.2f} s")
+    assert all((c / "state").read_text() == "running\n" for c in made)
+    for c in made:
+        (c / "ctl").write_text("kill")
+        c.rmdir()
+
+
+def logs(engine: Engine) -> None:
+    """Output into the log beside output straight into a file."""
+    for title, command, rounds, budget in (
+        ("200 MiB of log in lines of 100 bytes", f"yes {LINE} | head -c 209715200", 3, "1.2 of a file"),
+        ("5 MiB of yes as log", "yes | head -c 5242880", 5, "1.2 of a file"),
+    ):
+        path = new_bundle(f"log{rounds}", "sh", "-c", command)
+        c = engine.make("log", f"sh -c '{command}'")
+        target = DIRECTORY / "output"
+
+        def ours(c: Path = c) -> float:
+            def whole() -> None:
+                (c / "ctl").write_text("start")
+                (c / "wait").read_text()
+
+            os.truncate(c / "log", 0)
+            return timed(whole)
+
+        def theirs(path: Path = path, target: Path = target) -> float:
+            with open(target, "wb") as file:
+                words = [*CRUN, "run", "-b", str(path), "bench-log"]
+                return timed(lambda: subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=file))
+
+        rows(title, alternate(rounds, warmup=1, **{"pydock, into its log": ours, "crun, into a file": theirs}), budget)
+        assert (c / "log").stat().st_size == target.stat().st_size
+        c.rmdir()
+
+
+def status_files(engine: Engine) -> None:
+    """A read of a status file beside a file system in C."""
+    one, threads = DIRECTORY / "c1", DIRECTORY / "c2"
+    servers = []
+    for tree, options in ((one, []), (threads, ["-m"])):
+        tree.mkdir()
+        servers.append(subprocess.Popen([DIRECTORY / "cfs", *options, tree]))
+    (engine.tree / "containers/c").mkdir()
+    for tree in (one, threads):
+        while not (tree / "containers").exists():
+            time.sleep(0.01)
+
+    def opens(path: Path, times: int = 200) -> float:
+        def each() -> None:
+            for _ in range(times):
+                fd = os.open(path, os.O_RDONLY)
+                os.read(fd, 4096)
+                os.close(fd)
+
+        return timed(each) / times
+
+    rows(
+        "open + read + close of a status file",
+        alternate(
+            ROUNDS,
+            **{
+                "pydock read": lambda: opens(engine.tree / "containers/c/state"),
+                "C libfuse, threads": lambda: opens(threads / "containers/c/state"),
+                "C libfuse, one thread": lambda: opens(one / "containers/c/state"),
+            },
+        ),
+        "1.3 of the C file system, which has many threads unless it asks for one",
+    )
+    (engine.tree / "containers/c").rmdir()
+    for server in servers:
+        server.terminate()
+        server.wait(10)
 
 
 def clear_cgroups() -> None:
@@ -228,76 +249,31 @@ def clear_cgroups() -> None:
 
 
 def main() -> None:
-    """Mount both, measure, unmount."""
-    TREE.mkdir()
-    run_, root = DIRECTORY / "run", DIRECTORY / "root"
-    ready, said = os.pipe()
-    engine = subprocess.Popen(
-        [sys.executable, "-m", "pydock.fs", TREE, "-o", f"root={root},run={run_},cgroup_parent={PARENT}"],
-        pass_fds=[said],
-        env={**os.environ, "PYDOCK_READY_FD": str(said)},
-    )
-    os.close(said)
-    assert os.read(ready, 16) == b"ready\n"
-    one, many = DIRECTORY / "c1", DIRECTORY / "c2"
-    servers = []
-    for tree, options in ((one, []), (many, ["-m"])):
-        tree.mkdir()
-        servers.append(subprocess.Popen([DIRECTORY / "cfs", *options, tree]))
-    rootfs = DIRECTORY / "rootfs"
-    subprocess.run(["cp", "-a", f"{TREE}/images/busybox:latest/rootfs/.", rootfs], check=True)
+    """Mount, measure, unmount."""
+    engine = Engine(DIRECTORY, PARENT)
+    engine.start()
+    subprocess.run(["cp", "-a", f"{engine.tree}/images/busybox:latest/rootfs/.", ROOTFS], check=True)
     here = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     # crun refuses a machine with v1 controllers whose v2 tree holds one as well: it gets a view without that tree.
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     if (CGROUPS / "unified").is_dir():
         syscalls.umount2(str(CGROUPS / "unified"), syscalls.MNT_DETACH)
+    view = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     try:
-        path = bundle(rootfs)
-        print(
-            f"{ROUNDS} rounds, alternating; Linux {platform.release()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n"
-        )
-        peers: dict[str, Callable[[], float]] = {
-            "crun run": lambda: timed(lambda: run("crun", "--cgroup-manager=cgroupfs", "run", "-b", path, "bench")),
-            "runc run": lambda: timed(lambda: run("runc", "run", "-b", path, "bench")),
-        }
-        rows(
-            "start written to process exec'd, full confinement, no network",
-            alternate(ROUNDS, **{"pydock start": start_once}, **peers),
-            "0.25 of crun run",
-        )
-        rows(
-            "the shell's whole cycle: mkdir, 5 settings, start, wait, rmdir",
-            alternate(ROUNDS, **{"pydock cycle": lambda: timed(lambda: run("sh", "-c", CYCLE))}, **peers),
-            "1/15 of docker run --rm, 1/10 of podman run --rm (not measured here)",
-        )
-        (TREE / "containers/c").mkdir()
-        for tree in (one, many):
-            while not (tree / "containers").exists():
-                time.sleep(0.01)
-        rows(
-            "open + read + close of a status file",
-            alternate(
-                ROUNDS,
-                **{
-                    "pydock read": lambda: opens(TREE / "containers/c/state"),
-                    "C libfuse, threads": lambda: opens(many / "containers/c/state"),
-                    "C libfuse, one thread": lambda: opens(one / "containers/c/state"),
-                },
-            ),
-            "1.3 of the C file system, which has many threads unless it asks for one",
-        )
-        (TREE / "containers/c").rmdir()
+        kernel, processors, load = platform.release(), os.cpu_count(), os.getloadavg()[0]
+        print(f"{ROUNDS} rounds, alternating; Linux {kernel}, {processors} processors, load {load:.1f}\n", flush=True)
+        for measure in (starts, execs, many, logs, status_files):
+            measure(engine)
+            sys.stdout.flush()
+        syscalls.setns(here, syscalls.CLONE_NEWNS)  # pydockd is started again where all cgroups can be seen
+        crowd(engine)
+        syscalls.setns(view, syscalls.CLONE_NEWNS)
     finally:
-        syscalls.setns(here, syscalls.CLONE_NEWNS)  # where the engine's cgroups can all be seen
-        for server in servers:
-            server.terminate()
-            server.wait(10)
+        syscalls.setns(here, syscalls.CLONE_NEWNS)
         try:
-            (TREE / "ctl").write_text("shutdown")
-            engine.wait(20)
+            engine.end()
         finally:
-            engine.kill()
             clear_cgroups()
 
 
