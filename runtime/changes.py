@@ -31,6 +31,7 @@ MOUNTED: Final = (
     "/etc/hosts",
     "/etc/resolv.conf",
     "/run/secrets",
+    "/sbin/docker-init",
 )
 _BELOW: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _OPAQUE: Final = "trusted.overlay.opaque"

@@ -156,7 +156,7 @@ class Monitor(Server):
         """As a child in a user namespace has no power over itself, what takes some is done here, before it may go on."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = syscalls.clone3(flags | syscalls.CLONE_NEWUSER, signal.SIGCHLD, cgroup)
+            pid = userspace.clone(flags, cgroup)
             if pid == 0:
                 os.close(writer)
                 if os.read(reader, 1):
@@ -179,7 +179,7 @@ class Monitor(Server):
         """A descriptor of a new one; the child in it ends with the pipe, and is reaped with the others."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = syscalls.clone3(syscalls.CLONE_NEWUSER, signal.SIGCHLD, 0)
+            pid = userspace.clone(0, 0)
             if pid == 0:
                 os.close(writer)
                 os.read(reader, 1)

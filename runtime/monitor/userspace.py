@@ -7,6 +7,7 @@ nothing inside.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -16,6 +17,17 @@ from pydock.runtime import syscalls
 from pydock.runtime.monitor.inside import new_mount
 from pydock.runtime.monitor.launch import Made, Rlimit
 from pydock.runtime.monitor.step import Context
+
+
+def clone(flags: int, cgroup: int) -> int:
+    """clone3(2) into a new user namespace; EOPNOTSUPP where the kernel is built or set so that there is none."""
+    try:
+        return syscalls.clone3(flags | syscalls.CLONE_NEWUSER, signal.SIGCHLD, cgroup)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSPC, errno.EUSERS):
+            raise
+        words = "userns: this kernel makes no user namespace: is user.max_user_namespaces 0?"
+        raise OSError(errno.EOPNOTSUPP, words) from None
 
 
 def write_maps(pid: int, id_map: tuple[int, int, int]) -> None:
