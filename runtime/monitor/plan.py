@@ -71,6 +71,8 @@ def later_steps(launch: Launch) -> list[Step]:
         steps.append(mounts.BorrowShm(launch.shm_of, shm))
     for join in launch.join:
         kinds = tuple(kind for kind in join.kinds if kind != "pid")
+        if "user" in kinds:
+            steps.append(userspace.RaiseLimits(launch.rlimits))
         if kinds:
             steps.append(identity.JoinNamespaces(join._replace(kinds=kinds)))
         if "user" in kinds:

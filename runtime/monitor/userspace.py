@@ -45,6 +45,11 @@ def empower(pid: int, oom_score_adj: int, rlimits: tuple[Rlimit, ...]) -> None:
             file.write(str(oom_score_adj))
     except PermissionError:
         pass
+    raise_limits(pid, rlimits)
+
+
+def raise_limits(pid: int, rlimits: tuple[Rlimit, ...]) -> None:
+    """Hard limits of *pid*, 0 for this process, to what is wanted, where they are lower."""
     for name, _, hard in rlimits:
         number = getattr(resource, f"RLIMIT_{name.upper()}", None)
         if number is not None:
@@ -71,6 +76,18 @@ class MakeEarly(NamedTuple):
         self.early[self.target] = new_mount(self.kind, self.attributes)
         if self.target == "/proc":
             context.proc = self.early[self.target]
+
+
+class RaiseLimits(NamedTuple):
+    """Hard limits that are high enough for those it sets by itself later, before it joins a user namespace."""
+
+    limits: tuple[Rlimit, ...]
+
+    def describe(self) -> str:
+        return "raise the limits of resources"
+
+    def execute(self, context: Context) -> None:
+        raise_limits(0, self.limits)
 
 
 class TakeMade(NamedTuple):

@@ -91,9 +91,7 @@ def test_what_was_made_inside_goes_and_the_cgroup_is_as_before(
     assert place_of(somebody.pid).endswith("/web")
 
 
-def test_somebody_from_outside_stays_where_he_is(
-    group: Cgroup, given: Path, somebody: subprocess.Popen[bytes]
-) -> None:
+def test_somebody_from_outside_stays_where_he_is(group: Cgroup, given: Path, somebody: subprocess.Popen[bytes]) -> None:
     group.write("cgroup.procs", str(somebody.pid))
     before = place_of(somebody.pid)
     assert group.unified is not None

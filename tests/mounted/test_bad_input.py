@@ -120,6 +120,17 @@ SETTINGS = {
     ),
     "network": Setting("none\n", (("nope", ENOENT), ("bridge0", ENOENT), ("host none", ENOENT), ("-host", ENOENT))),
     "log_max": Setting("65536\n", (*SIZE, "", "8191", "0"), live=True),
+    "pid_mode": Setting(
+        "host\n", ("Host", "none", "container:", "container:bad", "a\nb", ("container:nobody", ENOENT))
+    ),
+    "ipc_mode": Setting("none\n", ("None", "container:", "container:bad", "host host", ("container:nobody", ENOENT))),
+    "uts_mode": Setting("host\n", ("Host", "none", "container:bad", "host\nhost")),
+    "userns": Setting(
+        "1:2:3\n", ("private", "1:2", "1:2:0", "1:2:3:4", "-1:2:3", "1:2:4294967295", "9" * 5000, "1:2:٣", "auto auto")
+    ),
+    "init": Setting("1\n", BOOLEAN),
+    "systemd": Setting("1\n", BOOLEAN),
+    "oom_score_adj": Setting("100\n", ("", "1001", "-1001", "1.5", "9" * 5000, "1_0", "٣", "1 2", "max"), live=True),
 }
 
 _TIME = ("", "soon", "-1", "1y", "1 s", "1e3", "9" * 12, "9" * 5000, "9000h", "inf", "1\n2")
