@@ -21,6 +21,9 @@ from pydock.runtime.cgroup import Hierarchy, detect_layout
 from pydock.runtime.cgroup.v1 import V1Cgroup
 from pydock.runtime.cgroup.v2 import V2Cgroup
 
+#: Seconds after which what is awaited does not come any more; an emulated machine that is loaded takes half a minute to mount.
+PATIENCE = 110
+
 
 class Engine:
     """A pydockd with directories of its own. ``tree`` is the mount point."""
@@ -92,20 +95,20 @@ class Engine:
                 cwd="/",
             )
             os.close(said)
-            assert select.select([reader], [], [], 30)[0], self.log
+            assert select.select([reader], [], [], PATIENCE)[0], self.log
             assert reader.readline() == "ready\n", self.log
 
     def umount(self) -> None:
         """umount(8), and pydockd's end."""
         assert self.process is not None
         syscalls.umount2(str(self.tree), 0)
-        assert self.process.wait(20) == 0, self.log
+        assert self.process.wait(PATIENCE) == 0, self.log
 
     def kill(self) -> None:
         """kill -9 of pydockd."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     def reboot(self) -> None:
         """What a reboot does, as far as the engine sees: everything that runs is dead, and what is in memory gone."""
@@ -115,14 +118,14 @@ class Engine:
         pidfds = [syscalls.pidfd_open(pid) for pid in self.strays()]
         for pidfd in pidfds:
             syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
-            assert select.select([pidfd], [], [], 20)[0]
+            assert select.select([pidfd], [], [], PATIENCE)[0]
             os.close(pidfd)
         syscalls.umount2(str(self.tree), syscalls.MNT_DETACH)
         shutil.rmtree(self.run)
 
     def helper(self, name: str) -> int:
         """The process id of the monitor, the logger or the keeper, which may be about to be started again."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         wanted = f"pydock.runtime.{name}\0{self.run}\0".encode()
         while time.monotonic() < deadline:
             for entry in Path("/proc").iterdir():
@@ -139,7 +142,7 @@ class Engine:
         pidfd = syscalls.pidfd_open(pid)
         try:
             os.kill(pid, signal.SIGKILL)
-            assert select.select([pidfd], [], [], 20)[0]
+            assert select.select([pidfd], [], [], PATIENCE)[0]
         finally:
             os.close(pidfd)
 
