@@ -215,3 +215,33 @@ class Console:
     def close(self) -> None:
         self._output.close()
         self._input.close()
+
+
+class NoConsole:
+    """That of a process without a terminal: empty, so that whoever copies a whole directory gets past it."""
+
+    def __init__(self, label: Callable[[], str]) -> None:
+        self._label = label
+
+    async def receive(self) -> bytes:
+        return b""
+
+    async def send(self, data: bytes) -> int:
+        raise Refused(errno.ENOTTY, f"{self._label()} has no terminal: set tty to 1 before it starts")
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        wake()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def console(process: Process, label: Callable[[], str], *, tty: bool) -> Console | NoConsole:
+    """The terminal of a process that was told to have one, or not."""
+    return Console(process, label) if tty else NoConsole(label)

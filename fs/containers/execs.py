@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
-from pydock.fs.containers.channels import Console, Input, Output, Wait
+from pydock.fs.containers.channels import Input, Output, Wait, console
 from pydock.fs.containers.program import name_of, parse_env, parse_user, parse_workdir
 from pydock.fs.containers.rows import parsed
 from pydock.fs.containers.status import no_words, one_signal, terminal_size
@@ -20,7 +19,6 @@ from pydock.fs.node import (
     List,
     Metadata,
     Node,
-    Refused,
     Stream,
     Subject,
     Value,
@@ -101,12 +99,6 @@ def _changed(subject: E) -> int:
 
 async def _log(subject: E) -> str:
     return str(subject.exec.directory / "log")
-
-
-def _console(subject: E) -> Console:
-    if not subject.exec.spec.tty:
-        raise Refused(errno.ENOTTY, f"{subject.exec.name} has no terminal: set tty to 1 before it starts")
-    return Console(subject.exec.process, lambda: subject.exec.name)
 
 
 async def _start(subject: E, words: tuple[str, ...]) -> str:
@@ -226,7 +218,7 @@ EXEC: tuple[Entry[E], ...] = (
     Stream(
         name="console",
         writable=True,
-        open=_console,
+        open=lambda e: console(e.exec.process, lambda: e.exec.name, tty=bool(e.exec.spec.tty)),
         doc="Its terminal, both ways, with tty; as of the container.",
     ),
 )

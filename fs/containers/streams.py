@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-
-from pydock.fs.containers.channels import Console, Input, Output, Wait
+from pydock.fs.containers.channels import Input, Output, Wait, console
 from pydock.fs.containers.subject import ContainerSubject
-from pydock.fs.node import Entry, Refused, Stream
+from pydock.fs.node import Entry, Stream
 
 C = ContainerSubject
-
-
-def _console(subject: C) -> Console:
-    container = subject.container
-    if not container.spec.tty:
-        raise Refused(errno.ENOTTY, f"{container.name} has no terminal: set tty to 1 before it starts")
-    return Console(container.process, lambda: container.name)
 
 
 STREAMS: tuple[Entry[C], ...] = (
@@ -47,8 +38,8 @@ STREAMS: tuple[Entry[C], ...] = (
     Stream(
         name="console",
         writable=True,
-        open=_console,
+        open=lambda c: console(c.container.process, lambda: c.container.name, tty=bool(c.container.spec.tty)),
         doc="The terminal of a container with tty, both ways: the last screenful first, then what it shows; what is written is "
-        "typed. Any number may have it open. ``socat -,raw,echo=0 console``. ENOTTY without tty.",
+        "typed. Any number may have it open. ``socat -,raw,echo=0 console``. Without tty it is empty, and writing is ENOTTY.",
     ),
 )
