@@ -240,7 +240,12 @@ def test_the_default_modes(make: Make) -> None:
     public = {"state", "id", "pid", "exit_code", "image", "created"}
     modes = {path.name: path.lstat().st_mode & 0o777 for path in c.iterdir() if not path.is_symlink()}
     assert {name for name, mode in modes.items() if mode == 0o644} == public
-    assert {name for name, mode in modes.items() if mode not in (0o600, 0o644)} == {"cgroup", "exec", "health", "secrets"}
+    assert {name for name, mode in modes.items() if mode not in (0o600, 0o644)} == {
+        "cgroup",
+        "exec",
+        "health",
+        "secrets",
+    }
     assert c.stat().st_mode & 0o777 == (c / "cgroup").stat().st_mode & 0o777 == 0o755
 
 
