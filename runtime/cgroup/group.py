@@ -14,10 +14,9 @@ import errno
 import functools
 import os
 import select
-import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,16 +26,15 @@ from pydock.runtime.cgroup.aliases import ALIASES
 from pydock.runtime.cgroup.delegation import entrance
 from pydock.runtime.cgroup.devices import DeviceRule
 from pydock.runtime.cgroup.formats import flat, parse_flag
-from pydock.runtime.cgroup.kernelfile import read_text, write_text
+from pydock.runtime.cgroup.kernelfile import read_text, readable, write_text
 from pydock.runtime.cgroup.layout import Layout
-from pydock.runtime.cgroup.processes import PROCS, bottom_up, living, pids, place
+from pydock.runtime.cgroup.processes import PROCS, bottom_up, kill_all, living, pids, place
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound, TimedOut, Unsupported
 
 Mode = Literal["ro", "rw", "wo"]
 
 _REMOVE_SECONDS: Final = 1.0  # how long dying processes may keep a cgroup
 _FREEZE_SECONDS: Final = 5.0  # a process in uninterruptible sleep can't be frozen; the caller should hear of it
-_KILL_ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +50,6 @@ class Entry:
         if self.read is None:
             return "wo"
         return "ro" if self.write is None else "rw"
-
-
-def _readable(path: Path) -> bool:
-    """Not so where pressure is not built in (ENOENT), or is switched off (EOPNOTSUPP)."""
-    try:
-        read_text(path)
-    except OSError:
-        return False
-    return True
 
 
 class Cgroup(ABC):
@@ -313,7 +302,7 @@ class Cgroup(ABC):
         }
         if self.unified is not None:
             for name in ("cpu.pressure", "memory.pressure", "io.pressure"):
-                if self.knows(name, functools.partial(_readable, self.probe(self.unified) / name)):
+                if self.knows(name, functools.partial(readable, self.probe(self.unified) / name)):
                     entries[name] = Entry(self._pressure(self.unified / name))
         return entries
 
@@ -344,18 +333,29 @@ class Cgroup(ABC):
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to every process in it and below; they may still be dying when this returns."""
-        if self.unified is not None:
+        """SIGKILL to every process in it and below; they may still be dying when this returns.
+
+        The kernel's cgroup.kill is for those in foreign PID namespaces alone: since Linux 6.14 it also kills whatever
+        CLONE_INTO_CGROUP starts in that cgroup ever after, for one that was forked meanwhile.
+        """
+        if 0 in self.procs() and self.unified is not None:
             with contextlib.suppress(FileNotFoundError):  # cgroup.kill is of Linux 5.14
                 write_text(self.unified / "cgroup.kill", "1")
-        for _ in range(_KILL_ROUNDS):  # forks may outrun one round; those in v1 directories only need it anyway
-            left = [pid for pid in self.procs() if pid and living(pid) is not None]
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if not left:
+        with self._standing():
+            if kill_all(self.procs):
                 return
         raise Busy(f"cgroup.kill: processes in cgroup {self.path} multiply faster than they can be killed")
+
+    @contextlib.contextmanager
+    def _standing(self) -> Iterator[None]:
+        """Nobody in it forks within, where SIGKILL ends those who are frozen as well: not so with v1's freezer."""
+        if freezes := self.unified is not None and self._read_freeze() != "1":
+            self._set_frozen(True)
+        try:
+            yield
+        finally:
+            if freezes:
+                self._set_frozen(False)
 
     def freeze(self) -> None:
         """Stop every process in it and wait until they stand; TimedOut, and thawed again, if one does not."""

@@ -46,6 +46,15 @@ def write_text(path: str | Path, value: str, name: str | None = None, tried: str
         raise _worded(name, tried or value, error) from error
 
 
+def readable(path: Path) -> bool:
+    """Not so where pressure is not built in (ENOENT), or is switched off (EOPNOTSUPP)."""
+    try:
+        read_text(path)
+    except OSError:
+        return False
+    return True
+
+
 def _worded(name: str, value: str | None, error: OSError) -> PydockError:
     tried = name if value is None else f'{name}: "{value}"'
     match error.errno:

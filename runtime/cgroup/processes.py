@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from pydock.runtime.cgroup.kernelfile import read_text
 from pydock.runtime.cgroup.layout import Layout
 
 PROCS: Final = "cgroup.procs"
+_KILL_ROUNDS: Final = 100
 _PF_EXITING: Final = 0x4  # include/linux/sched.h, field 9 of /proc/PID/stat
 
 
@@ -48,6 +50,18 @@ def living(pid: int) -> str | None:
     if fields[0] in "ZX" or int(fields[6]) & _PF_EXITING or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending):
         return None
     return head.partition("(")[2]
+
+
+def kill_all(procs: Callable[[], Iterable[int]]) -> bool:
+    """SIGKILL to whoever *procs* lists until those are dying; False if forks outrun it."""
+    for _ in range(_KILL_ROUNDS):
+        left = [pid for pid in procs() if pid and living(pid) is not None]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            return True
+    return False
 
 
 def place(layout: Layout, root: Path, cgroups: str) -> Path:

@@ -300,6 +300,18 @@ def test_kill_ends_all_of_them(web: Cgroup, spawn: Spawn) -> None:
     assert [process.wait() for process in processes] == [-signal.SIGKILL] * 5
 
 
+def test_what_was_killed_can_be_started_in_again(web: Cgroup, spawn: Spawn) -> None:
+    spawn("sleep", "60", preexec=lambda: join(web))
+    web.write("cgroup.kill", "1")
+    assert web.clone_into is not None
+    cgroup = os.open(web.clone_into, os.O_RDONLY | os.O_DIRECTORY)
+    pid = syscalls.clone3(syscalls.CLONE_INTO_CGROUP, signal.SIGCHLD, cgroup)
+    if pid == 0:
+        os._exit(7)
+    os.close(cgroup)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
 def test_events_tell_whether_somebody_is_inside(web: Cgroup, spawn: Spawn) -> None:
     assert "populated 0" in web.read("cgroup.events")
     spawn("sleep", "60", preexec=lambda: join(web))
