@@ -174,7 +174,7 @@ class Containers:
 
     async def _rename_volume(self, name: str, new: str) -> None:
         for container in tuple(self):
-            await container.rename_volume(name, new)
+            await container.configuration.rename_volume(name, new)
         await trio.to_thread.run_sync(self.engine.volumes.renamed)
 
     # after a death

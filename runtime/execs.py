@@ -140,7 +140,7 @@ class Exec:
                 async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
                     return await trio.to_thread.run_sync(self._prepare, pidfd, stack)
 
-                first = joining.first(self.process.id, container.cgroup, container.spec, container.ids())
+                first = joining.first(self.process.id, container.cgroup, container.spec, container.runs.ids())
                 terminal = bool(self.spec.tty)
                 warnings = await self.process.start(first, prepare, fds=[pidfd], terminal=terminal)
             if warnings:
@@ -149,7 +149,7 @@ class Exec:
 
     def _prepare(self, pidfd: int, stack: ExitStack) -> tuple[plain.Launch, list[int]]:
         container, spec = self.container, self.spec
-        ids = container.ids()
+        ids = container.runs.ids()
         self.process.streams.open_pipes(stack, None if ids is None else ids[:2])
         command = joining.Command(
             argv=spec.command or (),
@@ -159,7 +159,9 @@ class Exec:
             terminal=bool(spec.tty),
             privileged=bool(spec.privileged),
         )
-        joined = joining.Joined(pidfd, container.place(), container.spec, container.defaults(), container.cgroup, ids)
+        joined = joining.Joined(
+            pidfd, container.runs.place(), container.spec, container.defaults(), container.cgroup, ids
+        )
         return joining.prepare(self.process.id, joined, command, stack, self.process.streams.stdio.paths)
 
     async def kill(self, signal_name: str | None = None) -> str:

@@ -136,7 +136,7 @@ class Restarts:
                 return
             container.record.by_hand = False
             try:
-                await container.run()
+                await container.runs.begin()
             except Exception as error:
                 log.debug("%s is not started again", container.name, exc_info=True)
                 container.failed(f"restart: {error}")

@@ -40,7 +40,6 @@ SOURCES = sorted(path for place in [*PLACES.values(), "tests"] for path in (HOME
 #: Modules that are longer than 400 lines, and why they are one all the same.
 LONG = {
     "fs/operations.py": "the one class that pyfuse3 wants",
-    "runtime/container.py": "one life, in the order in which it is lived",
     "runtime/syscalls.py": "every system call, and nothing else",
 }
 

@@ -61,7 +61,7 @@ async def _write(name: str, subject: C, text: str | None, caller: int) -> None:
         cgroup.write(name, text or "", caller)
         return cgroup.limits()
 
-    await subject.container.keep_cgroup(await trio.to_thread.run_sync(write))
+    await subject.container.configuration.keep_cgroup(await trio.to_thread.run_sync(write))
 
 
 def _entry(cgroup: Cgroup, name: str, *, listed: bool) -> Entry[C]:

@@ -25,7 +25,7 @@ def _show_capabilities(subject: C) -> Sequence[str]:
 async def _store_capabilities(subject: C, items: tuple[str, ...] | None) -> None:
     if items is not None:
         items = capabilities.in_order(items)
-    await subject.container.change("capabilities", items)
+    await subject.container.configuration.change("capabilities", items)
 
 
 def _device(subject: C, line: str) -> tuple[str, ...]:

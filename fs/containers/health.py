@@ -71,7 +71,7 @@ class Wait:
 
 def _store(name: str, parse: Callable[[str], object]) -> Callable[[C, str | None, int], Awaitable[None]]:
     async def store(subject: C, text: str | None, caller: int) -> None:
-        await subject.container.change(f"health_{name}", parsed(f"health/{name}", parse, text))
+        await subject.container.configuration.change(f"health_{name}", parsed(f"health/{name}", parse, text))
 
     return store
 

@@ -18,7 +18,7 @@ def _mode(setting: str, doc: str) -> Value[C]:
         value = None
         if text is not None and text.strip():
             value = sharing.parse(setting, text, own=container.name, find=container.engine.find)
-        await container.change(setting, value)
+        await container.configuration.change(setting, value)
 
     def show(subject: C) -> str:
         own: str | None = getattr(spec_of(subject), setting)
@@ -43,8 +43,8 @@ def _oom_score(text: str) -> int:
 
 async def _store_oom_score(subject: C, text: str | None, caller: int) -> None:
     value = None if text is None else _oom_score(text)
-    await subject.container.set_oom_score(value)
-    await subject.container.change("oom_score_adj", value, live=True)
+    await subject.container.configuration.set_oom_score(value)
+    await subject.container.configuration.change("oom_score_adj", value, live=True)
 
 
 LAUNCH: tuple[Entry[C], ...] = (

@@ -19,7 +19,7 @@ async def processes(container: Container) -> str:
 
 def _render(container: Container) -> str:
     names = _users(container)
-    ids = container.ids()
+    ids = container.runs.ids()
     lines = [HEADER]
     for pid in container.members.own() if container.record.pid else ():
         if (line := _line(pid, names, ids)) is not None:

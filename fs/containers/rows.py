@@ -25,7 +25,7 @@ def store_field(
     field: str, parse: Callable[[str], object], *, live: bool = False
 ) -> Callable[[C, str | None, int], Awaitable[None]]:
     async def store(subject: C, text: str | None, caller: int) -> None:
-        await subject.container.change(field, parsed(field, parse, text), live=live)
+        await subject.container.configuration.change(field, parsed(field, parse, text), live=live)
 
     return store
 
@@ -41,7 +41,7 @@ def parsed(field: str, parse: Callable[[str], object], text: str | None) -> obje
 
 def store_list(field: str) -> Callable[[C, tuple[str, ...] | None], Awaitable[None]]:
     async def store(subject: C, items: tuple[str, ...] | None) -> None:
-        await subject.container.change(field, items)
+        await subject.container.configuration.change(field, items)
 
     return store
 

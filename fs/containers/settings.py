@@ -36,7 +36,7 @@ async def _apply_spec(subject: C, text: str) -> None:
             close = difflib.get_close_matches(name, DOCS, n=1, cutoff=0.5)
             words = f"{quote(name)} is not a limit{f': did you mean {close[0]}?' if close else ''}"
             raise Invalid(f"{place_in(text, 'cgroup', name)}cgroup: {words}")
-    await subject.container.apply_spec(Spec(**checked, cgroup=spec.cgroup))  # type: ignore[arg-type]
+    await subject.container.configuration.apply_spec(Spec(**checked, cgroup=spec.cgroup))  # type: ignore[arg-type]
 
 
 async def _checked(subject: C, name: str, value: object) -> dict[str, object]:
@@ -63,7 +63,7 @@ class _Checked:
     """Stands where the container stands, and takes note instead of changing anything."""
 
     def __init__(self, subject: C) -> None:
-        self.container = self.process = self.streams = self.restarts = self
+        self.container = self.configuration = self.process = self.streams = self.restarts = self
         self.engine = subject.engine
         self.name = subject.container.name
         self.taken: dict[str, object] = {}

@@ -15,11 +15,11 @@ async def _store_image(subject: C, text: str | None, caller: int) -> None:
     container = subject.container
     reference = text.strip() if text is not None else ""
     if not reference:
-        await container.change_image(None)
+        await container.configuration.change_image(None)
         return
     if reference.startswith("/"):
         volumes.checked_source(reference, outside=container.engine.mountpoint)
-    await container.change_image(container.engine.images.find(reference).reference)
+    await container.configuration.change_image(container.engine.images.find(reference).reference)
 
 
 def _shm_size(text: str) -> int:
@@ -44,7 +44,7 @@ def _volume(subject: C, line: str) -> tuple[str, ...]:
 
 
 async def _store_volumes(subject: C, items: tuple[str, ...] | None) -> None:
-    await subject.container.change_volumes(items)
+    await subject.container.configuration.change_volumes(items)
 
 
 def _volume_key(item: str) -> str:

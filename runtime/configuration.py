@@ -1,0 +1,132 @@
+"""How a container's settings change: what is set is kept on disk, and what is live reaches the running container."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import trio
+from pydock.runtime.errors import Busy
+from pydock.runtime.settings import Settings
+from pydock.runtime.spec import Spec
+
+if TYPE_CHECKING:
+    from pydock.runtime.container import Container
+
+#: Settings that may change while it runs.
+LIVE: Final = frozenset({"restart", "stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup"})
+
+
+class Configuration:
+    """The settings of *container*. A change that can't be kept, or that a running container refuses, changes nothing."""
+
+    def __init__(self, container: Container, spec: Spec) -> None:
+        self._container = container
+        self._settings = Settings(spec, container.directory, container.engine.settler)
+
+    @property
+    def spec(self) -> Spec:
+        """What was set."""
+        return self._settings.spec
+
+    async def change(self, setting: str, value: object, *, live: bool = False) -> None:
+        """Set (or, with None, unset) a field of the spec, and keep it. Busy while running unless it is *live*."""
+        container = self._container
+        if container.alive and not live:
+            raise Busy(f"{setting} can't be changed while {container.name} is {container.state}: stop it first")
+        await self._settings.change(
+            lambda spec: dataclasses.replace(spec, **{setting: value})  # type: ignore[arg-type]
+        )
+        container.engine.events.publish("container", container.name, "set", setting=setting)
+
+    async def change_image(self, reference: str | None) -> None:
+        """The image may change only as long as no writable layer was made on top of it."""
+        container = self._container
+        if container.record.layers and reference != self.spec.image and not container.record.started:
+            await container.root.discard()  # nothing ran on it: it was made for somebody who looked at rootfs
+        if container.record.layers and reference != self.spec.image:
+            raise Busy(
+                f"image can't be changed: {container.name} has a writable layer on {self.spec.image}: reset discards it"
+            )
+        await self.change("image", reference)
+
+    async def change_volumes(self, items: tuple[str, ...] | None) -> None:
+        """Set the volumes, in the container as well when it runs."""
+        async with self._container.volumes.lock:
+            await self._with_volumes(items, lambda: self.change("volumes", items, live=True))
+
+    async def _with_volumes(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
+        container = self._container
+        if container.record.pid:
+            await container.volumes.change(self.spec.volumes or (), items or (), keep)
+        else:
+            await keep()
+
+    async def rename_volume(self, name: str, new: str) -> None:
+        """A volume got another name: its mount stays what it is."""
+        container = self._container
+        async with container.volumes.lock:
+            names = {item: new + item[len(name) :] for item in self.spec.volumes or () if item.startswith(f"{name}:")}
+            if names:
+                mounts = container.record.mounts
+                container.record.mounts = {names.get(item, item): ids for item, ids in mounts.items()}
+                items = tuple(names.get(item, item) for item in self.spec.volumes or ())
+                await self._settings.change(lambda spec: dataclasses.replace(spec, volumes=items))
+                await container.save()
+                container.engine.on_change(container)
+
+    async def apply_spec(self, spec: Spec) -> None:
+        """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
+        async with self._container.volumes.lock:
+            await self._apply_spec(spec)
+
+    async def _apply_spec(self, spec: Spec) -> None:
+        container = self._container
+        changed = {
+            item.name for item in dataclasses.fields(Spec) if getattr(spec, item.name) != getattr(self.spec, item.name)
+        }
+        if container.alive and not changed <= LIVE:
+            raise Busy(
+                f"{', '.join(sorted(changed - LIVE))} can't be changed while {container.name} is {container.state}: stop it first"
+            )
+        if container.record.layers and "image" in changed:
+            raise Busy(
+                f"image can't be changed: {container.name} has a writable layer on {self.spec.image}: reset discards it"
+            )
+        before = self.spec
+        try:
+            await self._reach(spec, changed)
+            await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._reach(before, changed)
+            raise
+        await container.process.streams.limit_log()
+        await container.restarts.review()
+        container.engine.events.publish("container", container.name, "set", setting="spec.toml")
+
+    async def _reach(self, spec: Spec, changed: Collection[str]) -> None:
+        """Those of the *changed* settings that the kernel has, too."""
+        if "cgroup" in changed:
+            await trio.to_thread.run_sync(self._apply_cgroup, spec.cgroup)
+        if "oom_score_adj" in changed:
+            await self.set_oom_score(spec.oom_score_adj)
+
+    def _apply_cgroup(self, settings: Mapping[str, str]) -> None:
+        container = self._container
+        for name in set(container.cgroup.limits()) - set(settings):
+            container.cgroup.write(name, "")
+        container.cgroup.apply(settings)
+
+    async def keep_cgroup(self, limits: Mapping[str, str]) -> None:
+        """The cgroup's *limits*, as they are now, become part of the spec."""
+        if limits != dict(self.spec.cgroup):
+            await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(dict(limits))))
+
+    async def set_oom_score(self, value: int | None) -> None:
+        """``oom_score_adj`` is about to become *value*."""
+        container = self._container
+        if container.record.pid:
+            await trio.to_thread.run_sync(container.members.set_oom_score, value or 0)

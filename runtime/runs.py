@@ -1,0 +1,168 @@
+"""How a container's runs are set up, and what they leave is cleared."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import trio
+from pydock.runtime import launching, sharing, systemd
+from pydock.runtime.confine.user import resolve
+from pydock.runtime.confine.userns import AUTO, IdMap, in_force
+from pydock.runtime.engine import Defaults
+from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.monitor import launch as plain
+from pydock.runtime.shifting import Shift
+
+if TYPE_CHECKING:
+    from pydock.runtime.container import Container
+
+
+class Runs:
+    """Those of *container*, one after another."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._oom_kills = 0
+
+    async def begin(self) -> str:
+        """Start it, with the lock; the outcome in words."""
+        container = self._container
+        container.record.leaving = False
+        if container.spec.image is None:
+            raise Invalid(f"{container.name} has no image: write one into image first")
+        source = container.source(container.spec.image)
+        if not container.cgroup.exists():  # no disk is asked
+            await trio.to_thread.run_sync(self._make_cgroup)
+        given = await self._look_up()
+
+        async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
+            union = await container.root.union(source)
+            await container.volumes.claim(container.spec.volumes or ())
+            shifted = await self._opened(given, stack)
+            made = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, shifted)
+            await container.root.keep_clone()
+            return made
+
+        container.record.namespaces = ()
+        async with container.volumes.lock:
+            first, fds = launching.first(container.id, container.spec, container.cgroup, given)
+            try:
+                warnings = await container.process.start(first, prepare, fds=fds, terminal=bool(container.spec.tty))
+            except BaseException:
+                container.volumes.ended()
+                raise
+        if warnings:
+            container.failed("; ".join(warnings))
+        return f"started, pid {container.record.pid}"
+
+    async def _look_up(self) -> launching.Given:
+        """What a start depends on beyond settings and image."""
+        container = self._container
+        joined = sharing.look_up(container.spec, container.name, container.engine.find)
+        ids = self.ids()
+        shift = None if ids is None else Shift(-1, ids)
+        if not container.spec.systemd:
+            return launching.Given(joined, shift=shift)
+        owner = 0 if ids is None else ids.uid
+        return launching.Given(joined, await trio.to_thread.run_sync(systemd.delegate, container.cgroup, owner), shift)
+
+    async def _opened(self, given: launching.Given, stack: ExitStack) -> launching.Given:
+        """With a user namespace that has the mapping, until *stack* is left."""
+        if given.shift is None:
+            return given
+        userns = await self._container.engine.monitor.user_namespace(*given.shift.ids)
+        stack.callback(os.close, userns)
+        return dataclasses.replace(given, shift=Shift(userns, given.shift.ids))
+
+    def _prepare(
+        self, defaults: Defaults, union: int, stack: ExitStack, given: launching.Given
+    ) -> tuple[plain.Launch, list[int]]:
+        container = self._container
+        self._oom_kills = container.cgroup.oom_kills()
+        container.process.streams.open_pipes(stack, None if given.shift is None else given.shift.ids[:2])
+        stdio = container.process.streams.stdio.paths
+        launch, fds = launching.prepare(self.place(), container.spec, defaults, container.cgroup, stack, stdio, given)
+        fds[0] = container.engine.images.clone(union)
+        stack.callback(os.close, fds[0])
+        launch = launch._replace(parts=container.root.parts)
+        container.volumes.launched(container.spec.volumes or (), launch, fds)
+        before = len(fds)
+        launch = container.secrets.launched(launch, fds, self.owner() if container.secrets.any else (0, 0))
+        for fd in fds[before:]:
+            stack.callback(os.close, fd)
+        return launch, fds
+
+    def _make_cgroup(self) -> None:
+        container = self._container
+        container.cgroup.create()
+        container.cgroup.apply(container.spec.cgroup)
+
+    def ids(self) -> IdMap | None:
+        """The mapping of its user namespace, None without one; of ``auto`` it is its own from the first time on."""
+        container = self._container
+        ids = in_force(container.spec.userns, container.id, container.engine.ranges, container.engine.user_namespaces())
+        if ids is not None and container.spec.userns == AUTO and container.record.range != ids.uid:
+            container.record.range = ids.uid
+            container.save_soon()
+        return ids
+
+    def place(self) -> launching.Place:
+        """Where it lives on the machine."""
+        container = self._container
+        return launching.Place(
+            container.id,
+            container.engine.run / "etc" / container.id,
+            container.engine.mountpoint,
+            container.engine.root / "cache" / "seccomp",
+            container.engine.volumes.directory,
+        )
+
+    def owner(self) -> tuple[int, int]:
+        """The user and group that its process has or would have; root's when that is not known."""
+        container = self._container
+        user = container.spec.user if container.spec.user is not None else container.defaults().user
+        try:
+            who = resolve(user, container.root.read("etc/passwd"), container.root.read("etc/group"))
+        except (Invalid, NotFound):
+            return 0, 0
+        ids = self.ids()
+        return (who.uid, who.gid) if ids is None else (ids.uid + who.uid, ids.gid + who.gid)
+
+    async def found_owner(self) -> tuple[int, int]:
+        """``owner``, also where the root has not been opened since pydockd was started."""
+        if self._container.record.pid:
+            await self._union()  # to look its user up in
+        return self.owner()
+
+    async def _union(self) -> int:
+        container = self._container
+        assert container.spec.image is not None
+        return await container.root.union(container.source(container.spec.image))
+
+    def _clear(self, *, paused: bool) -> int:
+        """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
+        container = self._container
+        launching.remove_files(container.engine.run / "etc" / container.id)
+        if container.spec.systemd or container.spec.privileged:
+            systemd.take_back(container.cgroup)
+        if paused:
+            container.cgroup.thaw()
+        try:
+            return container.cgroup.oom_kills() - self._oom_kills
+        except OSError:
+            return 0
+
+    async def clear(self) -> None:
+        """A run has ended: clear what it leaves besides its output."""
+        container = self._container
+        container.volumes.ended()
+        kills = await trio.to_thread.run_sync(lambda: self._clear(paused=container.state == "paused"))
+        if kills > 0:
+            limit = await trio.to_thread.run_sync(container.cgroup.read, "memory.max")
+            container.failed(
+                f"oom: the kernel killed {kills} process{'es' * (kills > 1)}: memory.max is {limit.strip()}"
+            )
+            container.engine.events.publish("container", container.name, "oom", kills=str(kills))
