@@ -159,14 +159,20 @@ class RootFilesystem:
         """The beginning of the file *path* inside; empty when there is none. Resolved inside, whatever it is."""
         if self._fd < 0:
             return ""
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
         try:
-            fd = syscalls.openat2(self._fd, path, os.O_RDONLY | os.O_NONBLOCK, resolve=syscalls.RESOLVE_IN_ROOT)
+            found = syscalls.openat2(self._fd, path, os.O_PATH, resolve=resolve)
         except OSError:
             return ""
         try:
-            return os.read(fd, limit).decode(errors="replace") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+            if not stat.S_ISREG(os.fstat(found).st_mode):
+                return ""  # never opened: of a device of the machine even that may do something
+            with open(f"/proc/self/fd/{found}", "rb") as file:
+                return file.read(limit).decode(errors="replace")
+        except OSError:
+            return ""
         finally:
-            os.close(fd)
+            os.close(found)
 
     async def detach(self) -> None:
         """Take the mount at ``rootfs`` away; Busy when somebody is in it."""

@@ -67,9 +67,8 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         become(launch.argv, env, paths)
     except OSError as error:
         words = error.strerror or str(error)
-        if error.filename:
-            name = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename)
-            words = f"{name}: {words}"
+        if isinstance(error.filename, str | bytes):  # it may be a descriptor as well
+            words = f"{os.fsdecode(error.filename)}: {words}"
         tell({"error": error.errno or errno.EIO, "words": words, "step": step})
     except NotFound as error:
         tell({"error": errno.ENOENT, "words": str(error), "step": step})

@@ -47,9 +47,10 @@ def read_inside(root: int, path: str, limit: int) -> str:
         fd = open_inside(root, path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return ""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return ""
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return ""
         return file.read(limit).decode(errors="surrogateescape")
 
 
@@ -64,6 +65,22 @@ def make_inside(root: int, path: str, *, directory: bool) -> int:
     except FileNotFoundError:
         _make(root, path, directory=directory)
     return open_inside(root, path, os.O_PATH | kind)
+
+
+def make_plain(root: int, path: str) -> int:
+    """An O_PATH descriptor of the directory *path*, which is made when it is missing, and reached through no symlink at all.
+
+    For what has to be where everybody looks for it: with an image's link in its place, what is masked there could be reached
+    elsewhere. ELOOP when there is one.
+    """
+    os.close(make_inside(root, path, directory=True))
+    resolve = _IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+    try:
+        return syscalls.openat2(root, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, f"{path} is a symlink in the image, where a directory is needed") from None
 
 
 def _make(root: int, path: str, *, directory: bool) -> None:

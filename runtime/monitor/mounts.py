@@ -17,6 +17,7 @@ from pydock.runtime.monitor.inside import (
     attributes,
     clone,
     make_inside,
+    make_plain,
     new_mount,
     open_beneath,
     set_attributes,
@@ -39,8 +40,8 @@ _HOST_NODES_LEFT_OUT = ("console", "ptmx", *(name for name, _, _ in _NODES))
 
 
 def _mount_new(root: int, target: str, kind: str, bits: int, options: tuple[tuple[str, str | None], ...] = ()) -> int:
-    """Mounts a new file system; the descriptor of its root."""
-    place = make_inside(root, target, directory=True)
+    """Mounts a new file system where nobody may have put a link; the descriptor of its root."""
+    place = make_plain(root, target)
     mount = new_mount(kind, bits, options)
     attach(mount, place)
     os.close(place)
@@ -176,7 +177,7 @@ class AttachShm(NamedTuple):
         return "attach the shared /dev/shm"
 
     def execute(self, context: Context) -> None:
-        place = make_inside(context.root, "dev/shm", directory=True)
+        place = make_plain(context.root, "dev/shm")
         attach(self.found[0], place)
         os.close(self.found.pop())
         os.close(place)
@@ -192,7 +193,7 @@ class AttachMade(NamedTuple):
         return f"attach {self.target}"
 
     def execute(self, context: Context) -> None:
-        place = make_inside(context.root, self.target, directory=True)
+        place = make_plain(context.root, self.target)
         attach(self.early[self.target], place)
         os.close(place)
         if self.target == "/dev":
@@ -226,7 +227,7 @@ class MountCgroups(NamedTuple):
             tree = self.sources[mount.name]
             syscalls.mount_setattr(tree, "", syscalls.AT_EMPTY_PATH, attr_set=bits, propagation=syscalls.MS_PRIVATE)
             if not mount.name:
-                place = make_inside(context.root, "sys/fs/cgroup", directory=True)
+                place = make_plain(context.root, "sys/fs/cgroup")
             else:
                 if above < 0:
                     above = _mount_new(context.root, "sys/fs/cgroup", "tmpfs", PLAIN, (("mode", "755"),))
@@ -274,8 +275,11 @@ class MountTmpfs(NamedTuple):
         )
         if wanted.size is not None:
             options += (("size", str(wanted.size)),)
-        bits = attributes(wanted.flags, read_only=wanted.read_only)
-        os.close(_mount_new(context.root, wanted.target, "tmpfs", bits, options))
+        place = make_inside(context.root, wanted.target, directory=True)
+        mount = new_mount("tmpfs", attributes(wanted.flags, read_only=wanted.read_only), options)
+        attach(mount, place)
+        os.close(place)
+        os.close(mount)
 
 
 class MountVolume(NamedTuple):
