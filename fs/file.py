@@ -51,6 +51,12 @@ async def replace(file: File, content: bytes, caller: int) -> None:
             await Handle(file).store(text if content else None, caller)
 
 
+def ask(file: File) -> None:
+    """Raise what a write of anything would raise now; before the file is cut to nothing."""
+    if file.entry.ready is not None:
+        file.entry.ready(file.subject)
+
+
 async def open_file(
     file: File, flags: int, caller: int, number: int, nursery: trio.Nursery, *, fresh: bool = False
 ) -> Handle:
@@ -61,6 +67,8 @@ async def open_file(
     entry = file.entry
     if writing and not (file.settable or isinstance(entry, Control) or (isinstance(entry, Stream) and entry.writable)):
         raise Refused(errno.EACCES, f"{file.directory.place(file.name)} is read-only")
+    if truncated:
+        ask(file)
     match entry:
         case Stream(open=open_channel):
             channel = open_channel(file.subject)

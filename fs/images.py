@@ -25,7 +25,7 @@ from pydock.overlay.reference import Reference
 from pydock.overlay.store import Store
 from pydock.runtime.engine import Defaults, Engine, Source
 from pydock.runtime.errors import Busy, Exists, Invalid
-from pydock.runtime.formats import quote
+from pydock.runtime.formats import canonical_time, quote
 from pydock.runtime.shifting import Shift
 from pydock.runtime.volumes import checked_source
 
@@ -77,8 +77,8 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
         name="created",
         mode=0o644,
         volatile=True,
-        show=lambda s: s.image.created or None,
-        doc="When it was built, RFC 3339, as its configuration says.",
+        show=lambda s: canonical_time(s.image.created) or None,
+        doc="When it was built, RFC 3339 in UTC, as its configuration says.",
     ),
     Link(
         name="rootfs",

@@ -78,8 +78,8 @@ class Entry(Generic[S]):
 
     *mode* are the permission bits; *listed* is false for an alias that opens but readdir does not show; *volatile* files
     change without pydock's doing, so that the kernel must not cache their attributes. *changed* gives the time of the last
-    change where it is not that of the last successful write, in ns since the epoch.
-    """
+    change where it is not that of the last successful write, in ns since the epoch. *ready* raises when nothing would be taken
+    now: asked by O_TRUNC, as ``: > FILE`` writes nothing that could fail."""
 
     name: str
     doc: str
@@ -87,6 +87,7 @@ class Entry(Generic[S]):
     listed: bool = True
     volatile: bool = False
     changed: Callable[[S], int] | None = None
+    ready: Callable[[S], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

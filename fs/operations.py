@@ -285,11 +285,14 @@ class Operations(pyfuse3.Operations):
             if not isinstance(node, File):
                 raise Refused(errno.EISDIR, "")
             self._only_root(ctx)
-            file = node
-            await self._reporting(
-                node.subject,
-                lambda: handle.truncate(attr.st_size) if handle is not None else truncate(file, attr.st_size),
-            )
+            file, size = node, attr.st_size
+
+            async def cut() -> None:
+                if size == 0:
+                    files.ask(file)
+                await (truncate(file, size) if handle is None else handle.truncate(size))
+
+            await self._reporting(node.subject, cut)
         own = node.attributes
         if fields.update_mode:
             own.mode = stat.S_IMODE(attr.st_mode)

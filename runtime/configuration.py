@@ -34,12 +34,19 @@ class Configuration:
     async def change(self, setting: str, value: object, *, live: bool = False) -> None:
         """Set (or, with None, unset) a field of the spec, and keep it. Busy while running unless it is *live*."""
         container = self._container
-        if container.alive and not live:
-            raise Busy(f"{setting} can't be changed while {container.name} is {container.state}: stop it first")
+        if not live:
+            self.refuse_alive(setting)
         await self._settings.change(
             lambda spec: dataclasses.replace(spec, **{setting: value})  # type: ignore[arg-type]
         )
         container.engine.events.publish("container", container.name, "set", setting=setting)
+
+    def refuse_alive(self, setting: str) -> None:
+        """Busy while the container runs."""
+        container = self._container
+        if container.alive:
+            shown = setting.replace("health_", "health/")
+            raise Busy(f"{shown} can't be changed while {container.name} is {container.state}: stop it first")
 
     async def change_image(self, reference: str | None) -> None:
         """The image may change only as long as no writable layer was made on top of it."""

@@ -96,8 +96,7 @@ class Exec:
 
     async def change(self, setting: str, value: object) -> None:
         """Set (or, with None, unset) a field of the spec, and keep it. Busy while it runs."""
-        if self.alive:
-            raise Busy(f"{setting} can't be changed while {self.name} is {self.record.state}: kill it first")
+        self.refuse_alive(setting)
         async with self._changes:
             before = self.record.settings
             self.record.settings = {**before, setting: value}
@@ -106,6 +105,11 @@ class Exec:
             except OSError:
                 self.record.settings = before
                 raise
+
+    def refuse_alive(self, setting: str) -> None:
+        """Busy while it runs; *setting* as in the words for a person."""
+        if self.alive:
+            raise Busy(f"{setting} can't be changed while {self.name} is {self.record.state}: kill it first")
 
     async def save(self) -> None:
         """Keep the record on disk."""

@@ -20,6 +20,7 @@ from pydock.runtime.errors import Invalid
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE: Final = re.compile(r"([0-9]{1,20})([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|us|ns|s|m|h)?", re.ASCII)
+_TIME: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8})(?:\.([0-9]+))?(Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII)
 _SECONDS: Final = {
     None: Decimal(1),
     "s": Decimal(1),
@@ -179,6 +180,19 @@ def print_time(nanoseconds: int) -> str:
     """RFC 3339 in UTC with nanoseconds, of a time(7) since the epoch."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def canonical_time(text: str) -> str:
+    """An RFC 3339 time of somebody else's as :func:`print_time` writes it; what is none is left as it is."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return text
+    head, fraction, zone = match.groups()
+    try:
+        moment = datetime.fromisoformat(head + zone).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return text
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction or '':0<9.9}Z"
 
 
 def now() -> int:

@@ -42,7 +42,6 @@ TABLE: tuple[Entry[ContainerSubject], ...] = (
     ),
     Folder(
         name="secrets",
-        mode=0o700,
         make=SecretsDirectory,
         doc="A file a secret: ``echo VALUE > secrets/NAME`` (or cp) makes or replaces one, rm removes it, reading gives it back. "
         "Inside it is /run/secrets/NAME, mode 0400, owned by the container's user; a container that runs sees each change at once. A "

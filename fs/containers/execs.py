@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from typing import Final, cast
 
 from pydock.fs.containers.channels import Input, Output, Wait, console
 from pydock.fs.containers.program import name_of, parse_env, parse_user, parse_workdir
-from pydock.fs.containers.rows import parsed
+from pydock.fs.containers.rows import only_idle, parsed
 from pydock.fs.containers.status import no_words, one_signal, terminal_size
 from pydock.fs.containers.subject import ContainerSubject, plain
 from pydock.fs.node import (
@@ -119,7 +119,7 @@ async def _resize(subject: E, words: tuple[str, ...]) -> str:
     return await subject.exec.resize(*terminal_size(words))
 
 
-EXEC: tuple[Entry[E], ...] = (
+_TABLE: tuple[Entry[E], ...] = (
     Value(
         name="command",
         show=_show_command,
@@ -222,6 +222,8 @@ EXEC: tuple[Entry[E], ...] = (
         doc="Its terminal, both ways, with tty; as of the container.",
     ),
 )
+
+EXEC: Final = only_idle(_TABLE, lambda subject, setting: subject.exec.refuse_alive(setting))
 
 
 class ExecDirectory(Directory):

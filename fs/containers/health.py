@@ -6,7 +6,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from pydock.fs.containers.rows import parsed
+from pydock.fs.containers.rows import only_idle, parsed, refuse_alive
 from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.node import Directory, Entry, Refused, Stream, Value
 from pydock.runtime.errors import Invalid
@@ -114,7 +114,7 @@ def _show_retries(subject: C) -> str:
     return str(container.spec.health_retries or container.defaults().health_retries or RETRIES)
 
 
-HEALTH: tuple[Entry[C], ...] = (
+_TABLE: tuple[Entry[C], ...] = (
     Value(
         name="command",
         show=_show_command,
@@ -157,7 +157,6 @@ HEALTH: tuple[Entry[C], ...] = (
     ),
     Value(
         name="status",
-        mode=0o644,
         volatile=True,
         show=lambda c: c.container.health.status,
         doc="``starting``, ``healthy``, ``unhealthy``, or ``none`` when it does not run or there is no command. What was wrong is in "
@@ -170,6 +169,8 @@ HEALTH: tuple[Entry[C], ...] = (
         "Gives ``none`` when its run has ended or there is no command.",
     ),
 )
+
+HEALTH: Final = only_idle(_TABLE, refuse_alive, prefix="health/")
 
 
 def health_directory(subject: C) -> Directory:

@@ -7,9 +7,11 @@ written back. All are EBUSY while the container runs, except those marked live.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from pydock.fs.containers.subject import ContainerSubject
-from pydock.fs.node import Value
+from pydock.fs.node import Entry, List, S, Value
+from pydock.runtime.configuration import LIVE
 from pydock.runtime.engine import Defaults
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import (
@@ -44,6 +46,27 @@ def store_list(field: str) -> Callable[[C, tuple[str, ...] | None], Awaitable[No
         await subject.container.configuration.change(field, items)
 
     return store
+
+
+def refuse_alive(subject: C, setting: str) -> None:
+    """Busy while the container runs."""
+    subject.container.configuration.refuse_alive(setting)
+
+
+def only_idle(
+    table: tuple[Entry[S], ...], refuse: Callable[[S, str], None], *, prefix: str = ""
+) -> tuple[Entry[S], ...]:
+    """*table* with those that are not live refusing even to be emptied, where *refuse* says so."""
+
+    def ready(name: str) -> Callable[[S], None]:
+        return lambda subject: refuse(subject, name)
+
+    return tuple(
+        replace(entry, ready=ready(prefix + entry.name))
+        if isinstance(entry, Value | List) and entry.name not in LIVE
+        else entry
+        for entry in table
+    )
 
 
 def spec_of(subject: C) -> Spec:

@@ -19,7 +19,6 @@ class SecretsDirectory(Directory):
 
     def __init__(self, subject: ContainerSubject) -> None:
         super().__init__("secrets", None, subject, (), prefix="secrets/")
-        self.mode_bits = 0o700
         self._container = subject.container
         self._nodes: dict[str, File] = {}
         self._made: set[str] = set()  # created, and not written yet

@@ -10,7 +10,7 @@ from pydock.fs.containers.confinement import CONFINEMENT
 from pydock.fs.containers.health import HEALTH
 from pydock.fs.containers.launch import LAUNCH
 from pydock.fs.containers.program import PROGRAM
-from pydock.fs.containers.rows import C, spec_of
+from pydock.fs.containers.rows import C, only_idle, refuse_alive, spec_of
 from pydock.fs.containers.surroundings import SURROUNDINGS
 from pydock.fs.errors import translate
 from pydock.fs.node import Document, Entry, List, Refused, Value
@@ -88,10 +88,7 @@ class _Checked:
 
 
 SETTINGS: Final[tuple[Entry[C], ...]] = (
-    *SURROUNDINGS,
-    *PROGRAM,
-    *CONFINEMENT,
-    *LAUNCH,
+    *only_idle((*SURROUNDINGS, *PROGRAM, *CONFINEMENT, *LAUNCH), refuse_alive),
     Document(
         name="spec.toml",
         show=lambda c: spec_of(c).to_toml(),

@@ -306,6 +306,21 @@ def test_a_setting_that_is_not_live_is_busy_while_it_runs(make: Make, name: str)
     assert (c / name).read_text() == before
 
 
+IDLE = [name for name, setting in SETTINGS.items() if not setting.live and not name.startswith("cgroup/")]
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_a_shell_hears_that_a_setting_can_t_be_emptied_while_it_runs(make: Make, engine: Engine, name: str) -> None:
+    c = make(command="sleep 100")
+    (c / "ctl").write_text("start")
+    before = (c / name).read_text()
+    assert engine.sh(f"(: > containers/c/{name}) || echo refused").endswith("refused\n")
+    assert "running" in words(c)
+    with pytest.raises(OSError, match=os.strerror(errno.EBUSY)):
+        os.truncate(c / name, 0)
+    assert (c / name).read_text() == before
+
+
 @pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.live])
 def test_a_live_setting_can_change_while_it_runs(make: Make, name: str) -> None:
     c = make(command="sleep 100")

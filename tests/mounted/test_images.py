@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,7 @@ def image(engine: Engine, archive: Path) -> Iterator[Path]:
 def test_an_imported_image_is_found_at_its_reference_and_runs(image: Path, tree: Path, make: Make) -> None:
     assert (image / "id").read_text().startswith("sha256:")
     assert int((image / "size").read_text()) > 3
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z\n", (image / "created").read_text())
     c = make(image=REFERENCE, command="""sh -c 'busybox stat -c "%u %g %a" /data/owned'""")
     assert (c / "image").read_text() == f"{REFERENCE}\n"
     (c / "ctl").write_text("start")

@@ -237,16 +237,16 @@ def test_chmod_chown_and_utimens_hold_and_outlive_a_remount(own_engine: Engine) 
 
 def test_the_default_modes(make: Make) -> None:
     c = make()
+    (c / "exec/x").mkdir()
+    (c / "secrets/key").write_text("k")
     public = {"state", "id", "pid", "exit_code", "image", "created"}
-    modes = {path.name: path.lstat().st_mode & 0o777 for path in c.iterdir() if not path.is_symlink()}
-    assert {name for name, mode in modes.items() if mode == 0o644} == public
-    assert {name for name, mode in modes.items() if mode not in (0o600, 0o644)} == {
-        "cgroup",
-        "exec",
-        "health",
-        "secrets",
+    below = [c, *(path for path in c.rglob("*") if not path.is_symlink())]
+    modes = {str(path.relative_to(c)): path.stat().st_mode & 0o777 for path in below}
+    assert {name for name, mode in modes.items() if mode == 0o755} == {
+        str(path.relative_to(c)) for path in below if path.is_dir()
     }
-    assert c.stat().st_mode & 0o777 == (c / "cgroup").stat().st_mode & 0o777 == 0o755
+    assert {Path(name).name for name, mode in modes.items() if mode == 0o644} == public
+    assert set(modes.values()) == {0o755, 0o644, 0o600}
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,22 @@ def test_times_are_rfc_3339_in_utc_with_nanoseconds() -> None:
     assert formats.print_time(1_700_000_000_000_000_001) == "2023-11-14T22:13:20.000000001Z"
 
 
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("2023-11-14T22:13:20Z", "2023-11-14T22:13:20.000000000Z"),
+        ("2023-11-14T22:13:20.25Z", "2023-11-14T22:13:20.250000000Z"),
+        ("2023-11-14T23:43:20.123456789012+01:30", "2023-11-14T22:13:20.123456789Z"),
+        ("0001-01-01T00:00:00+23:00", "0001-01-01T00:00:00+23:00"),
+        ("2023-13-14T22:13:20Z", "2023-13-14T22:13:20Z"),
+        ("yesterday", "yesterday"),
+        ("", ""),
+    ],
+)
+def test_times_of_others_become_canonical(text: str, canonical: str) -> None:
+    assert formats.canonical_time(text) == canonical
+
+
 @given(st.text(), st.integers(1, 50))
 def test_a_quotation_is_one_line_and_cut(text: str, limit: int) -> None:
     quoted = formats.quote(text, limit)
