@@ -8,12 +8,11 @@ Commands take the container's lock one after another. An exit may come at any ti
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import trio
-from pydock.runtime import launching, sharing
+from pydock.runtime import launching
 from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.configuration import Configuration
@@ -24,9 +23,8 @@ from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.health import Health
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.members import Members
-from pydock.runtime.monitor.protocol import Exit
 from pydock.runtime.mounted import MountedVolumes
-from pydock.runtime.process import GRACE, End, Process
+from pydock.runtime.process import GRACE, End, Left, Process
 from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.restarts import Restarts
 from pydock.runtime.rootfs import RootFilesystem
@@ -54,7 +52,7 @@ class Container:
         self.lock = trio.Lock()
         self.process = Process(engine, record, self._file, self.directory, self, identity=record.id)
         self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self.runs.ids)
-        self.process.before_end = self._end_members
+        self.process.before_end = self.runs.end_members
         self.execs = Execs(self)
         self.secrets = SecretFiles(
             engine, record, self._file, lambda: self.process.pidfd, self.runs.found_owner, self.volumes.lock
@@ -140,7 +138,7 @@ class Container:
 
     def began(self) -> None:
         """Its first process runs."""
-        if self._shares_pids():
+        if self.runs.shares_pids():
             self.members.note()
             self.engine.spawn(self.save)
         self.engine.on_change(self)
@@ -149,7 +147,7 @@ class Container:
 
     async def lost(self) -> None:
         """Nobody knows whether its first process was started."""
-        await self.end_strays()
+        await self.runs.end_strays()
 
     def processes(self) -> list[Process]:
         """Its first process and those that are executed in it, whether they run or not."""
@@ -313,20 +311,6 @@ class Container:
             with trio.CancelScope(shield=True):
                 await self.save()
 
-    def _shares_pids(self) -> bool:
-        return not sharing.own_namespace(self.spec.pid_mode)
-
-    async def _end_members(self) -> None:
-        """Its first process has ended: with a PID namespace that is not its own the kernel does not end the others."""
-        if self._shares_pids():
-            if self.state == "paused":
-                await trio.to_thread.run_sync(self.cgroup.thaw)
-            await trio.to_thread.run_sync(self.members.kill)
-
-    async def end_strays(self) -> None:
-        """It does not run: end what a start that nobody was told of may have left."""
-        await trio.to_thread.run_sync(self.members.kill if self._shares_pids() else self.members.kill_strays)
-
     async def parting(self) -> None:
         """Its run has ended: with ``autoremove`` it goes before waiters are told."""
         if self.record.leaving and self.engine.remove is not None:
@@ -339,13 +323,20 @@ class Container:
         """Its first process has ended: what it leaves besides its output."""
         await self.runs.clear()
 
-    async def adopt(self, pidfd: int, gone: Exit | None, kept: Sequence[str] | None) -> None:
+    async def adopt(self, left: Left) -> None:
         """After pydockd's own restart: see :meth:`Process.adopt`."""
-        await self.root.keep(self.engine.keeper)
-        if self._shares_pids() and not self.record.namespaces:
+        for each in self.execs:  # before the container, whose end ends them
+            await each.adopt(left)
+        if self.secrets.key in left.kept:
+            await self.secrets.recover()
+        if self.runs.shares_pids() and not self.record.namespaces:
             self.members.note()
-        await self.process.adopt(pidfd, gone, kept)
-        if self.record.pid:
+        if not await self.process.adopt(left):
+            if self.state != "created":
+                self.settle()
+            await self.runs.end_strays()
+            await self.parting()
+        elif self.record.pid:
             self.health.begin()
             try:
                 await self.volumes.agree(self.spec.volumes or ())

@@ -26,7 +26,7 @@ from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
-from pydock.runtime.process import GRACE, Process
+from pydock.runtime.process import GRACE, Left, Process
 from pydock.runtime.record import new_record, record_of
 from pydock.runtime.rootfs import detach
 from pydock.runtime.sharing import Neighbour
@@ -36,6 +36,8 @@ from pydock.runtime.trees import remove_tree
 
 log = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9a-f]{64}")
+
+_ADOPTED_AT_ONCE: Final = 32
 
 
 class Containers:
@@ -223,21 +225,17 @@ class Containers:
             await self._rename_volume(*renaming)
         alive = await self.engine.monitor.alive()
         exits = await trio.to_thread.run_sync(read_exits, str(self.engine.run))
-        ended = {gone.id: gone for gone in exits}
-        kept = await self.engine.keeper.list()
-        for container in tuple(self):
-            for each in container.execs:  # before the container, whose end ends them
-                await each.adopt(alive.pop(each.process.id, -1), kept, ended)
-            if container.secrets.key in kept:
-                await container.secrets.recover()
-            pidfd = alive.pop(container.id, -1)
-            if pidfd >= 0 or container.record.pid:
-                await container.adopt(pidfd, ended.get(container.id), kept.get(container.process.streams.stdio.key))
-                continue
-            if container.state != "created":
-                container.settle()
-            await container.end_strays()
-            await container.parting()
+        followed = frozenset(await self.engine.logger.followed())
+        left = Left(alive, {gone.id: gone for gone in exits}, await self.engine.keeper.list(), followed)
+        limit = trio.CapacityLimiter(_ADOPTED_AT_ONCE)
+
+        async def adopt(container: Container) -> None:
+            async with limit:
+                await container.adopt(left)
+
+        async with trio.open_nursery() as nursery:
+            for container in tuple(self):
+                nursery.start_soon(adopt, container)
         for pidfd in alive.values():
             os.close(pidfd)
         await self.let_go()

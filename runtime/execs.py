@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,7 @@ from pydock.runtime import joining
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import checked_name, now
 from pydock.runtime.monitor import launch as plain
-from pydock.runtime.monitor.protocol import Exit
-from pydock.runtime.process import Process
+from pydock.runtime.process import Left, Process
 from pydock.runtime.record import Life, RecordFile, State
 from pydock.runtime.spec import parse_signal, print_signal
 from pydock.runtime.state import read_json, replace_json
@@ -244,11 +243,9 @@ class Exec:
             self.error_changed = now()
             self.container.engine.on_change(self)
 
-    async def adopt(self, pidfd: int, kept: Mapping[str, tuple[str, ...]], ended: Mapping[str, Exit]) -> None:
-        """After pydockd's own restart; *pidfd* is the monitor's, -1 when it does not have it. See :meth:`Process.adopt`."""
-        if pidfd >= 0 or self.record.pid:
-            await self.process.adopt(pidfd, ended.get(self.process.id), kept.get(self.process.streams.stdio.key))
-        elif self.record.state != "created":
+    async def adopt(self, left: Left) -> None:
+        """After pydockd's own restart: see :meth:`Process.adopt`."""
+        if not await self.process.adopt(left) and self.record.state != "created":
             self.process.settle_exited()
 
 

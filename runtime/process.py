@@ -13,8 +13,9 @@ import functools
 import os
 import select
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -44,6 +45,16 @@ class End:
     def __init__(self) -> None:
         self.event = trio.Event()
         self.code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the small processes have, by their names for processes, when pydockd is started."""
+
+    alive: dict[str, int]  # the monitor's pidfds; whoever takes one up takes it out
+    ended: Mapping[str, Exit]  # exits that the monitor noted
+    kept: Mapping[str, tuple[str, ...]]  # the names of what the keeper has
+    followed: frozenset[str]  # by the logger
 
 
 class Owner(Protocol):
@@ -290,10 +301,12 @@ class Process:
 
     # after pydockd's own restart
 
-    async def adopt(self, pidfd: int, gone: Exit | None, kept: Sequence[str] | None) -> None:
-        """It ran when it was last heard of, or the monitor has it as *pidfd* (else -1). *gone* is the exit that the monitor noted,
-        *kept* what the keeper has of it."""
+    async def adopt(self, left: Left) -> bool:
+        """Take it up if it ran when it was last heard of, or the monitor has it; false if it did not and has not."""
         record = self._record
+        pidfd, gone = left.alive.pop(self.id, -1), left.ended.get(self.id)
+        if pidfd < 0 and not record.pid:
+            return False
         orphan = False
         if pidfd >= 0 and (pid := pid_of(pidfd)) > 0:
             self._take_up(pid, start_time(pid), pidfd)
@@ -302,12 +315,13 @@ class Process:
             self._take_up(record.pid, record.starttime, syscalls.pidfd_open(record.pid))
         else:
             self._take_up(record.pid, record.starttime, -1)
-        await self.streams.adopt(kept)
+        await self.streams.adopt(left.kept.get(self.streams.stdio.key), followed=self.id in left.followed)
         if orphan:
             self.engine.spawn(self.watch_orphan)
         elif self.pidfd < 0:
             known = gone is not None and gone.pid == record.pid
             await self.exited(gone.status if gone and known else None, gone.time if gone and known else now())
+        return True
 
     def _take_up(self, pid: int, starttime: int, pidfd: int) -> None:
         """The run goes on, or has gone on until its unnoticed end (pidfd -1)."""

@@ -166,3 +166,20 @@ class Runs:
                 f"oom: the kernel killed {kills} process{'es' * (kills > 1)}: memory.max is {limit.strip()}"
             )
             container.engine.events.publish("container", container.name, "oom", kills=str(kills))
+
+    def shares_pids(self) -> bool:
+        """Whether its PID namespace is not its own."""
+        return not sharing.own_namespace(self._container.spec.pid_mode)
+
+    async def end_members(self) -> None:
+        """Its first process has ended: with a PID namespace that is not its own the kernel does not end the others."""
+        if self.shares_pids():
+            if self._container.state == "paused":
+                await trio.to_thread.run_sync(self._container.cgroup.thaw)
+            await trio.to_thread.run_sync(self._container.members.kill)
+
+    async def end_strays(self) -> None:
+        """It does not run: end what a start that nobody was told of may have left."""
+        await trio.to_thread.run_sync(
+            self._container.members.kill if self.shares_pids() else self._container.members.kill_strays
+        )

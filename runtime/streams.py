@@ -123,8 +123,9 @@ class Streams:
         if self._piped:
             await self._keep(keeper)
 
-    async def adopt(self, kept: Sequence[str] | None) -> None:
-        """After pydockd's own restart: the process runs, or ran. *kept* is what the keeper has of it."""
+    async def adopt(self, kept: Sequence[str] | None, *, followed: bool) -> None:
+        """After pydockd's own restart: the process runs, or ran. *kept* is what the keeper has of it, *followed* whether the logger
+        moves its output. With a thousand of them what is right already must not be asked for again."""
         self._piped = True
         self.stdin_closed = kept is not None and "stdin" not in kept
         try:
@@ -132,8 +133,15 @@ class Streams:
                 held = await self._engine.keeper.get(self.stdio.key)
                 self._terminal = held.pop("terminal", -1)
                 wire.close_all(held.values())
-            await self._keep(self._engine.keeper)
-            await self._follow(self._engine.logger)
+            if kept is None or not {"stdout", "stderr"} <= set(kept):
+                await self._keep(self._engine.keeper)
+            elif not self.stdin_closed:
+                with self.stdio.open() as ends:
+                    self._stdin = os.dup(ends["stdin"])
+            if followed:
+                await self.limit_log()  # which may be another by now
+            else:
+                await self._follow(self._engine.logger)
         except (OSError, Failed):
             self.forget()  # no pipes: they went with an end that was half written down, or with a reboot
 
