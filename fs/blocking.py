@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -24,6 +25,8 @@ from pydock.fs.node import Refused
 T = TypeVar("T")
 
 PERIOD: Final = 0.2
+#: Seconds until a caller that may not wait is told so; data that come sooner cost no look at it.
+_SOON: Final = 0.01
 #: Seconds between scans of all tasks, for a caller that is not the opener.
 _SCAN_PERIOD: Final = 0.5
 
@@ -43,14 +46,26 @@ def _read(path: str) -> str:
         return ""
 
 
-def waits_on(task: str, number: int) -> bool:
-    """Whether the task at *task* (a path in /proc) is blocked in a request on the file with inode *number*."""
+def _descriptor(task: str, number: int) -> str:
+    """The fdinfo of what the task at *task* (a path in /proc) is blocked on, if that is the file with inode *number*; else empty."""
     if _read(f"{task}/wchan") != "request_wait_answer":
-        return False
+        return ""
     fields = _read(f"{task}/syscall").split()
     if len(fields) < 2 or fields[0] == "-1":
-        return False
-    return f"ino:\t{number}\n" in _read(f"{task}/fdinfo/{int(fields[1], 16) & 0xFFFFFFFF}")
+        return ""
+    found = _read(f"{task}/fdinfo/{int(fields[1], 16) & 0xFFFFFFFF}")
+    return found if f"ino:\t{number}\n" in found else ""
+
+
+def waits_on(task: str, number: int) -> bool:
+    """Whether the task at *task* is blocked in a request on the file with inode *number*."""
+    return bool(_descriptor(task, number))
+
+
+def nonblocking(task: str, number: int) -> bool:
+    """Whether it is, on a descriptor that fcntl(2) has given O_NONBLOCK since the open."""
+    flags = re.search(r"^flags:\t([0-7]+)$", _descriptor(task, number), re.MULTILINE)
+    return flags is not None and bool(int(flags[1], 8) & os.O_NONBLOCK)
 
 
 def signalled(task: str) -> bool:
@@ -90,29 +105,42 @@ class Caller:
         self._known: list[str] = []
         self._scanned = 0.0
 
-    async def interrupted(self) -> bool:
-        """Whether the waiting task has a signal to handle."""
+    async def _waiting(self) -> list[str]:
+        """The tasks that wait, as far as they are known by now."""
         if self._opener and waits_on(self._opener, self._number):
-            return signalled(self._opener)
+            return [self._opener]
         waiting = [task for task in self._known if waits_on(task, self._number)]
         if not waiting and trio.current_time() - self._scanned >= _SCAN_PERIOD:
             self._known = waiting = await trio.to_thread.run_sync(_scan, self._number)
             self._scanned = trio.current_time()
-            if not waiting:
-                return False
-        return any(signalled(task) for task in waiting)
+        return waiting
+
+    async def refusal(self, *, heeds_flags: bool) -> Refused | None:
+        """Why the waiting task can't wait on: it has a signal to handle, or (with *heeds_flags*) its descriptor is non-blocking."""
+        for task in await self._waiting():
+            if signalled(task):
+                return Interrupted()
+            if heeds_flags and nonblocking(task, self._number):
+                return Refused(errno.EAGAIN, "")
+        return None
 
 
-async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]]) -> T:
-    """Await ``wait()`` for *caller*; Interrupted, with the wait cancelled, when the caller has a signal to handle."""
+async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]], *, heeds_flags: bool = False) -> T:
+    """Await ``wait()`` for *caller*; Interrupted, with the wait cancelled, when the caller has a signal to handle.
+
+    With *heeds_flags* EAGAIN, when fcntl(2) has made the descriptor non-blocking: FUSE tells the flags of the open alone.
+    """
     results: list[T] = []
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
-            await trio.sleep(PERIOD)
-            while not await caller.interrupted():  # noqa: ASYNC110  # it is in another process: no event tells
+            nonlocal failure
+            await trio.sleep(_SOON if heeds_flags else PERIOD)
+            # It is in another process: no event tells.
+            while (found := await caller.refusal(heeds_flags=heeds_flags)) is None:  # noqa: ASYNC110
                 await trio.sleep(PERIOD)
+            failure = found
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)
@@ -121,8 +149,6 @@ async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]]) -> T:
         except Exception as error:  # kept out of the nursery, which would wrap it
             failure = error
         nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
     if results:
         return results[0]
-    raise Interrupted
+    raise failure or Interrupted()

@@ -164,14 +164,14 @@ class StreamHandle(Handle):
             return await self.channel.receive()
         if self.nonblocking:
             raise Refused(errno.EAGAIN, "")
-        return await interruptible(self.caller, self.channel.receive)
+        return await interruptible(self.caller, self.channel.receive, heeds_flags=True)
 
     async def write(self, offset: int, data: bytes) -> int:
         self.written = True
         if not self.channel.writable():
             if self.nonblocking:
                 raise Refused(errno.EAGAIN, "")
-            return await interruptible(self.caller, lambda: self.channel.send(data))
+            return await interruptible(self.caller, lambda: self.channel.send(data), heeds_flags=True)
         return await self.channel.send(data)
 
     async def truncate(self, size: int) -> None:

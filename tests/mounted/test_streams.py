@@ -254,6 +254,26 @@ def test_a_command_that_was_given_up_carries_on(make: Make) -> None:
 # O_NONBLOCK
 
 
+@pytest.mark.parametrize("name", ["wait", "stdout", "stderr", "../../events"])
+def test_a_descriptor_that_becomes_nonblocking_after_the_open_gives_eagain(running: Path, name: str) -> None:
+    fd = os.open(running / name, os.O_RDONLY)
+    try:
+        os.set_blocking(fd, False)
+        with pytest.raises(BlockingIOError):
+            os.read(fd, 100)
+    finally:
+        os.close(fd)
+
+
+def test_a_full_pipe_that_becomes_nonblocking_gives_eagain(running: Path) -> None:
+    fd = os.open(running / "stdin", os.O_WRONLY)
+    try:
+        os.set_blocking(fd, False)
+        assert 0 < fill(fd) < 10 << 20
+    finally:
+        os.close(fd)
+
+
 def fill(fd: int) -> int:
     """Write until EAGAIN; the number of bytes that were taken."""
     taken = 0
