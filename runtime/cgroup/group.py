@@ -310,9 +310,9 @@ class Cgroup(ABC):
         return lambda: read_text(path, path.name)
 
     def _read_procs(self) -> str:
-        directory = self.unified or self.directories[0]
-        try:
-            return "\n".join(str(pid) for pid in sorted(pids(entrance(directory))))
+        try:  # v1 has a directory a controller, and cgexec(1) may have put a process into some of them only
+            found = set().union(*(pids(entrance(directory)) for directory in self.directories))
+            return "\n".join(str(pid) for pid in sorted(found))
         except FileNotFoundError as error:
             raise NotFound(f"cgroup {self.path} is gone") from error
 
