@@ -19,6 +19,7 @@ from typing import Final
 from pydock.fs.node import (
     Blob,
     Control,
+    Directory,
     Document,
     File,
     List,
@@ -74,10 +75,23 @@ def shown(file: File) -> bytes:
 
 
 def written(file: File) -> None:
-    """A setting took a write: its mtime is now, and the object's last failure is history."""
-    file.attributes.mtime = now()
+    """A setting took a write: its mtime is now, as that of the document it stands in, and the object's last failure is history."""
+    file.attributes.mtime = moment = now()
+    if not isinstance(file.entry, Blob):
+        for document in _documents(file):
+            document.attributes.mtime = moment  # else rsync, which goes by time and size, would pass over it
     file.subject.metadata.changed()
     file.subject.succeeded()
+
+
+def _documents(file: File) -> Iterator[File]:
+    """The documents of the file's object: in its directory, or in one above that is of the same object."""
+    directory: Directory | None = file.directory
+    while directory is not None and directory.subject.metadata is file.subject.metadata:
+        for name, entry in directory.entries.items():
+            if isinstance(entry, Document) and isinstance(node := directory.static(name), File):
+                yield node
+        directory = directory.parent
 
 
 class Handle:

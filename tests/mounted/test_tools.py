@@ -220,6 +220,20 @@ def test_a_refused_write_leaves_the_mtime(make: Make) -> None:
     assert (c / "hostname").stat().st_mtime == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("hostname", "y"), ("env", "A=2\n"), ("health/interval", "20"), ("cgroup/memory.max", "32M")]
+)
+def test_mtime_of_the_document_is_that_of_the_last_setting(make: Make, name: str, text: str) -> None:
+    c = make(hostname="x", env="A=1\n")
+    os.utime(c / "spec.toml", (1, 1))
+    (c / name).write_text(text)
+    assert (c / "spec.toml").stat().st_mtime_ns == (c / name).stat().st_mtime_ns
+    (c / "secrets/s").write_text("in no document")
+    (c / "exec/x").mkdir()
+    (c / "exec/x/workdir").write_text("/")
+    assert (c / "spec.toml").stat().st_mtime_ns == (c / name).stat().st_mtime_ns
+
+
 # attributes
 
 
