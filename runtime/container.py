@@ -8,6 +8,7 @@ Commands take the container's lock one after another. An exit may come at any ti
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -385,6 +386,5 @@ class Container:
             await trio.sleep(_SAVE_DELAY)
         finally:
             self._saving = False
-            if self.directory.exists():
-                with trio.CancelScope(shield=True):
-                    await self.save()
+            with trio.CancelScope(shield=True), suppress(FileNotFoundError):  # rmdir came first
+                await self.save()
