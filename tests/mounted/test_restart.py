@@ -96,11 +96,11 @@ def test_what_a_command_ends_stays_down(make: Make, command: str) -> None:
 
 @pytest.fixture
 def pausing(make: Make) -> Path:
-    """A container that waits for its fifth try, for 1.6 seconds."""
+    """A container that waits for its sixth try, for 3.2 seconds."""
     c = make(command=FAILS, restart="always")
     tell(c, "start")
     deadline = time.monotonic() + 20
-    while (c / "rootfs/runs").exists() is False or (c / "rootfs/runs").read_text().count("run") < 5:
+    while (c / "rootfs/runs").exists() is False or (c / "rootfs/runs").read_text().count("run") < 6:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     has(c, "restarting")
