@@ -23,6 +23,8 @@ from pydock.runtime.cgroup.v2 import V2Cgroup
 
 #: Seconds after which what is awaited does not come any more; an emulated machine that is loaded takes half a minute to mount.
 PATIENCE = 110
+#: The archive of ``debian``.
+DEBIAN = Path("/var/tmp/pydock-tests/bookworm-systemd.tar")
 
 
 class Engine:
@@ -247,6 +249,31 @@ def small_engine() -> Iterator[Engine]:
     engine.start()
     yield engine
     engine.end()
+
+
+@pytest.fixture(scope="session")
+def debian() -> Iterator[str]:
+    """A directory with a Debian that has systemd and D-Bus: 200 MB from Debian's mirror, kept in /var/tmp for the next time."""
+    DEBIAN.parent.mkdir(mode=0o700, exist_ok=True)
+    assert DEBIAN.parent.stat().st_uid == 0
+    if not DEBIAN.exists():
+        made = DEBIAN.with_name(f"making-{os.getpid()}.tar")
+        subprocess.run(
+            [
+                "mmdebstrap",
+                "--quiet",
+                "--variant=minbase",
+                "--include=systemd,systemd-sysv,dbus",
+                "bookworm",
+                str(made),
+            ],
+            check=True,
+        )
+        made.rename(DEBIAN)
+    with tempfile.TemporaryDirectory(prefix="pydock-systemd-") as directory:
+        subprocess.run(["tar", "-C", directory, "--exclude=./dev/*", "-xf", str(DEBIAN)], check=True)
+        os.chmod(directory, 0o755)
+        yield directory
 
 
 @pytest.fixture
