@@ -503,13 +503,13 @@ class Operations(pyfuse3.Operations):
 
     # files
 
-    async def _created(self, directory: Directory, name: str, mode: int, ctx: RequestContext) -> Node:
+    async def _created(self, directory: Directory, name: str, mode: int, ctx: RequestContext, flags: int = 0) -> Node:
         """The node that an O_CREAT open, or mknod, of a name that is out of sight makes."""
         setting = directory.static(name)
         if isinstance(setting, File) and setting.settable:
             setting.hidden = 0.0
             return setting
-        if may_scratch(directory, name):
+        if may_scratch(directory, name, exclusive=bool(flags & os.O_EXCL)):
             return new_scratch(directory, name, stat.S_IMODE(mode) & ~ctx.umask, ctx.uid, ctx.gid)
         if directory.growing:
             await directory.create(name)
@@ -532,7 +532,7 @@ class Operations(pyfuse3.Operations):
             if node is None:
                 # A tool that unlinked a setting creates it anew and expects it empty.
                 fresh = isinstance(directory.static(text), File)
-                node = await self._created(directory, text, mode, ctx)
+                node = await self._created(directory, text, mode, ctx, flags)
                 fresh = fresh or directory.growing
             else:
                 fresh = False

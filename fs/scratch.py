@@ -9,16 +9,28 @@ from typing import Final
 from pydock.fs.handle import Handle, now
 from pydock.fs.node import (
     Directory,
+    File,
     Refused,
     Scratch,
 )
 
+_TEMPORARY: Final = re.compile(r".+[A-Za-z0-9]{6}")
 _NAME: Final = re.compile(r"\..+|.+~|#.*#|sed.{6}|4913", re.DOTALL)
 
 
-def may_scratch(directory: Directory, name: str) -> bool:
-    """Whether *name* is one that tools give to their files on the way, and may be made in *directory*."""
-    return directory.scratchable and _NAME.fullmatch(name) is not None
+def may_scratch(directory: Directory, name: str, *, exclusive: bool = False) -> bool:
+    """Whether *name* is one that tools give to their files on the way, and may be made in *directory*.
+
+    busybox's sed -i takes mkstemp(3)'s ``SETTINGXXXXXX``. A person may mean something else by that, whom a shell's open tells
+    apart: only mkstemp's is *exclusive* (O_EXCL).
+    """
+    if not directory.scratchable:
+        return False
+    if exclusive and not directory.growing and _TEMPORARY.fullmatch(name):
+        setting = directory.static(name[:-6])
+        if isinstance(setting, File) and setting.settable:
+            return True
+    return _NAME.fullmatch(name) is not None
 
 
 def new_scratch(directory: Directory, name: str, mode: int, uid: int, gid: int) -> Scratch:

@@ -127,6 +127,7 @@ def test_times_are_kept_by(pair: Path, script: str, name: str) -> None:
 EDITS = {
     "sed": "sed -i s/A=1/A=9/ env",
     "sed-with-backup": "sed -i.bak s/A=1/A=9/ env 2> $T/err || sed -i~ s/A=1/A=9/ env",
+    "busybox sed": "busybox sed -i s/A=1/A=9/ env",
     "vim": "$VIM -es -u NONE -c '%s/A=1/A=9/' -c wq env",
     "vim-backup": "$VIM -es -u NONE -c 'set backup' -c '%s/A=1/A=9/' -c wq env",
     "vim-no-backup": "$VIM -es -u NONE -c 'set nobackup nowritebackup' -c '%s/A=1/A=9/' -c wq env",
@@ -149,6 +150,7 @@ def test_a_setting_is_edited_by(make: Make, script: str, tmp_path: Path) -> None
     "script",
     [
         "sed -i s/A=1/nonsense/ env",
+        "busybox sed -i s/A=1/nonsense/ env",
         "$VIM -es -u NONE -c '%s/A=1/nonsense/' -c wq env",
     ],
 )
@@ -378,7 +380,7 @@ def test_a_scratch_file_is_a_file(make: Make, where: str, name: str) -> None:
     assert not (c / where / ".other").exists()
 
 
-@pytest.mark.parametrize("name", ["x", "x.bak", "sed12345", "4914", "Makefile"])
+@pytest.mark.parametrize("name", ["x", "x.bak", "sed12345", "4914", "Makefile", "envAbC123"])
 def test_another_name_is_eperm(make: Make, name: str) -> None:
     c = make()
     with pytest.raises(PermissionError) as caught:
