@@ -36,6 +36,10 @@ async def _log_1(subject: C) -> str:
     return f"{subject.container.log}.1"
 
 
+async def _log_1_index(subject: C) -> str:
+    return f"{subject.container.log}.1.index"
+
+
 async def _log_index(subject: C) -> str:
     return f"{subject.container.log}.index"
 
@@ -255,9 +259,9 @@ STATUS: tuple[Entry[C], ...] = (
     Link(
         name="log.index",
         target=_log_index,
-        doc="``TIME STREAM OFFSET LENGTH`` a line for each piece of log; starts anew when the log shrinks. That of log.1 "
-        "lies beside it, as log.1.index.",
+        doc="``TIME STREAM OFFSET LENGTH`` a line for each piece of log; starts anew when the log shrinks.",
     ),
+    Link(name="log.1.index", target=_log_1_index, doc="The same of log.1."),
     Link(
         name="rootfs",
         target=_rootfs,

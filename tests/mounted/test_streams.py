@@ -541,3 +541,15 @@ def test_a_blocked_writer_to_stdin_is_told_when_the_container_ends(running: Path
     with blocked("cat /dev/zero > c/stdin", running.parent) as process:
         (running / "ctl").write_text("kill")
         assert process.wait(5) != 0
+
+
+def test_the_older_half_of_a_log_has_an_index_of_its_own(make: Make) -> None:
+    c = make(
+        command="sh -c 'i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo 0123456789012345678901234567890123456789; done'"
+    )
+    (c / "log_max").write_text("16K")
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    for name in ("log", "log.1"):
+        lines = (c / f"{name}.index").read_text().splitlines()
+        assert sum(int(line.split()[3]) for line in lines) == (c / name).stat().st_size
