@@ -26,24 +26,28 @@ README: Final = """\
 pydock: containers as files.  All of it is mkdir, echo, cat, rmdir.
 
   cd {mountpoint}/containers
-  mkdir web                                  a container, with its cgroup and defaults
-  echo busybox > web/image                   what it is made of: see ../images, or a directory's absolute path
+  mkdir web                             a container, with its cgroup and defaults
+  echo busybox > web/image              one of ../images, a directory's path, or host: the machine's programs
   echo 'sh -c "echo hello; sleep 3; exit 7"' > web/command
-  echo 64M > web/cgroup/memory.max           limits are cgroup v2's files, on any kernel
-  echo start > web/ctl                       cat web/ctl lists the commands
-  cat web/state web/log                      log is a link: tail -F and grep run at disk speed
-  cat web/wait                               blocks until it has exited: 7
+  echo 64M > web/cgroup/memory.max      limits are cgroup v2's files, on any kernel
+  echo start > web/ctl                  cat web/ctl lists the commands
+  cat web/state web/log                 log is a link: tail -F and grep run at disk speed
+  cat web/wait                          blocks until it has exited: 7
   rmdir web
 
-  echo A=1 >> web/env      adds a line to a list;  echo -A >> web/env  takes it away;  > replaces the list
-  : > web/user             unsets a setting: it shows the image's again
-  cat web/error            what the last failure was, in words;  cat {mountpoint}/errors  the last 64 of all
-  cat {mountpoint}/events  what happens, as it happens;  {mountpoint}/journal  has it all
-  echo 'import /tmp/rootfs.tar mine:1' > {mountpoint}/images/ctl
-  umount {mountpoint}      ends the engine, not the containers: mounted again it finds them
+  echo A=1 >> web/env                   adds to a list; echo -A >> takes away; > replaces it; : > unsets any setting
+  cp a/spec.toml b/spec.toml            all settings, limits too; sed -i, vim, rsync, tar and git work as well
+  echo /srv:/data:ro >> web/volumes     also while it runs; ../volumes has those that outlive containers
+  mkdir web/exec/x                      a further process: x/command, x/ctl, x/wait, x/log as above
+  cat a/stdout > b/stdin                pipelines; with tty 1 a terminal: socat -,raw,echo=0 web/console
+  echo always > web/restart             health/command checks it, cat web/health/wait waits until it is well
+  cat web/error                         the last failure in words; cat ../errors has the last 64 of all
+  cat ../events                         what happens, as it happens; ../journal has it all
+  echo 'import /tmp/rootfs.tar mine:1' > ../images/ctl
+  umount {mountpoint}                   ends the engine, not the containers: mounted again it finds them
 
-Writing a setting fails in write(2) with an errno, so the shell sees it. A name that does not exist: error has the
-nearest one. Every file is described in INTERFACE.rst.
+A setting that is refused fails in write(2), so the shell sees it; for a name that does not exist error has the nearest.
+Every file is described in INTERFACE.rst, ways to use them in COOKBOOK.rst.
 """
 
 
