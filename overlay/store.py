@@ -46,6 +46,7 @@ class Store:
         self.blobs = Blobs(directory / "blobs", self._temporary)
         self.layers = Layers(directory / "layers", self._temporary, self._trash)
         self._lock = threading.RLock()
+        self._emptying = threading.Lock()  # not the other: a large layer takes seconds to delete
         self._images: dict[str, Image] = {}  # by manifest digest; reference is ""
         self._intakes: list[Intake] = []
         layout = directory / "oci-layout"
@@ -176,8 +177,9 @@ class Store:
 
     def empty_trash(self) -> None:
         """Delete what was removed; may take seconds for large layers."""
-        for path in list(self._trash.iterdir()):
-            remove_tree(path, aside=self._trash)
+        with self._emptying:
+            for path in list(self._trash.iterdir()):
+                remove_tree(path, aside=self._trash)
 
     def recover(self, *, keep: frozenset[str] = frozenset()) -> tuple[str, ...]:
         """Clear away what a killed process left half made; to be called at the start, before anything else.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,13 @@ def test_without_a_ledger_s_bytes_everything_is_checked(store: Store) -> None:
     (store.directory / "unsettled.json").write_bytes(b"")
     store.blobs.path(Digest.parse(damaged.digest)).write_bytes(b"")
     assert Store(store.directory).recover() == ("damaged:latest",)
+
+
+def test_the_trash_can_be_emptied_by_several_at_once(store: Store) -> None:
+    trash = store.directory / "trash"
+    for number in range(300):
+        (trash / f"layer-{number}" / "below").mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(store.empty_trash) for _ in range(4)]:
+            done.result()
+    assert list(trash.iterdir()) == []
