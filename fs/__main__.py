@@ -23,8 +23,10 @@ from typing import Final
 import pyfuse3
 import trio
 from pydock.fs.containers.directory import ContainersDirectory
+from pydock.fs.imagefiles import Images
 from pydock.fs.imageroots import ImageRoots, clear
-from pydock.fs.images import Images, Library, collect, images_directory, prune_images
+from pydock.fs.images import collect, images_directory, prune_images
+from pydock.fs.library import Library
 from pydock.fs.mounting import (
     locked,
     mount_points,

@@ -7,85 +7,21 @@ parts before the last are plain directories.
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import trio
-from pydock.fs.imageroots import ImageRoots
-from pydock.fs.node import Control, Directory, Entry, Link, Node, Refused, Subject, Value, Verb
+from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, tag
+from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Verb
 from pydock.fs.subject import Place
-from pydock.overlay import composing, host, mount
-from pydock.overlay.host import HostImage
+from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
-from pydock.overlay.manifest import Healthcheck
-from pydock.overlay.reference import Reference
-from pydock.overlay.store import Store
-from pydock.runtime.engine import Defaults, Engine, Source
-from pydock.runtime.errors import Busy, Exists, Invalid
-from pydock.runtime.formats import canonical_time, quote
-from pydock.runtime.shifting import Shift
+from pydock.overlay.reference import DEFAULT_TAG, Reference
+from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
+from pydock.runtime.formats import quote
 from pydock.runtime.volumes import checked_source
-
-
-@dataclass(slots=True)
-class Images:
-    """The store, as the tree and the runtime see it. *users* names the containers that an image's reference, or one of the
-    layers of a writable layer, is in use by."""
-
-    store: Store
-    engine: Engine
-    roots: ImageRoots
-    users: Callable[[Image], tuple[str, ...]]
-    chains: Callable[[], frozenset[str]]
-
-
-class ImageSubject(Place):
-    """One image, as the subject of its directory. Images have no ``error``: failures are in the root's ``errors``."""
-
-    def __init__(self, images: Images, reference: str) -> None:
-        super().__init__(f"images/{reference}", images.engine)
-        self.images = images
-        self.reference = reference
-
-    @property
-    def image(self) -> Image:
-        return self.images.store.image(self.reference)
-
-
-async def _rootfs(subject: ImageSubject) -> str:
-    return str(await subject.images.roots.attach(subject.image))
-
-
-IMAGE: tuple[Entry[ImageSubject], ...] = (
-    Value(
-        name="id",
-        mode=0o644,
-        volatile=True,
-        show=lambda s: s.image.id,
-        doc="The digest of its configuration: what makes two images the same.",
-    ),
-    Value(
-        name="size",
-        volatile=True,
-        show=lambda s: str(s.image.size),
-        doc="Bytes unpacked, all layers together.",
-    ),
-    Value(
-        name="created",
-        mode=0o644,
-        volatile=True,
-        show=lambda s: canonical_time(s.image.created) or None,
-        doc="When it was built, RFC 3339 in UTC, as its configuration says.",
-    ),
-    Link(
-        name="rootfs",
-        target=_rootfs,
-        doc="The read-only union of its layers; a mount that is nosuid, nodev and nosymfollow.",
-    ),
-)
 
 
 async def _import(subject: TopSubject, words: tuple[str, ...]) -> str:
@@ -123,16 +59,6 @@ TOP: tuple[Entry[TopSubject], ...] = (
         ),
     ),
 )
-
-
-class ImageDirectory(Directory):
-    """``images/REFERENCE/``."""
-
-    fleeting = True
-
-    def __init__(self, images: Images, reference: str, name: str, parent: Directory) -> None:
-        subject = ImageSubject(images, reference)
-        super().__init__(name, parent, subject, cast("tuple[Entry[Subject], ...]", IMAGE))
 
 
 class PathDirectory(Directory):
@@ -210,6 +136,21 @@ class PathDirectory(Directory):
             above._made.add(place.name)
             place = above
 
+    async def link(self, name: str, target: str) -> None:
+        """``ln -s OLD NEW`` tags: the last components of *target* name the image, as they stand or from here."""
+        new = self._path + name
+        if str(Reference.parse(new)) not in (new, f"{new}:{DEFAULT_TAG}"):
+            raise Invalid(f"{quote(new)} is not in canonical form: {Reference.parse(new)}")
+        parts = [part for part in target.split("/") if part not in ("", ".", "..")]
+        names = [self._path + target, *("/".join(parts[index:]) for index in range(len(parts)))]
+        for old in names:
+            with suppress(OverlayError):
+                image = self._images.store.image(old)
+                break
+        else:
+            raise NotFound(f"{quote(target)} is no image")
+        await tag(self._images, image.reference, new)
+
     async def rename(self, name: str, new: str) -> None:
         node = self.dynamic(name)
         if not isinstance(node, ImageDirectory):
@@ -271,55 +212,3 @@ def images_directory(images: Images) -> PathDirectory:
     """``images/``."""
     subject = TopSubject(images)
     return PathDirectory(images, subject, "images", None, cast("tuple[Entry[Subject], ...]", TOP), "")
-
-
-class Library:
-    """The store as the runtime's source of root file systems (``pydock.runtime.engine.Images``)."""
-
-    def __init__(self, store: Store, host: HostImage) -> None:
-        self._store = store
-        self._host = host
-
-    def find(self, reference: str) -> Source:
-        if reference == host.NAME:
-            return Source(reference, host.NAME, self._host.layers(), Defaults(command=("sh",)))
-        if reference.startswith("/"):
-            image = self._store.directory_image(Path(os.path.normpath(reference)))
-        else:
-            image = self._store.image(reference)
-        config = image.config
-        check = config.healthcheck or Healthcheck()
-        return Source(
-            reference=image.reference,
-            id=image.id,
-            layers=tuple(str(path) for path in self._store.layer_paths(image)),
-            defaults=Defaults(
-                entrypoint=config.entrypoint,
-                command=config.command,
-                env=config.env,
-                workdir=config.workdir,
-                user=config.user,
-                stop_signal=config.stop_signal or "",
-                labels=tuple(f"{key}={value}" for key, value in config.labels),
-                health_command=check.test,
-                health_interval=check.interval / 1e9,
-                health_timeout=check.timeout / 1e9,
-                health_retries=check.retries,
-                health_start_period=check.start_period / 1e9,
-            ),
-        )
-
-    def union(self, layers: tuple[str, ...], upper: Path | None, work: Path | None, shift: Shift | None = None) -> int:
-        lower = [Path(layer) for layer in layers if layer.startswith("/")]
-        parts = dict(layer.split(":", 1) for layer in layers if not layer.startswith("/"))
-        if not parts and shift is None:
-            return mount.union(lower, upper, work)
-        if parts and not lower[0].is_dir():
-            self._host.make()
-        shown = None if shift is None else composing.Shift(shift.userns, shift.ids.uid, shift.ids.gid)
-        return composing.compose(
-            lower, upper, work, parts={key: Path(path) for key, path in parts.items()}, shift=shown
-        )
-
-    def clone(self, fd: int, *, attributes: int = 0) -> int:
-        return mount.clone(fd, attributes=attributes)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import trio
+from pydock.fs.metadata import Attributes, Metadata
 from pydock.runtime.errors import Forbidden, PydockError
 
 S = TypeVar("S", bound="Subject")
@@ -35,38 +36,6 @@ class Subject(Protocol):
 
     def succeeded(self) -> None:
         """A command or setting was taken."""
-
-
-@dataclass(slots=True)
-class Attributes:
-    """What chmod, chown and utimens leave on a file; None where the default holds. Times in ns since the epoch."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    mtime: int | None = None
-
-
-@dataclass(slots=True)
-class Metadata:
-    """The attributes of one object's files, by path below the object's directory (``""`` is the directory).
-
-    *closing* are the closes of its settings that are still at work: the kernel does not wait for them, so whoever comes next does.
-    """
-
-    born: int
-    files: dict[str, Attributes] = field(default_factory=dict)
-    changed: Callable[[], None] = lambda: None
-    closing: set[trio.Event] = field(default_factory=set)
-
-    async def settled(self) -> None:
-        """Return when what was closed before has been stored."""
-        for each in tuple(self.closing):
-            await each.wait()
-
-    def of(self, path: str) -> Attributes:
-        """The attributes of *path*, made when missing."""
-        return self.files.setdefault(path, Attributes())
 
 
 # Entries: the rows of a table. ``show`` must be cheap: stat(2) calls it for the size.
@@ -377,6 +346,10 @@ class Directory(Node):
     async def make(self, name: str) -> None:
         """mkdir(2)."""
         raise Forbidden(f"{self.place(name)}: no directory can be made here")
+
+    async def link(self, name: str, target: str) -> None:
+        """symlink(2): a relation to the object that the last components of *target* name, as in configfs."""
+        raise Forbidden(f"{self.place(name)}: no symlink can be made here")
 
     async def remove(self, name: str) -> None:
         """rmdir(2)."""

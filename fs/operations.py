@@ -28,19 +28,16 @@ from pydock.fs.handle import Handle, shown, truncate
 from pydock.fs.inodes import Inodes, Removal
 from pydock.fs.nearest import unknown
 from pydock.fs.node import (
-    Control,
     Directory,
-    Document,
     File,
     Link,
     Node,
     Refused,
-    Report,
     Scratch,
-    Stream,
     Subject,
 )
 from pydock.fs.scratch import ScratchHandle, may_scratch, new_scratch, resize
+from pydock.fs.status import of_its_own, stat_of
 from pydock.fs.waiting import ControlHandle
 from pydock.runtime.errors import Forbidden
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
@@ -91,66 +88,22 @@ class Operations(pyfuse3.Operations):
 
     def entry_of(self, node: Node, number: int) -> EntryAttributes:
         """The attributes of *node* under inode number *number*."""
+        found = stat_of(node)
         entry = EntryAttributes()
         entry.st_ino = number
         entry.generation = 0
-        entry.entry_timeout = entry.attr_timeout = _LONG
-        entry.st_nlink = 1
+        entry.entry_timeout = 0 if found.name_fleeting else _LONG
+        entry.attr_timeout = 0 if found.fleeting else _LONG
+        entry.st_mode, entry.st_nlink = found.mode, found.links
+        entry.st_uid, entry.st_gid = found.uid, found.gid
         entry.st_blksize = _BLOCK
-        entry.st_uid = entry.st_gid = 0
-        if isinstance(node, Scratch):
-            entry.st_mode = node.mode
-            entry.st_uid, entry.st_gid = node.uid, node.gid
-            size, mtime = len(node.content), node.mtime
-            entry.entry_timeout = entry.attr_timeout = 0
-        elif isinstance(node, Directory):
-            own = node.attributes
-            if node.fleeting:
-                entry.entry_timeout = 0
-            entry.st_mode = stat.S_IFDIR | (node.mode_bits if own.mode is None else own.mode)
-            entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
-            entry.st_nlink = 2
-            size, mtime = 0, own.mtime or node.subject.metadata.born
-        else:
-            assert isinstance(node, File)
-            size, mtime = self._file_attributes(node, entry)
-        entry.st_size = size
-        entry.st_blocks = (size + 511) // 512
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime
+        entry.st_size = found.size
+        entry.st_blocks = (found.size + 511) // 512
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = found.mtime
         return entry
 
-    def _file_attributes(self, node: File, entry: EntryAttributes) -> tuple[int, int]:
-        row = node.entry
-        metadata = node.subject.metadata
-        own = metadata.files.get(node.directory.prefix + node.name)
-        entry.st_mode = node.mode
-        if own is not None:
-            entry.st_uid, entry.st_gid = own.uid or 0, own.gid or 0
-        if row.volatile or isinstance(row, Report | Document):  # a document changes with any setting
-            entry.attr_timeout = 0
-        if self._of_its_own(node) or node.directory.unsteady:
-            entry.entry_timeout = 0
-        size = 0
-        if isinstance(row, Report):
-            size = node.reported
-        elif node.draft is not None:
-            size = node.draft
-        elif not isinstance(row, Link | Stream):
-            try:
-                size = len(shown(node))
-            except Exception as error:
-                translate(error)  # logged when it is a fault; stat(2) must not fail for it
-        if row.changed is not None:
-            return size, row.changed(node.subject)
-        return size, (own.mtime if own is not None and own.mtime is not None else metadata.born)
-
-    @staticmethod
-    def _of_its_own(node: Node) -> bool:
-        """Whether a write may block, and so every look-up needs an inode number of its own."""
-        return isinstance(node, File) and isinstance(node.entry, Control | Stream)
-
     def _looked_up(self, node: Node) -> EntryAttributes:
-        number = self.inodes.new(node) if self._of_its_own(node) else self.inodes.number(node)
+        number = self.inodes.new(node) if of_its_own(node) else self.inodes.number(node)
         entry = self.entry_of(node, number)
         self.inodes.looked_up(number)
         return entry
@@ -323,7 +276,7 @@ class Operations(pyfuse3.Operations):
         for index in range(start_id, len(found)):
             name, node = found[index]
             await self._settled(node)
-            number = self.inodes.new(node) if self._of_its_own(node) else self.inodes.number(node)
+            number = self.inodes.new(node) if of_its_own(node) else self.inodes.number(node)
             entry = self.entry_of(node, number)
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index + 1):
                 if self.inodes.known[number].count == 0:
@@ -377,9 +330,27 @@ class Operations(pyfuse3.Operations):
         directory, text = self._directory(parent_inode), self._name(name)
 
         async def link() -> EntryAttributes:
-            raise Forbidden(f"{directory.place(text)}: no symlink can be made here")
+            self._only_root(ctx)
+            if directory.child(text) is not None:
+                raise Refused(errno.EEXIST, f"{directory.place(text)} exists")
+            to = self._name(target)
+            await directory.link(text, to)
+            return self._linked(directory, text, to)
 
         return await self._reporting(directory.subject, link)
+
+    def _linked(self, directory: Directory, name: str, target: str) -> EntryAttributes:
+        """What symlink(2) must be answered with, a symlink; whoever looks again sees what has become of it."""
+
+        async def read(subject: Subject) -> str:
+            return target
+
+        node = File(Link(name=name, target=read, doc=""), directory)
+        number = self.inodes.new(node)
+        entry = self.entry_of(node, number)
+        entry.entry_timeout = 0
+        self.inodes.looked_up(number)
+        return entry
 
     @guarded
     async def mknod(

@@ -14,7 +14,8 @@ from pydock.fs.containers.cgroup import DOCS
 from pydock.fs.containers.directory import TABLE as CONTAINER
 from pydock.fs.containers.execs import EXEC
 from pydock.fs.containers.health import HEALTH
-from pydock.fs.images import IMAGE, TOP
+from pydock.fs.imagefiles import IMAGE
+from pydock.fs.images import TOP
 from pydock.fs.node import Control, Document, Entry, Folder, Link, List, Report, Stream, Value
 from pydock.fs.root import TABLE as ROOT
 from pydock.fs.volumes import VOLUME

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import trio
-from pydock.fs.node import Control, Directory, Entry, Link, Metadata, Refused, Report, Stream, Subject, Value, Verb
+from pydock.fs.metadata import Metadata
+from pydock.fs.node import Control, Directory, Entry, Link, Refused, Report, Stream, Subject, Value, Verb
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid

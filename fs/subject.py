@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydock.fs.node import Metadata
+from pydock.fs.metadata import Metadata
 from pydock.runtime.engine import Engine
 from pydock.runtime.formats import now
 

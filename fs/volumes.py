@@ -6,20 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 import trio
-from pydock.fs.node import (
-    Attributes,
-    Directory,
-    Entry,
-    File,
-    Folder,
-    Link,
-    List,
-    Metadata,
-    Node,
-    Report,
-    Subject,
-    Value,
-)
+from pydock.fs.metadata import Attributes, Metadata
+from pydock.fs.node import Directory, Entry, File, Folder, Link, List, Node, Report, Subject, Value
 from pydock.fs.subject import Place
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine

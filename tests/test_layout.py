@@ -15,7 +15,8 @@ from pydock.fs.containers.directory import TABLE as CONTAINER
 from pydock.fs.containers.execs import EXEC
 from pydock.fs.containers.health import HEALTH
 from pydock.fs.containers.settings import SETTINGS
-from pydock.fs.images import IMAGE, TOP
+from pydock.fs.imagefiles import IMAGE
+from pydock.fs.images import TOP
 from pydock.fs.node import Control, Entry, Value
 from pydock.fs.root import TABLE as ROOT
 from pydock.fs.volumes import VOLUME

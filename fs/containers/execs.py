@@ -10,20 +10,8 @@ from pydock.fs.containers.program import name_of, parse_env, parse_user, parse_w
 from pydock.fs.containers.rows import only_idle, parsed
 from pydock.fs.containers.status import no_words, one_signal, terminal_size
 from pydock.fs.containers.subject import ContainerSubject, plain
-from pydock.fs.node import (
-    Attributes,
-    Control,
-    Directory,
-    Entry,
-    Link,
-    List,
-    Metadata,
-    Node,
-    Stream,
-    Subject,
-    Value,
-    Verb,
-)
+from pydock.fs.metadata import Attributes, Metadata
+from pydock.fs.node import Control, Directory, Entry, Link, List, Node, Stream, Subject, Value, Verb
 from pydock.runtime.engine import Engine
 from pydock.runtime.execs import Exec
 from pydock.runtime.formats import parse_arguments, parse_boolean, print_arguments, print_boolean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydock.fs.node import Attributes, Metadata
+from pydock.fs.metadata import Attributes, Metadata
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Engine
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 from pydock.fs.file import open_file, replace
 from pydock.fs.handle import LONGEST, Handle, lines_of, truncate
+from pydock.fs.metadata import Metadata
 from pydock.fs.node import (
     Control,
     Directory,
@@ -19,7 +20,6 @@ from pydock.fs.node import (
     Entry,
     File,
     List,
-    Metadata,
     Refused,
     Report,
     Scratch,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydock.fs.inodes import ROOT, Inodes, Removal
-from pydock.fs.node import Directory, Metadata, Node, Refused
+from pydock.fs.metadata import Metadata
+from pydock.fs.node import Directory, Node, Refused
 
 
 class Thing:

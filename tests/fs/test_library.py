@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from pydock.fs.images import Library
+from pydock.fs.library import Library
 from pydock.overlay.manifest import Healthcheck, ImageConfig
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -156,3 +157,92 @@ def test_prune_removes_what_nobody_uses(own_engine: Engine, archive: Path) -> No
     (tree / "ctl").write_text("prune images")
     assert not (tree / "images" / REFERENCE).exists()
     assert (tree / "images/busybox:latest").exists()
+
+
+FILES = {
+    "architecture": "amd64|arm64",
+    "os": "linux",
+    "command": "sh",
+    "env": "PATH=/[^\n]*",
+    "digest": "sha256:[0-9a-f]{64}",
+    "layers": r"sha256:[0-9a-f]{64} [1-9]\d* [1-9]\d*",
+    "history": r"[1-9]\d* \d{4}-\d\d-\d\dT\S+Z made from \S+",
+    "waste": "0 total",
+    **dict.fromkeys(["author", "entrypoint", "workdir", "user", "ports", "volumes", "labels", "healthcheck"], ""),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_an_image_is_made_of_is_in_its_files(tree: Path, name: str) -> None:
+    assert re.fullmatch(f"(?:(?:{FILES[name]})\n)?", (tree / "images/busybox" / name).read_text())
+
+
+def test_the_documents_are_those_of_the_digests(tree: Path) -> None:
+    image = tree / "images/busybox:latest"
+    for name, document in (("id", "config.json"), ("digest", "manifest.json")):
+        digest = hashlib.sha256((image / document).read_bytes()).hexdigest()
+        assert (image / name).read_text() == f"sha256:{digest}\n"
+
+
+@pytest.fixture
+def untagged(tree: Path) -> Iterator[None]:
+    """Takes away further names of busybox's afterwards."""
+    yield
+    for reference in ("further:1", "further:latest", "further.example/team/app:7"):
+        if (tree / "images" / reference).exists():
+            (tree / "images" / reference).rmdir()
+    for directory in ("further.example/team", "further.example"):
+        if (tree / "images" / directory).exists():
+            (tree / "images" / directory).rmdir()
+
+
+@pytest.mark.usefixtures("untagged")
+@pytest.mark.parametrize(
+    ("target", "name", "reference"),
+    [
+        ("busybox:latest", "further:1", "further:1"),
+        ("busybox", "further:1", "further:1"),
+        ("../images/busybox", "further", "further:latest"),
+        ("/anywhere/images/busybox:latest", "further.example/team/app:7", "further.example/team/app:7"),
+    ],
+)
+def test_ln_minus_s_tags(tree: Path, target: str, name: str, reference: str) -> None:
+    new = tree / "images" / name
+    new.parent.mkdir(parents=True, exist_ok=True)
+    new.symlink_to(target)
+    assert (new / "id").read_text() == (tree / "images/busybox/id").read_text()
+    assert (tree / "images" / reference).is_dir()
+    with pytest.raises(FileExistsError):
+        new.symlink_to(target)
+    (tree / "images" / reference).rmdir()
+    assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "number"),
+    [
+        ("no-such-image", "further:1", errno.ENOENT),
+        ("busybox", "Upper:1", errno.EINVAL),
+        ("busybox", "further:latest@x", errno.EINVAL),
+        ("", "further:1", errno.ENOENT),
+    ],
+)
+def test_what_can_t_be_tagged_is_refused(tree: Path, target: str, name: str, number: int) -> None:
+    with pytest.raises(OSError, match=os.strerror(number)):
+        (tree / "images" / name).symlink_to(target)
+
+
+@pytest.mark.usefixtures("untagged")
+def test_the_command_tag_gives_a_further_name(tree: Path) -> None:
+    assert write(tree / "images/busybox/ctl", "tag further:1") == 0
+    assert (tree / "images/further:1/id").read_text() == (tree / "images/busybox/id").read_text()
+    assert write(tree / "images/busybox/ctl", "tag") == errno.EINVAL
+    assert write(tree / "images/busybox/ctl", "tag A:B:C") == errno.EINVAL
+
+
+def test_its_containers_are_linked(make: Make, tree: Path) -> None:
+    c = make("user")
+    link = tree / "images/busybox:latest/containers/user"
+    assert (link / "id").read_text() == (c / "id").read_text()
+    (c / "image").write_text("/usr")
+    assert not link.exists()

@@ -1,0 +1,224 @@
+"""``images/REFERENCE/``: what an image is made of, what it says about its containers, and who uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import trio
+from pydock.fs.imageroots import ImageRoots
+from pydock.fs.node import Control, Directory, Entry, File, Folder, Link, Node, Report, Subject, Value, Verb
+from pydock.fs.subject import Place
+from pydock.overlay import manifest as documents
+from pydock.overlay.image import Image
+from pydock.overlay.manifest import ConfigFile, ImageConfig
+from pydock.overlay.store import Store
+from pydock.overlay.waste import waste
+from pydock.runtime.engine import Engine
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import canonical_time, print_arguments, print_duration
+
+
+@dataclass(slots=True)
+class Images:
+    """The store, as the tree and the runtime see it. *users* names the containers that an image's reference, or one of the
+    layers of a writable layer, is in use by."""
+
+    store: Store
+    engine: Engine
+    roots: ImageRoots
+    users: Callable[[Image], tuple[str, ...]]
+    chains: Callable[[], frozenset[str]]
+
+
+class ImageSubject(Place):
+    """One image, as the subject of its directory. Images have no ``error``: failures are in the root's ``errors``."""
+
+    def __init__(self, images: Images, reference: str) -> None:
+        super().__init__(f"images/{reference}", images.engine)
+        self.images = images
+        self.reference = reference
+
+    @property
+    def image(self) -> Image:
+        return self.images.store.image(self.reference)
+
+
+def _text(name: str, doc: str, show: Callable[[Image], str], *, mode: int = 0o600) -> Value[ImageSubject]:
+    return Value(name=name, mode=mode, volatile=True, show=lambda s: show(s.image) or None, doc=doc)
+
+
+def _lines(name: str, doc: str, show: Callable[[ImageConfig], Iterable[str]]) -> Value[ImageSubject]:
+    return _text(name, doc, lambda image: "\n".join(show(image.config)))
+
+
+def _health(config: ImageConfig) -> Iterable[str]:
+    check = config.healthcheck
+    if check is None or not check.test:
+        return ()
+    durations = {"interval": check.interval, "timeout": check.timeout, "start_period": check.start_period}
+    lines = [f"command {print_arguments(check.test)}"]
+    lines += [f"{name} {print_duration(value / 1e9)}" for name, value in durations.items() if value]
+    return [*lines, *([f"retries {check.retries}"] if check.retries else [])]
+
+
+async def _config(subject: ImageSubject) -> str:
+    data = await trio.to_thread.run_sync(subject.images.store.config_file, subject.image)
+    return data.decode(errors="surrogateescape")
+
+
+async def _manifest(subject: ImageSubject) -> str:
+    data = await trio.to_thread.run_sync(subject.images.store.manifest, subject.image)
+    return data.decode(errors="surrogateescape")
+
+
+async def _history(subject: ImageSubject) -> str:
+    image = subject.image
+    data = await trio.to_thread.run_sync(subject.images.store.config_file, image)
+    steps = documents.decode(data, ConfigFile, f"config {image.id}").history or ()
+    layers = iter(image.layers)
+    lines = []
+    for step in steps:
+        layer = None if step.empty_layer else next(layers, None)
+        words = " ".join((step.created_by or step.comment or "").split())
+        time = canonical_time(step.created) if step.created else "-"
+        lines.append(f"{layer.unpacked if layer else 0} {time} {words}".rstrip())
+    lines += [f"{layer.unpacked} -" for layer in layers]
+    return "".join(f"{line}\n" for line in lines)
+
+
+async def _waste(subject: ImageSubject) -> str:
+    found = await trio.to_thread.run_sync(waste, subject.images.store.layer_paths(subject.image))
+    lines = [f"{size} {_one_line(path)}" for path, size in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+    return "".join(f"{line}\n" for line in (*lines, f"{sum(found.values())} total"))
+
+
+def _one_line(path: str) -> str:
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in path)
+
+
+async def _rootfs(subject: ImageSubject) -> str:
+    return str(await subject.images.roots.attach(subject.image))
+
+
+async def _tag(subject: ImageSubject, words: tuple[str, ...]) -> str:
+    if len(words) != 1:
+        raise Invalid("tag takes one word: REFERENCE")
+    return f"tagged {(await tag(subject.images, subject.reference, words[0])).reference}"
+
+
+async def tag(images: Images, old: str, new: str) -> Image:
+    """Give the image *old* the further name *new*, taking it from whoever has it."""
+    image = await trio.to_thread.run_sync(images.store.tag, old, new)
+    images.engine.events.publish("image", image.reference, "tag", id=image.id)
+    return image
+
+
+class ContainersDirectory(Directory):
+    """``containers/`` of an image: a link to each that is made of it."""
+
+    unsteady = True
+
+    def __init__(self, subject: ImageSubject) -> None:
+        super().__init__("containers", None, subject, (), prefix="containers/")
+        self._image = subject
+        self._links: dict[str, File] = {}
+
+    def dynamic(self, name: str) -> Node | None:
+        if name not in self.dynamic_names():
+            return None
+        if name not in self._links:
+            up = "../" * (self._image.label.count("/") + 2)
+
+            async def target(subject: Subject) -> str:
+                return f"{up}containers/{name}"
+
+            self._links[name] = File(Link(name=name, target=target, doc="A container made of it."), self)
+        return self._links[name]
+
+    def dynamic_names(self) -> Sequence[str]:
+        return self._image.images.users(self._image.image)
+
+
+IMAGE: tuple[Entry[ImageSubject], ...] = (
+    _text("id", "The digest of its configuration: what makes two images the same.", lambda i: i.id, mode=0o644),
+    _text("digest", "The digest of its manifest: what registries know it by.", lambda i: i.digest),
+    _text("size", "Bytes unpacked, all layers together.", lambda i: str(i.size)),
+    _text(
+        "created",
+        "When it was built, RFC 3339 in UTC, as its configuration says.",
+        lambda i: canonical_time(i.created),
+        mode=0o644,
+    ),
+    _text("architecture", "The machine it is for, in Go's words: amd64, arm64, ….", lambda i: i.architecture),
+    _text("os", "The operating system it is for: linux.", lambda i: i.os),
+    _text("author", "Who made it, as its configuration says.", lambda i: i.author),
+    _text(
+        "entrypoint",
+        "What its containers run unless they say otherwise, in shell words; command are its arguments.",
+        lambda i: print_arguments(i.config.entrypoint) if i.config.entrypoint else "",
+    ),
+    _text(
+        "command",
+        "The command, or the arguments of the entrypoint, in shell words.",
+        lambda i: print_arguments(i.config.command) if i.config.command else "",
+    ),
+    _lines("env", "The environment, NAME=VALUE a line.", lambda c: c.env),
+    _text("workdir", "The working directory.", lambda i: i.config.workdir),
+    _text("user", "Who runs the command.", lambda i: i.config.user),
+    _lines("ports", "The ports that it exposes, PORT[-END][/PROTOCOL] a line.", lambda c: c.ports),
+    _lines("volumes", "The places that it wants volumes at, a line each.", lambda c: c.volumes),
+    _lines("labels", "Its labels, NAME=VALUE a line.", lambda c: (f"{key}={value}" for key, value in c.labels)),
+    _lines(
+        "healthcheck",
+        "Its health check, flat keyed: command, and interval, timeout, start_period in seconds, retries where they are set.",
+        _health,
+    ),
+    Report(name="config.json", render=_config, doc="The configuration document as stored."),
+    Report(name="manifest.json", render=_manifest, doc="The manifest as stored."),
+    Report(
+        name="history",
+        render=_history,
+        doc="``BYTES TIME WORDS`` a line for each step that made it, the first first; 0 bytes where a step made no layer.",
+    ),
+    Value(
+        name="layers",
+        volatile=True,
+        show=lambda s: "\n".join(f"{e.digest} {e.compressed} {e.unpacked}" for e in s.image.layers) or None,
+        doc="``DIGEST COMPRESSED UNPACKED`` a line for each layer, bottom first: why what is pushed is smaller than what is here.",
+    ),
+    Report(
+        name="waste",
+        render=_waste,
+        doc="``BYTES PATH`` a line for each file that a later layer overwrites or deletes, the largest first, and their total.",
+    ),
+    Link(
+        name="rootfs",
+        target=_rootfs,
+        doc="The read-only union of its layers; a mount that is nosuid, nodev and nosymfollow.",
+    ),
+    Folder(name="containers", make=ContainersDirectory, doc="A link to each container that is made of it."),
+    Control(
+        name="ctl",
+        doc="Commands on the image, one a line.",
+        verbs=(
+            Verb(
+                name="tag",
+                usage="tag REFERENCE",
+                doc="give it a further name, taking it from the image that has it",
+                run=_tag,
+            ),
+        ),
+    ),
+)
+
+
+class ImageDirectory(Directory):
+    """``images/REFERENCE/``."""
+
+    fleeting = True
+
+    def __init__(self, images: Images, reference: str, name: str, parent: Directory) -> None:
+        subject = ImageSubject(images, reference)
+        super().__init__(name, parent, subject, cast("tuple[Entry[Subject], ...]", IMAGE))
