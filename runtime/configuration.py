@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 LIVE: Final = frozenset({"restart", "stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup"})
 
 
+def _file(setting: str) -> str:
+    """Where people find the field *setting* of the spec."""
+    return setting.replace("health_", "health/")
+
+
 class Configuration:
     """The settings of *container*. A change that can't be kept, or that a running container refuses, changes nothing."""
 
@@ -39,14 +44,13 @@ class Configuration:
         await self._settings.change(
             lambda spec: dataclasses.replace(spec, **{setting: value})  # type: ignore[arg-type]
         )
-        container.engine.events.publish("container", container.name, "set", setting=setting)
+        container.engine.events.publish("container", container.name, "set", setting=_file(setting))
 
     def refuse_alive(self, setting: str) -> None:
         """Busy while the container runs."""
         container = self._container
         if container.alive:
-            shown = setting.replace("health_", "health/")
-            raise Busy(f"{shown} can't be changed while {container.name} is {container.state}: stop it first")
+            raise Busy(f"{_file(setting)} can't be changed while {container.name} is {container.state}: stop it first")
 
     async def change_image(self, reference: str | None) -> None:
         """The image may change only as long as no writable layer was made on top of it."""

@@ -85,6 +85,7 @@ def test_each_change_is_an_event_and_its_runs_are_none(make: Make, tree: Path) -
         while not seen or " health " not in seen[-1]:
             seen.append(events.readline())
     assert seen[-1].split()[1:] == ["container", "c", "health", "status=healthy"]
+    assert any(line.endswith("set setting=health/interval\n") for line in seen)
     assert not any(" exec " in line for line in seen)
     assert list((c / "exec").iterdir()) == []
 
