@@ -49,7 +49,7 @@ from pydock.overlay.host import HostImage
 from pydock.overlay.image import Image
 from pydock.overlay.store import Store
 from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
-from pydock.runtime.companion import Companion, Link
+from pydock.runtime.companion import Companion, Link, Persistent
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine, trivial
@@ -135,7 +135,7 @@ class Daemon:
                 settler=settler,
                 monitor=monitor,
                 logger=Logger(companions[1]),
-                keeper=Keeper(companions[2]),
+                keeper=Keeper(Persistent(companions[2])),
                 nursery=nursery,
             )
             containers = Containers(engine)

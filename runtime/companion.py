@@ -23,7 +23,7 @@ import trio
 from pydock.runtime import wire
 from pydock.runtime.errors import Failed
 from pydock.runtime.serving import listen
-from pydock.runtime.wire import Message
+from pydock.runtime.wire import Message, Requester
 
 _log = logging.getLogger(__name__)
 
@@ -261,3 +261,19 @@ class Companion:
                 stderr=stderr,
                 pass_fds=[listener.fileno()],
             )
+
+
+class Persistent:
+    """Requests to a process all of whose requests may be made twice: made again when it died before it answered."""
+
+    def __init__(self, requester: Requester) -> None:
+        self._requester = requester
+
+    async def request(self, message: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+        """``Requester.request``; the next one has been told what it must know when this gets through."""
+        for _ in range(4):
+            try:
+                return await self._requester.request(message, fds)
+            except Lost:
+                continue
+        return await self._requester.request(message, fds)

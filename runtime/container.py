@@ -29,7 +29,7 @@ from pydock.runtime.process import GRACE, End, Left, Process
 from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.restarts import Restarts
 from pydock.runtime.rootfs import RootFilesystem
-from pydock.runtime.runs import Runs
+from pydock.runtime.runs import Runs, frozen
 from pydock.runtime.secretfiles import SecretFiles
 from pydock.runtime.spec import Spec, parse_signal
 
@@ -328,6 +328,8 @@ class Container:
         """After pydockd's own restart: see :meth:`Process.adopt`."""
         for each in self.execs:  # before the container, whose end ends them
             await each.adopt(left)
+        if self.root.key in left.kept:
+            await self.root.recover()
         if self.secrets.key in left.kept:
             await self.secrets.recover()
         if self.runs.shares_pids() and not self.record.namespaces:
@@ -338,6 +340,7 @@ class Container:
             await self.runs.end_strays()
             await self.parting()
         elif self.record.pid:
+            self.record.state = "paused" if frozen(self.cgroup) else "running"  # a pause may have been half told
             self.health.begin()
             try:
                 await self.volumes.agree(self.spec.volumes or ())

@@ -31,7 +31,7 @@ from pydock.runtime.record import new_record, record_of
 from pydock.runtime.rootfs import detach
 from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
-from pydock.runtime.state import read_json, replace, replace_json
+from pydock.runtime.state import clear_halves, read_json, replace, replace_json
 from pydock.runtime.trees import remove_tree
 
 log = logging.getLogger(__name__)
@@ -204,6 +204,7 @@ class Containers:
             if not directory.name.startswith("."):
                 self.engine.hierarchy.cgroup(directory.name).remove()
             return
+        clear_halves(directory)
         try:
             record = record_of(values)
             spec = Spec.from_toml((directory / "spec.toml").read_text())

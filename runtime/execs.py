@@ -25,8 +25,9 @@ from pydock.runtime.formats import checked_name, now
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.process import Left, Process
 from pydock.runtime.record import Life, RecordFile, State
+from pydock.runtime.runs import frozen
 from pydock.runtime.spec import parse_signal, print_signal
-from pydock.runtime.state import read_json, replace_json
+from pydock.runtime.state import clear_halves, read_json, replace_json
 
 if TYPE_CHECKING:
     from pydock.runtime.container import Container
@@ -136,6 +137,8 @@ class Exec:
             container = self.container
             if container.state != "running" or container.process.pidfd < 0:
                 raise Busy(f"{container.name} is not running: it is {container.state}")
+            if frozen(container.cgroup):
+                raise Busy(f"{container.name} stands still: cgroup/cgroup.freeze is 1")
             with ExitStack() as stack:
                 pidfd = os.dup(container.process.pidfd)  # whatever becomes of the container meanwhile
                 stack.callback(os.close, pidfd)
@@ -330,6 +333,7 @@ class Execs:
             if values is None:
                 _clear(directory)
                 continue
+            clear_halves(directory)
             record = _record_of(values)
             self._by_name[record.name] = Exec(self._container, record, directory)
 

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Final, Protocol
 
 import trio
@@ -326,7 +327,12 @@ class Process:
     def _take_up(self, pid: int, starttime: int, pidfd: int) -> None:
         """The run goes on, or has gone on until its unnoticed end (pidfd -1)."""
         record = self._record
-        record.pid, record.starttime, record.boot = pid, starttime, boot_id()
+        if (pid, starttime) != (
+            record.pid,
+            record.starttime,
+        ):  # it was begun, and pydockd died before that was written down
+            record.take(Run(pid, starttime, boot_id(), born(starttime)))
+        record.boot = boot_id()
         self.pidfd = pidfd
         self.down = trio.Event()
         if record.state != "paused":
@@ -337,6 +343,12 @@ class Process:
         self._record.state, self._record.pid = "exited", 0
         self.tell_end()
         self.down.set()
+
+
+def born(starttime: int) -> int:
+    """When a process came into being whose field 22 in /proc/PID/stat is *starttime*: in ns since the epoch, to the tick."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return now() - clock_gettime_ns(CLOCK_BOOTTIME) + starttime * 1_000_000_000 // ticks
 
 
 def pid_of(pidfd: int) -> int:

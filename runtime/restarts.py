@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
+from pydock.runtime.engine import persistently
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import quote
 from pydock.runtime.record import Record
@@ -96,6 +98,8 @@ class Restarts:
             return await run()
         except BaseException:
             record.restarts, record.pause, record.by_hand = before
+            with suppress(OSError), trio.CancelScope(shield=True):
+                await self._container.save()  # the other counts are on disk by now
             raise
 
     async def stop(self) -> None:
@@ -136,7 +140,7 @@ class Restarts:
                 return
             container.record.by_hand = False
             try:
-                await container.runs.begin()
+                await persistently(container.runs.begin)
             except Exception as error:
                 log.debug("%s is not started again", container.name, exc_info=True)
                 container.failed(f"restart: {error}")

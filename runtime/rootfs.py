@@ -67,10 +67,7 @@ class RootFilesystem:
             await self.close()  # userns has been changed: it is to show other ids
         async with self._lock:
             if self._fd < 0:
-                self._kept = self.key
-                kept = await self._engine.keeper.get(self.key)
-                if (fd := kept.get("root")) is not None and await self._can_be_used(fd):
-                    self._fd = fd
+                await self._take_kept()
             if self._fd < 0:
                 if not self._record.layers:
                     self._record.layers, self._record.image_id = source.layers, source.id
@@ -79,6 +76,21 @@ class RootFilesystem:
                 self._fd = await self._mount(layers)
                 await self._keep()
             return self._fd
+
+    async def recover(self) -> None:
+        """After pydockd's own restart, when the keeper has the union: hold it here, too, before the keeper can die as well.
+
+        A container may run on it, and a second union over the same directories would break it.
+        """
+        async with self._lock:
+            with suppress(Busy):
+                await self._take_kept()
+
+    async def _take_kept(self) -> None:
+        self._kept = self.key
+        kept = await self._engine.keeper.get(self.key)
+        if (fd := kept.get("root")) is not None and await self._can_be_used(fd):
+            self._fd = fd
 
     async def _keep(self) -> None:
         await self._engine.keeper.keep(self._kept, {"root": self._fd})

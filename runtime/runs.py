@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import trio
 from pydock.runtime import launching, sharing, systemd
+from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.confine.user import resolve
 from pydock.runtime.confine.userns import AUTO, IdMap, in_force
 from pydock.runtime.engine import Defaults
-from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.errors import Invalid, NotFound, PydockError
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.shifting import Shift
 
@@ -36,6 +37,8 @@ class Runs:
         source = container.source(container.spec.image)
         if not container.cgroup.exists():  # no disk is asked
             await trio.to_thread.run_sync(self._make_cgroup)
+        if frozen(container.cgroup):  # by somebody's hand, or a death: what is born in it would never run
+            await trio.to_thread.run_sync(container.cgroup.thaw)
         given = await self._look_up()
 
         async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
@@ -53,6 +56,8 @@ class Runs:
                 warnings = await container.process.start(first, prepare, fds=fds, terminal=bool(container.spec.tty))
             except BaseException:
                 container.volumes.ended()
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(launching.remove_files, self.place().files)
                 raise
         if warnings:
             container.failed("; ".join(warnings))
@@ -142,13 +147,13 @@ class Runs:
         assert container.spec.image is not None
         return await container.root.union(container.source(container.spec.image))
 
-    def _clear(self, *, paused: bool) -> int:
+    def _clear(self) -> int:
         """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
         container = self._container
         launching.remove_files(container.engine.run / "etc" / container.id)
         if container.spec.systemd or container.spec.privileged:
             systemd.take_back(container.cgroup)
-        if paused:
+        if frozen(container.cgroup):
             container.cgroup.thaw()
         try:
             return container.cgroup.oom_kills() - self._oom_kills
@@ -159,7 +164,7 @@ class Runs:
         """A run has ended: clear what it leaves besides its output."""
         container = self._container
         container.volumes.ended()
-        kills = await trio.to_thread.run_sync(lambda: self._clear(paused=container.state == "paused"))
+        kills = await trio.to_thread.run_sync(self._clear)
         if kills > 0:
             limit = await trio.to_thread.run_sync(container.cgroup.read, "memory.max")
             container.failed(
@@ -183,3 +188,11 @@ class Runs:
         await trio.to_thread.run_sync(
             self._container.members.kill if self.shares_pids() else self._container.members.kill_strays
         )
+
+
+def frozen(cgroup: Cgroup) -> bool:
+    """Whether what is in *cgroup*, and what comes into it, stands still."""
+    try:
+        return cgroup.read("cgroup.freeze").strip() == "1"
+    except (PydockError, OSError):
+        return False

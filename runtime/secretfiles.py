@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 from pydock.runtime import syscalls
-from pydock.runtime.engine import Engine, persistently
+from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Failed
 from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
@@ -119,7 +119,7 @@ class SecretFiles:
         if self._root < 0:
             self._take(await trio.to_thread.run_sync(_make))
         # Each time: the keeper may have been started anew a moment ago, and what is acknowledged is there after pydockd's death.
-        await persistently(lambda: self._engine.keeper.keep(self.key, {_KEPT: self._mount}))
+        await self._engine.keeper.keep(self.key, {_KEPT: self._mount})
         await trio.to_thread.run_sync(self._write, name, value, await self._owner())
 
     def _take(self, mount: int) -> None:

@@ -47,6 +47,12 @@ def read_json(path: Path) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
+def clear_halves(directory: Path) -> None:
+    """Remove what a death has left of files in *directory* that were being replaced."""
+    for path in directory.glob("*.new"):
+        path.unlink()
+
+
 class Settler:
     """fsync(2) behind the replies. ``touched`` is cheap and may be called from the loop for every change."""
 

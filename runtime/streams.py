@@ -38,6 +38,7 @@ class Streams:
         self._log_max = log_max
         self._piped = False  # its named pipes are there, kept and followed
         self._stdin = -1
+        self._outputs: list[int] = []  # held here too: keeper and logger may die at once, in the moment of its end
         self._terminal = -1  # the master
         self._readers = 0
         self._listening = False  # to the growth of its log
@@ -80,7 +81,7 @@ class Streams:
         self.forget()
         await side_by_side(
             lambda: persistently(lambda: self._engine.logger.unfollow(self._id)),
-            lambda: persistently(lambda: self._engine.keeper.drop(self.stdio.key)),
+            lambda: self._engine.keeper.drop(self.stdio.key),
             lambda: trio.to_thread.run_sync(self.stdio.remove),
         )
 
@@ -88,6 +89,8 @@ class Streams:
         """There is nothing to keep, follow or drain any more."""
         self._piped = False
         self._close_stdin()
+        wire.close_all(self._outputs)
+        self._outputs = []
         if self._terminal >= 0:
             os.close(self._terminal)
             self._terminal = -1
@@ -96,6 +99,8 @@ class Streams:
         with self.stdio.open() as ends:
             if not self.stdin_closed and self._stdin < 0:
                 self._stdin = os.dup(ends["stdin"])
+            if not self._outputs:
+                self._outputs = [os.dup(ends[name]) for name in ("stdout", "stderr")]
             wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
             if self._terminal >= 0:
                 wanted["terminal"] = self._terminal
@@ -148,7 +153,7 @@ class Streams:
     async def limit_log(self) -> None:
         """``log_max`` has changed."""
         if self._piped:
-            await self._engine.logger.limit(self._id, self._log_max())
+            await persistently(lambda: self._engine.logger.limit(self._id, self._log_max()))
 
     # its input
 

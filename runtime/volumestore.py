@@ -22,7 +22,7 @@ from pydock.runtime.errors import Busy, Exists, NotFound
 from pydock.runtime.events import Events
 from pydock.runtime.filling import fill
 from pydock.runtime.formats import checked_name, now, quote
-from pydock.runtime.state import Settler, read_json, replace_json
+from pydock.runtime.state import Settler, clear_halves, read_json, replace_json
 from pydock.runtime.trees import remove_tree
 
 _FILE: Final = "volume.json"
@@ -91,6 +91,7 @@ class VolumeStore:
                 remove_tree(path)
                 continue
             remove_tree(path / "filling")
+            clear_halves(path)
             volume = NamedVolume(path.name, 0)
             created, labels, files = (values.get(key) for key in ("created", "labels", "files"))
             if isinstance(created, int):

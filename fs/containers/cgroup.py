@@ -21,7 +21,7 @@ DOCS: Final[Mapping[str, str]] = {
     "path": "The cgroup's place below the controllers' roots, for cgexec and its like.",
     "cgroup.procs": "The processes in it, a number a line. Writing a number moves that process here, and so under the container's "
     "limits; 0 is the caller.",
-    "cgroup.freeze": "1 freezes all processes, 0 lets them go on.",
+    "cgroup.freeze": "1 freezes all processes, 0 lets them go on. A start makes it 0.",
     "cgroup.kill": "Writing 1 kills every process in it, foreign ones too.",
     "cgroup.events": "Flat keyed: populated, frozen.",
     "cpu.max": "``QUOTA PERIOD`` in microseconds: how much processor time a period; ``max 100000`` is no limit.",

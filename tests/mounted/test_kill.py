@@ -27,6 +27,7 @@ VICTIMS = [
     ("pydockd", "logger"),
     ("monitor", "logger"),
     ("monitor", "keeper"),
+    ("logger", "keeper"),
     ("pydockd", "monitor", "logger"),
 ]
 LINES = 60_000

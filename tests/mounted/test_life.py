@@ -207,3 +207,20 @@ def test_rm_minus_r_changes_nothing(make: Make) -> None:
     assert subprocess.run(["rm", "-rf", c], capture_output=True, check=False).returncode == 1
     assert sorted(path.name for path in c.iterdir()) == before
     assert (c / "image").read_text() == "busybox:latest\n"
+
+
+@pytest.mark.parametrize("verb", ["kill", "stop 0"])
+def test_a_freeze_by_hand_keeps_nobody_from_starting_again(make: Make, verb: str) -> None:
+    c = make(command="sleep 1000")
+    (c / "ctl").write_text("start")
+    (c / "cgroup/cgroup.freeze").write_text("1")
+    (c / "exec/x").mkdir()
+    (c / "exec/x/command").write_text("true")
+    with pytest.raises(OSError, match="busy"):
+        (c / "exec/x/ctl").write_text("start")
+    (c / "ctl").write_text(verb)
+    (c / "cgroup/cgroup.freeze").write_text("1")
+    (c / "ctl").write_text("start")
+    assert (c / "cgroup/cgroup.freeze").read_text() == "0\n"
+    (c / "exec/x/ctl").write_text("start")
+    assert (c / "exec/x/wait").read_text() == "0\n"
