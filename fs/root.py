@@ -218,6 +218,7 @@ TABLE: tuple[Entry[Root], ...] = (
         name="errors",
         mode=0o644,
         volatile=True,
+        changed=lambda root: root.engine.failures.changed,
         show=lambda root: "\n".join(root.engine.failures.lines) or None,
         doc="The last 64 failures: ``TIME OBJECT WORDS``.",
     ),

@@ -12,7 +12,7 @@ from pydock.fs.subject import Place
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy
-from pydock.runtime.formats import parse_label
+from pydock.runtime.formats import now, parse_label
 from pydock.runtime.trees import remove_tree, size_of
 from pydock.runtime.volumestore import NamedVolume
 
@@ -23,6 +23,7 @@ class VolumeSubject:
     def __init__(self, volume: NamedVolume, engine: Engine, settled: Callable[[], Awaitable[None]]) -> None:
         self.volume = volume
         self.engine = engine
+        self.error_changed = volume.created
         self.settled = settled  # when what was closed of containers' settings is stored
         kept = {path: Attributes(*values) for path, values in volume.files.items()}
         self.metadata = Metadata(born=volume.created, files=kept, changed=self._keep)
@@ -41,10 +42,13 @@ class VolumeSubject:
 
     def failed(self, words: str) -> None:
         self.volume.error = words
+        self.error_changed = now()
         self.engine.failures.add(self.label, words)
 
     def succeeded(self) -> None:
-        self.volume.error = ""
+        if self.volume.error:
+            self.volume.error = ""
+            self.error_changed = now()
 
 
 V = VolumeSubject
@@ -111,6 +115,7 @@ VOLUME: tuple[Entry[V], ...] = (
     Value(
         name="error",
         volatile=True,
+        changed=lambda v: v.error_changed,
         show=lambda v: v.volume.error or None,
         doc="One line on what failed last, as why it can't be removed. Empty after the next success.",
     ),

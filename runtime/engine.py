@@ -78,9 +78,11 @@ class Failures:
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=64)
+        self.changed = now()
 
     def add(self, label: str, words: str) -> None:
-        self.lines.append(f"{print_time(now())} {label or '/'} {words}")
+        self.changed = now()
+        self.lines.append(f"{print_time(self.changed)} {label or '/'} {words}")
 
 
 log = logging.getLogger(__name__)

@@ -83,6 +83,7 @@ class Health:
     def __init__(self, container: Container) -> None:
         self._container = container
         self.changed = trio.Event()  # another one after each change
+        self.taken = 0  # when a run changed the status last
 
     @property
     def check(self) -> Check | None:
@@ -152,6 +153,7 @@ class Health:
             container.failed(f"health: {words}")
         await container.save()
         if status != before:
+            self.taken = now()
             container.engine.events.publish("container", container.name, "health", status=status)
             self.tell()
 

@@ -214,6 +214,14 @@ def test_mtime_of_a_status_is_when_it_changed(make: Make) -> None:
     assert (c / "state").stat().st_mtime <= time.time()
 
 
+def test_mtime_of_a_report_of_failures_is_that_of_the_last(make: Make, tree: Path) -> None:
+    c = make()
+    before = (tree / "errors").stat().st_mtime_ns
+    with pytest.raises(OSError, match="Invalid"):
+        (c / "tty").write_text("2")
+    assert before < (tree / "errors").stat().st_mtime_ns < time.time_ns()
+
+
 def test_a_refused_write_leaves_the_mtime(make: Make) -> None:
     c = make(hostname="x")
     os.utime(c / "hostname", (1, 1))
