@@ -86,8 +86,8 @@ CONFINEMENT: tuple[Entry[C], ...] = (
         parse=_ulimit,
         store=store_list("ulimits"),
         key=_name,
-        doc="Resource limits, NAME=SOFT[:HARD] a line, names as in setrlimit(2) without RLIMIT_, in lower case; ``unlimited`` is no "
-        "limit. A raise that the engine has no right to is reported in error and does not fail the start.",
+        doc="Resource limits, NAME=SOFT[:HARD] a line, names as in setrlimit(2) without ``RLIMIT_``, in lower case; ``unlimited`` is "
+        "no limit. A raise that the engine has no right to is reported in error and does not fail the start.",
     ),
     List(
         name="sysctls",
