@@ -255,8 +255,12 @@ class Process:
         record.finished = time
         record.exit_code = None if status is None else exit_code_of(status)
         state = self._owner.next_state()
-        await self._file.save(state=state)
-        await persistently(lambda: self.engine.monitor.forget(self.id))
+        try:
+            await self._file.save(state=state)
+        except OSError as error:  # told nevertheless: the monitor's note of the exit stays, and with it the exit code
+            self._owner.failed(f"state.json: the exit could not be written down: {error.strerror}")
+        else:
+            await persistently(lambda: self.engine.monitor.forget(self.id))
         record.state, record.changed = state, now()
         self._owner.ended()
         self.down.set()
