@@ -214,6 +214,7 @@ class Worker:
 
     def stop(self, slot: Slot, model: Model, path: Path) -> None:
         after = dataclasses.replace(model, state="exited", codes=("137", "143"))
+        slot.may = tuple({model, started(model)})  # what is paused goes on before it is ended
         self.write(slot, after, path / "ctl", self.chance.choice(["stop 0", "kill"]))
 
     def pause(self, slot: Slot, model: Model, path: Path) -> None:
