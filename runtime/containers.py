@@ -239,6 +239,9 @@ class Containers:
                 nursery.start_soon(adopt, container)
         for pidfd in alive.values():
             os.close(pidfd)
+        for gone in exits:
+            if self._process(gone.id) is None:
+                await self.engine.monitor.forget(gone.id, gone.pid)
         await self.let_go()
         await trio.to_thread.run_sync(self._clear_run)
         self.engine.adopted.set()
@@ -271,7 +274,7 @@ class Containers:
             if process is not None:
                 self._exited(process, gone)
             else:
-                await self.engine.monitor.forget(gone.id)
+                await self.engine.monitor.forget(gone.id, gone.pid)
 
     def _exited(self, process: Process, gone: Exit) -> None:
         self.engine.spawn(lambda: process.exited(gone.status, gone.time, gone.pid))

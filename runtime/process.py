@@ -245,6 +245,7 @@ class Process:
 
     async def _take_down(self, status: int | None, time: int) -> None:
         record = self._record
+        pid = record.pid
         if self.before_end is not None:
             await self.before_end()
         await side_by_side(self._end_output, self._owner.tidy)
@@ -256,11 +257,11 @@ class Process:
         record.exit_code = None if status is None else exit_code_of(status)
         state = self._owner.next_state()
         try:
-            await self._file.save(state=state)
+            await side_by_side(lambda: self._file.save(state=state), self.streams.release)
         except OSError as error:  # told nevertheless: the monitor's note of the exit stays, and with it the exit code
             self._owner.failed(f"state.json: the exit could not be written down: {error.strerror}")
         else:
-            await persistently(lambda: self.engine.monitor.forget(self.id))
+            self.engine.spawn(lambda: persistently(lambda: self.engine.monitor.forget(self.id, pid)))
         record.state, record.changed = state, now()
         self._owner.ended()
         self.down.set()
@@ -274,7 +275,7 @@ class Process:
 
     async def _end_output(self) -> None:
         try:
-            await self.streams.end()
+            await self.streams.finish()
         except Failed as error:
             self._owner.failed(f"log: the end of the output is lost: {error}")
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Streams:
         self._id = identity
         self._log_max = log_max
         self._piped = False  # its named pipes are there, kept and followed
+        self._followed = True  # perhaps
         self._stdin = -1
         self._outputs: list[int] = []  # held here too: keeper and logger may die at once, in the moment of its end
         self._terminal = -1  # the master
@@ -52,7 +53,7 @@ class Streams:
         """
         self.stdio.make(owner)
         stack.enter_context(self.stdio.open())
-        self._piped, self.stdin_closed = True, False
+        self._piped, self._followed, self.stdin_closed = True, True, False
 
     async def take_terminal(self, master: int) -> None:
         """Its terminal has been opened, *master* is given away; returns when it is held and followed."""
@@ -68,22 +69,22 @@ class Streams:
         """Have the logger move its output."""
         await persistently(lambda: self._follow(self._engine.logger))
 
-    async def end(self) -> None:
-        """It has ended: move the rest of its output into the log, and let go of everything. ENOSPC if there is no room."""
+    async def finish(self) -> None:
+        """It has ended: the rest of its output goes into the log. ENOSPC if there is no room. ``release`` is to follow."""
         if self._piped:
-            try:
-                await persistently(lambda: self._engine.logger.drain(self._id))
-            finally:
-                await self.release()
+            await persistently(lambda: self._engine.logger.finish(self._id))
+            self._followed = False
 
     async def release(self) -> None:
         """Let go of everything, there or not."""
         self.forget()
-        await side_by_side(
-            lambda: persistently(lambda: self._engine.logger.unfollow(self._id)),
+        calls: list[Callable[[], Awaitable[object]]] = [
             lambda: self._engine.keeper.drop(self.stdio.key),
             lambda: trio.to_thread.run_sync(self.stdio.remove),
-        )
+        ]
+        if self._followed:
+            calls.append(lambda: persistently(lambda: self._engine.logger.unfollow(self._id)))
+        await side_by_side(*calls)
 
     def forget(self) -> None:
         """There is nothing to keep, follow or drain any more."""

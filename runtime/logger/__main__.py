@@ -18,6 +18,7 @@ Requests (``pydock.runtime.serving``):
 - ``follow {id, stdout, stderr, directory, log_max}``: paths of named pipes, the directory of the log, bytes or null; with a
   descriptor, which is the master of a terminal
 - ``drain {id}`` -> ``{offset}`` when all that was in the pipes at the time of the request is in the log
+- ``finish {id}``: ``drain`` and, if that went well, ``unfollow``
 - ``limit {id, log_max}``, ``unfollow {id}``, ``list`` -> ``{followed: [id, ...]}``
 - ``grown {id, moves}`` -> ``{moves}`` once that is another number than the one the client knows: bytes have come into the log
 
@@ -167,18 +168,29 @@ class Logger(Server):
                 return self._grown(peer, message)
             case "drain":
                 return self._drain(self._of(message))
+            case "finish":
+                return self._finish(wire.text(message, "id"))
             case "limit":
                 self._of(message).log.limit = _limit(message)
                 return {}
             case "unfollow":
-                item = self.followed.pop(wire.text(message, "id"), None)
-                if item is not None:
-                    self._close(item)
+                self._unfollow(wire.text(message, "id"))
                 return {}
             case "list":
                 return {"followed": list(self.followed)}
             case _:
                 return super().handle(peer, message, fds)
+
+    def _finish(self, id: str) -> Message:
+        if id in self.followed:
+            self._drain(self.followed[id])
+            self._unfollow(id)
+        return {}
+
+    def _unfollow(self, id: str) -> None:
+        item = self.followed.pop(id, None)
+        if item is not None:
+            self._close(item)
 
     def _of(self, message: Message) -> Followed:
         id = wire.text(message, "id")

@@ -39,6 +39,10 @@ class Logger:
         answer, _ = await self._requester.request({"do": "drain", "id": id})
         return wire.number(answer, "offset")
 
+    async def finish(self, id: str) -> None:
+        """``drain`` and, if there was room, ``unfollow``. No error if it isn't followed."""
+        await self._requester.request({"do": "finish", "id": id})
+
     async def grown(self, id: str, moves: int) -> int:
         """Waits until bytes have come into the log more often than *moves* times; how often. ENOENT if it isn't followed."""
         answer, _ = await self._requester.request({"do": "grown", "id": id, "moves": moves})

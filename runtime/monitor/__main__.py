@@ -12,7 +12,7 @@ Requests (``pydock.runtime.serving``):
   (``pydock.runtime.monitor.visit``)
 - ``userns {uid, gid, count}`` -> a user namespace with that mapping, which nobody is in
 - ``list`` -> ``{alive: [[id, pid, starttime], ...]}`` + a pidfd each
-- ``forget {id}`` removes the record of an exit
+- ``forget {id, pid}`` removes the record of that exit
 - ``upgrade`` executes the program anew (a newer version perhaps), with the same children; the connection ends
 
 Events: ``{"event": "exit", id, pid, status, time, ...}``; ``{"event": "born", id, pid, starttime}`` right after the fork.
@@ -89,7 +89,7 @@ class Monitor(Server):
                 alive = list(self.alive.values())
                 return {"alive": [list(item) for item in alive]}, [syscalls.pidfd_open(item.pid) for item in alive]
             case "forget":
-                forget_exit(self.options.run, wire.text(message, "id"))
+                forget_exit(self.options.run, wire.text(message, "id"), wire.number(message, "pid"))
                 return {}
             case "upgrade":
                 self.upgrade_wanted = True

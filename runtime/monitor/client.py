@@ -125,9 +125,9 @@ class Monitor:
         assert isinstance(alive, list)
         return {id: pidfd for (id, _, _), pidfd in zip(alive, fds, strict=True)}
 
-    async def forget(self, id: str) -> None:
-        """Removes the record of an exit that has been taken note of."""
-        await self._requester.request({"do": "forget", "id": id})
+    async def forget(self, id: str, pid: int) -> None:
+        """Removes the record of the exit of *pid*, which has been taken note of; not that of a later run."""
+        await self._requester.request({"do": "forget", "id": id, "pid": pid})
 
 
 async def _terminal_of(sock: socket.socket) -> int | None:

@@ -68,10 +68,15 @@ def write_exit(run: str, gone: Exit) -> None:
     os.rename(temporary, path)
 
 
-def forget_exit(run: str, name: str) -> None:
-    """Removes what is kept of the process *name*, if there is anything."""
+def forget_exit(run: str, name: str, pid: int | None = None) -> None:
+    """Removes what is kept of the process *name*, if there is anything, and if it is of *pid* where that is given."""
+    path = f"{run}/exits/{check_id(name)}"
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{run}/exits/{check_id(name)}")
+        if pid is not None:
+            with open(path) as file:
+                if json.load(file).get("pid") != pid:
+                    return
+        os.unlink(path)
 
 
 def read_exits(run: str) -> list[Exit]:

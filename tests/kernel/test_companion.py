@@ -204,7 +204,7 @@ async def test_a_container_from_start_to_log(run: Path, root: Path, tmp_path: Pa
         assert (tmp_path / "log").read_text() == "begun\ntyped\nended\n"
         await keeper.drop(stdio.key)
         await logger.unfollow("c")
-        await monitor.forget("c")
+        await monitor.forget("c", started.pid)
         wire.close_all([started.pidfd, *alive.values()])
 
 

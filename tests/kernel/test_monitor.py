@@ -140,7 +140,9 @@ def test_an_exit_that_nobody_was_there_to_hear_of_is_on_file(containers, run: Pa
     containers.monitor.connect()
     (gone,) = read_exits(str(run))
     assert (gone.id, gone.pid, gone.status) == (name, pid, 5 << 8)
-    containers.monitor.ask("forget", id=name)
+    containers.monitor.ask("forget", id=name, pid=pid + 1)
+    assert read_exits(str(run)) == [gone]
+    containers.monitor.ask("forget", id=name, pid=pid)
     assert read_exits(str(run)) == []
 
 

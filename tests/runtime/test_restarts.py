@@ -95,7 +95,8 @@ class FakeContainer:
         self.record = Record("i", "web", 0, state="running", started=1, finished=2, exit_code=1)
         self.name = "web"
         self.lock = trio.Lock()
-        self.runs: list[float] = []
+        self.begun: list[float] = []
+        self.runs = SimpleNamespace(begin=self.begin)
         self.words = ""
         self.startable = startable
         adopted = trio.Event()
@@ -113,10 +114,10 @@ class FakeContainer:
         self.record.state = "restarting" if follows else "exited"
         return follows
 
-    async def run(self) -> str:
+    async def begin(self) -> str:
         if not self.startable:
             raise Invalid("no such image")
-        self.runs.append(trio.current_time())
+        self.begun.append(trio.current_time())
         self.record.state = "running"
         return "started"
 
@@ -149,7 +150,7 @@ async def test_a_command_ends_the_pause(autojump_clock: trio.testing.MockClock) 
         await trio.testing.wait_all_tasks_blocked()
         async with container.lock:
             await container.restarts.end()
-    assert (container.state, container.runs, container.record.by_hand) == ("exited", [], True)
+    assert (container.state, container.begun, container.record.by_hand) == ("exited", [], True)
 
 
 async def test_a_policy_that_is_lifted_ends_the_pause(autojump_clock: trio.testing.MockClock) -> None:
@@ -160,7 +161,7 @@ async def test_a_policy_that_is_lifted_ends_the_pause(autojump_clock: trio.testi
         await trio.testing.wait_all_tasks_blocked()
         container.spec = Spec(restart="no")
         await container.restarts.review()
-    assert (container.state, container.runs) == ("exited", [])
+    assert (container.state, container.begun) == ("exited", [])
 
 
 async def test_a_start_that_fails_is_the_last_try(autojump_clock: trio.testing.MockClock) -> None:
@@ -175,8 +176,8 @@ async def test_a_start_by_hand_counts_anew_unless_it_fails() -> None:
     container.record.restarts, container.record.pause, container.record.by_hand = 7, 12.8, True
     container.startable = False
     with pytest.raises(Invalid):
-        await container.restarts.begin(container.run)
+        await container.restarts.begin(container.begin)
     assert (container.record.restarts, container.record.pause, container.record.by_hand) == (7, 12.8, True)
     container.startable = True
-    await container.restarts.begin(container.run)
+    await container.restarts.begin(container.begin)
     assert (container.record.restarts, container.record.pause, container.record.by_hand) == (0, 0, False)
