@@ -122,6 +122,16 @@ def test_unfollowed_pipes_keep_their_bytes(small: Callable, pipes: Pipes, direct
     assert (directory / "log").read_bytes() == b"late\n"
 
 
+def test_finishing_takes_what_is_there_and_lets_go(small: Callable, pipes: Pipes, directory: Path) -> None:
+    logger = small("logger")
+    follow(logger, pipes, directory)
+    os.write(pipes.fds["stderr"], b"last\n")
+    logger.ask("finish", id="c")
+    assert (directory / "log").read_bytes() == b"last\n"
+    assert logger.ask("list")[0]["followed"] == []
+    logger.ask("finish", id="c")
+
+
 def test_a_truncated_log_starts_anew(small: Callable, pipes: Pipes, directory: Path) -> None:
     logger = small("logger")
     follow(logger, pipes, directory)
