@@ -226,7 +226,8 @@ class Container:
             await trio.to_thread.run_sync(self.cgroup.freeze)
             if self.state == "running":
                 self._changed("paused")
-                await self.save()
+                with suppress(OSError):  # a full disk: after a death the cgroup itself tells
+                    await self.save()
                 self.engine.events.publish("container", self.name, "pause")
             return "paused"
 
@@ -242,7 +243,8 @@ class Container:
         await trio.to_thread.run_sync(self.cgroup.thaw)
         if self.state == "paused":
             self._changed("running")
-            await self.save()
+            with suppress(OSError):
+                await self.save()
             self.engine.events.publish("container", self.name, "resume")
 
     async def restart(self, seconds: float | None = None) -> str:

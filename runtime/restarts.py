@@ -106,7 +106,8 @@ class Restarts:
         """It is about to be ended by a command: that is known from now on, whatever dies meanwhile."""
         self._container.record.by_hand = True
         if self.policy.name != "no":
-            await self._container.save()
+            with suppress(OSError):  # what has filled the disk must be possible to end
+                await self._container.save()
 
     def follows(self) -> bool:
         """A run has ended: whether another follows, which is counted."""

@@ -70,3 +70,27 @@ def test_an_exit_is_told_though_it_can_t_be_written_down(small_engine: Engine, r
     assert ((running / "state").read_text(), (running / "exit_code").read_text()) == ("exited\n", "3\n")
     (running / "ctl").write_text("start")
     assert (running / "state").read_text() == "running\n"
+
+
+@pytest.mark.parametrize(
+    ("verbs", "state"),
+    [
+        (("pause",), "paused"),
+        (("pause", "resume"), "running"),
+        (("stop 0",), "exited"),
+        (("kill",), "exited"),
+        (("pause", "kill"), "exited"),
+    ],
+)
+def test_what_has_filled_the_disk_can_be_held_and_ended(
+    small_engine: Engine, running: Path, verbs: tuple[str, ...], state: str
+) -> None:
+    (running / "restart").write_text("always")
+    with small_engine.filled():
+        for verb in verbs:
+            (running / "ctl").write_text(verb)
+        assert (running / "state").read_text() == f"{state}\n"
+    if state == "paused":
+        small_engine.kill()
+        small_engine.start()
+        assert (running / "state").read_text() == "paused\n"
