@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,18 +48,13 @@ def container_in(engine: Engine, **settings: str) -> Path:
 
 def test_a_failure_is_tried_again_so_often_and_then_its_code_is_told(make: Make, tree: Path) -> None:
     c = make(command=FAILS, restart="on-failure:2")
-    with subprocess.Popen(["cat", tree / "events"], stdout=subprocess.PIPE, text=True) as events:
-        assert events.stdout is not None
-        make("begin")
-        while "create" not in events.stdout.readline():
-            pass
+    with open(tree / "events") as events:
         tell(c, "start")
         assert (c / "wait").read_text() == "3\n"
         actions = []
         while len(actions) < 8:
-            _, kind, name, action, *_ = events.stdout.readline().split()
+            _, kind, name, action, *_ = events.readline().split()
             actions += [action] if (kind, name) == ("container", "c") else []
-        events.kill()
     assert actions == ["start", "exit", "start", "restart", "exit", "start", "restart", "exit"]
     assert (c / "state").read_text() == "exited\n"
     assert (c / "rootfs/runs").read_text() == "run\n" * 3
@@ -111,9 +105,9 @@ def pausing(make: Make, tree: Path) -> Path:
 
 @pytest.mark.parametrize("command", ["stop", "kill", "kill TERM"])
 def test_a_command_ends_the_pause(pausing: Path, command: str) -> None:
-    with subprocess.Popen(["cat", pausing / "wait"], stdout=subprocess.PIPE, text=True) as waiter:
+    with open(pausing / "wait") as wait:
         tell(pausing, command)
-        assert waiter.communicate(timeout=20)[0] == "3\n"
+        assert wait.read() == "3\n"
     assert (pausing / "state").read_text() == "exited\n"
     assert (pausing / "exit_code").read_text() == "3\n"
     pausing.rmdir()
