@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def _cgroups() -> frozenset[str]:
 
 
 def _files() -> frozenset[str]:
-    return frozenset(str(path) for place in ("/tmp", "/run") for path in Path(place).glob("pydock*"))
+    return frozenset(str(path) for place in (tempfile.gettempdir(), "/run") for path in Path(place).glob("pydock*"))
 
 
 @pytest.fixture(scope="session", autouse=True)
