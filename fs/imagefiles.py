@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
 import trio
 from pydock.fs.imageroots import ImageRoots
-from pydock.fs.node import Control, Directory, Entry, File, Folder, Link, Node, Report, Subject, Value, Verb
+from pydock.fs.links import ContainerLinks
+from pydock.fs.node import Control, Directory, Entry, Folder, Link, Report, Subject, Value, Verb
 from pydock.fs.subject import Place
 from pydock.overlay import manifest as documents
 from pydock.overlay.image import Image
@@ -115,30 +116,8 @@ async def tag(images: Images, old: str, new: str) -> Image:
     return image
 
 
-class ContainersDirectory(Directory):
-    """``containers/`` of an image: a link to each that is made of it."""
-
-    unsteady = True
-
-    def __init__(self, subject: ImageSubject) -> None:
-        super().__init__("containers", None, subject, (), prefix="containers/")
-        self._image = subject
-        self._links: dict[str, File] = {}
-
-    def dynamic(self, name: str) -> Node | None:
-        if name not in self.dynamic_names():
-            return None
-        if name not in self._links:
-            up = "../" * (self._image.label.count("/") + 2)
-
-            async def target(subject: Subject) -> str:
-                return f"{up}containers/{name}"
-
-            self._links[name] = File(Link(name=name, target=target, doc="A container made of it."), self)
-        return self._links[name]
-
-    def dynamic_names(self) -> Sequence[str]:
-        return self._image.images.users(self._image.image)
+def _containers(subject: ImageSubject) -> ContainerLinks:
+    return ContainerLinks("containers", subject, lambda: subject.images.users(subject.image))
 
 
 IMAGE: tuple[Entry[ImageSubject], ...] = (
@@ -198,7 +177,7 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
         target=_rootfs,
         doc="The read-only union of its layers; a mount that is nosuid, nodev and nosymfollow.",
     ),
-    Folder(name="containers", make=ContainersDirectory, doc="A link to each container that is made of it."),
+    Folder(name="containers", make=_containers, doc="A link to each container that is made of it."),
     Control(
         name="ctl",
         doc="Commands on the image, one a line.",

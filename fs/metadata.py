@@ -38,3 +38,9 @@ class Metadata:
     def of(self, path: str) -> Attributes:
         """The attributes of *path*, made when missing."""
         return self.files.setdefault(path, Attributes())
+
+    def plain(self) -> dict[str, list[int | None]]:
+        """What the object's record keeps of them."""
+        return {
+            path: [own.mode, own.uid, own.gid, own.mtime] for path, own in self.files.items() if own != Attributes()
+        }

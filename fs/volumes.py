@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 import trio
+from pydock.fs.links import ContainerLinks
 from pydock.fs.metadata import Attributes, Metadata
-from pydock.fs.node import Directory, Entry, File, Folder, Link, List, Node, Report, Subject, Value
+from pydock.fs.node import Directory, Entry, Folder, Link, List, Node, Report, Subject, Value
 from pydock.fs.subject import Place
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
@@ -29,11 +30,7 @@ class VolumeSubject:
         self.metadata = Metadata(born=volume.created, files=kept, changed=self._keep)
 
     def _keep(self) -> None:
-        self.volume.files = {
-            path: [own.mode, own.uid, own.gid, own.mtime]
-            for path, own in self.metadata.files.items()
-            if own != Attributes()
-        }
+        self.volume.files = self.metadata.plain()
         self.engine.spawn(lambda: self.engine.volumes.save(self.volume))
 
     @property
@@ -66,32 +63,10 @@ async def _store_labels(subject: V, items: tuple[str, ...] | None) -> None:
     await subject.engine.volumes.change_labels(subject.volume.name, items)
 
 
-class UsersDirectory(Directory):
-    """``used_by/``: a link to each container whose settings have the volume."""
-
-    unsteady = True
-
-    def __init__(self, subject: V) -> None:
-        super().__init__("used_by", None, subject, (), prefix="used_by/")
-        self._volume = subject
-        self._links: dict[str, File] = {}
-
-    async def settled(self) -> None:
-        await self._volume.settled()
-
-    def dynamic(self, name: str) -> Node | None:
-        if name not in self.dynamic_names():
-            return None
-        if name not in self._links:
-
-            async def target(subject: Subject) -> str:
-                return f"../../../containers/{name}"
-
-            self._links[name] = File(Link(name=name, target=target, doc="One of the volume's users."), self)
-        return self._links[name]
-
-    def dynamic_names(self) -> Sequence[str]:
-        return self._volume.engine.volumes.users(self._volume.volume.name)
+def _users(subject: V) -> ContainerLinks:
+    return ContainerLinks(
+        "used_by", subject, lambda: subject.engine.volumes.users(subject.volume.name), lambda: subject.settled()
+    )
 
 
 VOLUME: tuple[Entry[V], ...] = (
@@ -121,7 +96,7 @@ VOLUME: tuple[Entry[V], ...] = (
     ),
     Folder(
         name="used_by",
-        make=UsersDirectory,
+        make=_users,
         doc="A link to each container whose ``volumes`` have it, running or not.",
     ),
 )

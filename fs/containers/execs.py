@@ -9,7 +9,7 @@ from pydock.fs.containers.channels import Input, Output, Wait, console
 from pydock.fs.containers.program import name_of, parse_env, parse_user, parse_workdir
 from pydock.fs.containers.rows import only_idle, parsed
 from pydock.fs.containers.status import no_words, one_signal, terminal_size
-from pydock.fs.containers.subject import ContainerSubject, plain
+from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.metadata import Attributes, Metadata
 from pydock.fs.node import Control, Directory, Entry, Link, List, Node, Stream, Subject, Value, Verb
 from pydock.runtime.engine import Engine
@@ -26,7 +26,7 @@ class ExecSubject:
         self.metadata = Metadata(born=exec.record.created, files=kept, changed=self._keep)
 
     def _keep(self) -> None:
-        self.exec.record.files = plain(self.metadata)
+        self.exec.record.files = self.metadata.plain()
         self.exec.save_soon()
 
     @property

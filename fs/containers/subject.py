@@ -16,7 +16,7 @@ class ContainerSubject:
         self.metadata = Metadata(born=container.record.created, files=kept, changed=self._keep)
 
     def _keep(self) -> None:
-        self.container.record.files = plain(self.metadata)
+        self.container.record.files = self.metadata.plain()
         self.container.save_soon()
 
     @property
@@ -32,10 +32,3 @@ class ContainerSubject:
 
     def succeeded(self) -> None:
         self.container.succeeded()
-
-
-def plain(metadata: Metadata) -> dict[str, list[int | None]]:
-    """The attributes of an object's files as its record keeps them."""
-    return {
-        path: [own.mode, own.uid, own.gid, own.mtime] for path, own in metadata.files.items() if own != Attributes()
-    }
