@@ -119,9 +119,9 @@ class Container:
         """Bytes, None for no limit."""
         return parse_limit(self.spec.log_max or self.engine.log_max)
 
-    async def save(self) -> None:
-        """Keep the record on disk."""
-        await self._file.save()
+    async def save(self, **coming: object) -> None:
+        """Keep the record on disk; with the fields that it is about to have."""
+        await self._file.save(**coming)
 
     def _changed(self, state: State) -> None:
         self.record.state = state

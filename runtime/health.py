@@ -141,18 +141,25 @@ class Health:
     async def take(self, check: Check, words: str, ran: float) -> None:
         """The command, which was run *ran* seconds after the start, says *words*: what is wrong, or nothing."""
         container, record = self._container, self._container.record
-        before = self.status
+        before, run = self.status, record.started
+        health, failing = record.health, record.failing
         if not words:
-            record.health, record.failing = "healthy", 0
+            health, failing = "healthy", 0
         elif before != "starting" or ran >= check.start_period:
-            record.failing += 1
-            if record.failing >= check.retries:
-                record.health = "unhealthy"
+            failing += 1
+            if failing >= check.retries:
+                health = "unhealthy"
+        try:
+            await container.save(health=health, failing=failing)
+        except OSError as error:  # a full disk: it is to be seen all the same
+            container.failed(f"health: the result can't be kept: {error.strerror}")
+        if record.started != run or container.state not in ("running", "paused"):
+            return  # the run that it tells of is over
+        record.health, record.failing = health, failing
         status = self.status
-        if status != before and status == "unhealthy":
-            container.failed(f"health: {words}")
-        await container.save()
         if status != before:
+            if status == "unhealthy":
+                container.failed(f"health: {words}")
             self.taken = now()
             container.engine.events.publish("container", container.name, "health", status=status)
             self.tell()

@@ -101,14 +101,17 @@ class RecordFile:
         self._lock = trio.Lock()
         self._saved: dict[str, object] = {}
 
-    async def save(self, run: Run | None = None, *, state: State | None = None) -> None:
-        """Keep the record as it is now; with *run* as it will be if that succeeds, or with the *state* that it is about to have."""
+    async def save(self, run: Run | None = None, /, **coming: object) -> None:
+        """Keep the record as it is now; with *run* as it will be if that succeeds, or with the fields that it is about to have.
+
+        What others may see has to be on disk before it is in the record: else a death makes it unseen.
+        """
         async with self._lock:
             record = self._record
             if run is not None:
                 record = dataclasses.replace(record)
                 record.take(run)
-            values = dataclasses.asdict(record) | ({} if state is None else {"state": state})
+            values = dataclasses.asdict(record) | coming
             if values == self._saved:
                 return
             self._saved = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,8 @@ class FakeContainer:
         self.record = Record("i", "web", 0, state="running", started=now())
         self.events: list[str] = []
         self.words: list[str] = []
+        self.kept: list[tuple[object, str]] = []
+        self.full = False
 
         def publish(kind: str, name: str, action: str, *, status: str) -> None:
             self.events.append(f"{action} {status}")
@@ -82,8 +85,11 @@ class FakeContainer:
     def defaults(self) -> Defaults:
         return Defaults()
 
-    async def save(self) -> None:
-        """Nothing is kept."""
+    async def save(self, **coming: object) -> None:
+        """What is kept, and what was to be seen by then."""
+        self.kept.append((coming["health"], self.record.health))
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def failed(self, words: str) -> None:
         self.words.append(words)
@@ -127,6 +133,21 @@ async def test_each_change_is_an_event_and_a_fault_has_words() -> None:
         await container.health.take(Check(("true",), retries=1), words, ran=1)
     assert container.events == ["health healthy", "health unhealthy", "health healthy"]
     assert container.words == ["health: exit code 1"]
+
+
+async def test_a_result_is_on_disk_before_it_is_seen() -> None:
+    container = FakeContainer()
+    for words in ("", BAD):
+        await container.health.take(Check(("true",), retries=1), words, ran=1)
+    assert container.kept == [("healthy", ""), ("unhealthy", "healthy")]
+
+
+async def test_a_result_that_cannot_be_kept_is_seen_all_the_same() -> None:
+    container = FakeContainer()
+    container.full = True
+    await container.health.take(Check(("true",)), "", ran=1)
+    assert container.health.status == "healthy"
+    assert container.words == ["health: the result can't be kept: No space left on device"]
 
 
 @pytest.mark.parametrize(
