@@ -20,6 +20,7 @@ from typing import Final
 from pydock.runtime import syscalls
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.errors import Busy, Failed
+from pydock.runtime.procfs import status_of
 from pydock.runtime.record import Record
 
 _KINDS: Final = ("mnt", "cgroup")
@@ -78,8 +79,7 @@ class Members:
         Processes that somebody moved into the cgroup are not the first of a PID namespace, and are left alone."""
         for pid in self._cgroup.procs():
             with suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+                numbers = status_of(pid).get("NSpid", "").split()
                 if len(numbers) > 1 and numbers[-1] == "1":
                     os.kill(pid, signal.SIGKILL)
 

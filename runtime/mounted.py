@@ -11,7 +11,6 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -22,6 +21,7 @@ from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Failed, Unsupported
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.visit import Addition, MountId, Task
+from pydock.runtime.procfs import mounts_of
 from pydock.runtime.record import Record, RecordFile
 from pydock.runtime.shifting import Shift, show_shifted
 from pydock.runtime.volumes import Volume, open_live
@@ -193,7 +193,7 @@ class MountedVolumes:
 
     async def _look(self, wanted: set[str], *, lazily: set[str]) -> None:
         """Leave in the record what is mounted; what is not *wanted* but *lazily* there goes, in use or not: nobody was told of it."""
-        there = await trio.to_thread.run_sync(_mounted, self._record.pid)
+        there = await trio.to_thread.run_sync(mounts_of, self._record.pid)
         extra = [ids for item, ids in self._record.mounts.items() if item in lazily and item not in wanted]
         await self._visit([ids for ids in extra if ids[0] in there], [], {}, lazily=True)
         self._record.mounts = {
@@ -208,14 +208,6 @@ def _ids(fd: int) -> list[int]:
 def _moved(ids: list[int], moved: Mapping[int, int]) -> list[int]:
     """A mount that was put back is another one; its unique id is not asked for."""
     return [moved[ids[0]], 0] if ids[0] in moved else ids
-
-
-def _mounted(pid: int) -> set[int]:
-    """The ids of the mounts that process *pid* has."""
-    try:
-        return {int(line.split(" ", 1)[0]) for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()}
-    except OSError:
-        return set()
 
 
 def _check_cover(new: Sequence[str], staying: Sequence[str]) -> None:

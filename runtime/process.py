@@ -29,6 +29,7 @@ from pydock.runtime.formats import now
 from pydock.runtime.monitor.client import Started
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.protocol import Exit, start_time
+from pydock.runtime.procfs import stat_of
 from pydock.runtime.record import Life, RecordFile, Run, State
 from pydock.runtime.streams import Streams
 
@@ -369,7 +370,7 @@ def lives(record: Life) -> bool:
     if record.boot != boot_id():
         return False
     try:
-        fields = Path(f"/proc/{record.pid}/stat").read_text().rpartition(")")[2].split()
+        _, fields = stat_of(record.pid)
     except OSError:
         return False
     return int(fields[19]) == record.starttime and fields[0] not in ("Z", "X")

@@ -11,7 +11,6 @@ import errno
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -23,6 +22,7 @@ from pydock.runtime.keeper import Keeper
 from pydock.runtime.monitor.inside import new_mount
 from pydock.runtime.monitor.launch import Launch, Volume
 from pydock.runtime.monitor.visit import Addition, Task
+from pydock.runtime.procfs import mounts_of
 from pydock.runtime.record import Record, RecordFile
 
 PLACE: Final = "/run/secrets"
@@ -154,7 +154,7 @@ class SecretFiles:
     async def _appear(self) -> None:
         """Have a container that runs see them, if it does not yet."""
         pidfd = self._pidfd()
-        if pidfd < 0 or self._root < 0 or _is_mounted(self._record.pid, self._record.secrets):
+        if pidfd < 0 or self._root < 0 or self._record.secrets in mounts_of(self._record.pid):
             return
         pidfd = os.dup(pidfd)  # the container may end meanwhile
         view = await trio.to_thread.run_sync(lambda: self._engine.images.clone(self._mount, attributes=_SAFE))
@@ -200,14 +200,6 @@ def _make() -> int:
         if error.errno != errno.EINVAL:
             raise
         return new_mount("tmpfs", bits, options)  # before Linux 6.4 it may be swapped
-
-
-def _is_mounted(pid: int, number: int) -> bool:
-    try:
-        lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
-    except OSError:
-        return False
-    return any(line.startswith(f"{number} ") for line in lines)
 
 
 def canonical(data: bytes) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 from pydock.runtime.confine.userns import IdMap
 from pydock.runtime.container import Container
+from pydock.runtime.procfs import shown, stat_of, status_of
 
 HEADER = "PID NSPID USER CPU_SECONDS RSS_BYTES STATE COMMAND"
 
@@ -40,18 +41,15 @@ def _users(container: Container) -> dict[str, str]:
 def _line(pid: int, names: dict[str, str], ids: IdMap | None) -> str | None:
     """One process; None when it has just gone. USER is a number where the container has no name for it."""
     try:
-        status = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
-        )
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        status = status_of(pid)
+        _, fields = stat_of(pid)
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
     except OSError:
         return None
     ticks = os.sysconf("SC_CLK_TCK")
     cpu = (int(fields[11]) + int(fields[12])) / ticks
     rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    command = " ".join(word.decode(errors="replace") for word in words) or f"[{status['Name']}]"
-    command = "".join(letter if letter.isprintable() else "?" for letter in command)
+    command = shown(" ".join(word.decode(errors="replace") for word in words) or f"[{status['Name']}]")
     number = status["Uid"].split()[1]
     if ids is not None and 0 <= int(number) - ids.uid < ids.size:
         number = str(int(number) - ids.uid)  # as it is inside

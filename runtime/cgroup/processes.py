@@ -12,6 +12,7 @@ from typing import Final
 
 from pydock.runtime.cgroup.kernelfile import read_text
 from pydock.runtime.cgroup.layout import Layout
+from pydock.runtime.procfs import stat_of, status_of
 
 PROCS: Final = "cgroup.procs"
 _KILL_ROUNDS: Final = 100
@@ -38,18 +39,13 @@ def pids(directory: str | Path) -> set[int]:
 def living(pid: int) -> str | None:
     """The command of a process that is not about to be gone; None when it is."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            stat = file.read()
-        with open(f"/proc/{pid}/status") as file:
-            status = file.read()
+        (command, fields), status = stat_of(pid), status_of(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None if pid else "of another PID namespace"
-    head, _, tail = stat.rpartition(")")
-    fields = tail.split()
-    pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    pending = [int(status[key], 16) for key in ("SigPnd", "ShdPnd")]
     if fields[0] in "ZX" or int(fields[6]) & _PF_EXITING or any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending):
         return None
-    return head.partition("(")[2]
+    return command
 
 
 def kill_all(procs: Callable[[], Iterable[int]]) -> bool:

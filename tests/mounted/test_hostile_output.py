@@ -11,8 +11,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine
 
 Make = Callable[..., Path]
 FLOOD = 300 << 20
@@ -73,6 +77,31 @@ def test_titles_and_names_of_files_are_one_line_each(make: Make) -> None:
     assert len(lines) == 1
     assert lines[0].isprintable()
     assert [line for line in (c / "changes").read_text().splitlines() if "/x" in line] == ["A /x\\012y\\033"]
+
+
+#: That of a file is its process's, up to 15 bytes of it (proc(5), ``comm``). That busybox obeys it begins like that.
+ODD_NAMES = [r"busybox\377\376", r"busybox) R 1\rx", r"busybox\rNSpid:\t", r"busybox\033[2J"]
+
+
+def test_processes_are_called_as_they_like(own_engine: Engine) -> None:
+    c = own_engine.tree / "containers/c"
+    c.mkdir()
+    (c / "image").write_text("busybox")
+    go = 'go() { cp /bin/busybox "$1"; "$1" sleep 1000 & }'
+    odd = [f"go \"$(printf '/{name}')\"" for name in ODD_NAMES]
+    last = f"echo ready; exec \"$(printf '/{ODD_NAMES[0]}')\" sleep 1000"
+    (c / "command").write_text(json.dumps(["sh", "-c", "; ".join([go, *odd, last])]))
+    with open(c / "stdout") as output:
+        start(c)
+        assert output.readline() == "ready\n"
+    own_engine.kill()
+    own_engine.start()
+    assert (c / "state").read_text() == "running\n"
+    lines = (c / "processes").read_text().splitlines()
+    assert len(lines) == 1 + len(ODD_NAMES) + 1
+    assert all(line.isprintable() for line in lines)
+    (c / "cgroup/cgroup.kill").write_text("1")
+    assert (c / "wait").read_text() == "137\n"
 
 
 @pytest.mark.parametrize("tty", ["0", "1"])

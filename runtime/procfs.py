@@ -1,0 +1,40 @@
+"""What /proc tells of a process, where the process itself chose a part of the text: see proc(5).
+
+A command's name is any bytes, a mount's path as well. The kernel escapes newlines in them and hardly anything else: they need
+not be UTF-8, and have carriage returns, brackets, and whatever looks like a line or a field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def lines_of(pid: int | str, name: str) -> list[str]:
+    """Those of ``/proc/PID/NAME``; bytes that are no UTF-8 are surrogates. OSError when it has ended."""
+    return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="surrogateescape").split("\n")
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """The values in ``/proc/PID/status`` by their keys."""
+    return {
+        key: value.strip() for key, colon, value in (line.partition(":") for line in lines_of(pid, "status")) if colon
+    }
+
+
+def stat_of(pid: int) -> tuple[str, list[str]]:
+    """The command in ``/proc/PID/stat``, to be shown, and the fields from the third, the state, on."""
+    head, _, tail = "\n".join(lines_of(pid, "stat")).rpartition(")")
+    return shown(head.partition("(")[2]), tail.split()
+
+
+def shown(text: str) -> str:
+    """*text* on one line and without commands for a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def mounts_of(pid: int) -> set[int]:
+    """The ids of the mounts that it sees; empty when it has ended."""
+    try:
+        return {int(line.split(" ", 1)[0]) for line in lines_of(pid, "mountinfo") if line}
+    except OSError:
+        return set()
