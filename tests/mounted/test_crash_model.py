@@ -77,6 +77,14 @@ def started(model: Model) -> Model:
     return dataclasses.replace(model, state="running", codes=("",))
 
 
+def begun(slot: Slot) -> Iterator[Model]:
+    """What a start that was under way may be when nobody is left who could say whether the program ran: over, its code unknown."""
+    if any(model is not None and not model.alive for model in slot.may):
+        for model in slot.may:
+            if model is not None and model.state == "running":
+                yield dataclasses.replace(model, state="exited")
+
+
 class Slot:
     """One container of a worker, or the place for one. *may* is what it may be: more than one thing right after a death only."""
 
@@ -434,6 +442,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_half_made_stays(own_engine: En
             for worker in workers:
                 for slot in worker.slots:
                     slot.may += tuple(started(model) for model in slot.may if model is not None and model.is_always)
+                    if "monitor" in victims:
+                        slot.may += tuple(begun(slot))
         faults = [fault for worker in workers for fault in worker.faults] or settle(engine, workers)
         sys.stdout.write(f"{number} {' '.join(victims)} {sum(worker.done for worker in workers)}\n")
         sys.stdout.flush()
