@@ -191,7 +191,7 @@ async def prune_images(images: Images) -> tuple[str, ...]:
 
 async def collect(images: Images) -> int:
     """Delete blobs and layers that nothing needs; the bytes of blobs freed."""
-    freed = await trio.to_thread.run_sync(lambda: images.store.collect(keep=images.chains()))
+    freed = await trio.to_thread.run_sync(lambda: images.store.collect(keep=images.chains(), partial=True))
     await trio.to_thread.run_sync(images.store.empty_trash)
     return freed
 

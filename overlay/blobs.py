@@ -107,6 +107,15 @@ class Blobs:
             writer.write(data)
             return writer.commit()
 
+    def take(self, path: Path, digest: Digest) -> None:
+        """Make the file at *path*, which is on the same file system and whose content is known, a blob. NotFound if it is not there."""
+        target = self.path(digest)
+        target.parent.mkdir(exist_ok=True)
+        try:
+            path.rename(target)
+        except FileNotFoundError:
+            raise NotFound(f"blob {digest} has not come") from None
+
     def digests(self) -> frozenset[Digest]:
         """Those that are there."""
         return frozenset(Digest(path.parent.name, path.name) for path in self.directory.glob("*/*"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from pydock.overlay import manifest as documents
-from pydock.overlay.compression import Compression, ZstdWriter
+from pydock.overlay.compression import Compression, ZstdWriter, detect
 from pydock.overlay.digest import Digest, chain_ids
 from pydock.overlay.errors import Invalid
 from pydock.overlay.image import ARCHITECTURE, Image, Needs
@@ -24,6 +26,12 @@ _MEDIA_TYPES: Final = {
     Compression.GZIP: documents.LAYER_GZIP,
     Compression.ZSTD: documents.LAYER_ZSTD,
 }
+#: Layers that are unpacked at once: each keeps a thread busy with decompressing and a process with making files.
+_WORKERS: Final = 2
+
+
+class Aborted(Exception):
+    """Whoever wanted the image does not want it any more."""
 
 
 class Intake:
@@ -74,6 +82,77 @@ class Intake:
         self._layers.append(descriptor)
         return descriptor
 
+    def reserve(self, blobs: Iterable[Digest], layers: Iterable[Digest] = ()) -> None:
+        """Keep these *blobs*, or what has come of them, and *layers* from being collected while this is at work."""
+        with self._store._lock:
+            self.needs |= Needs(frozenset(blobs), frozenset(layers))
+
+    def add_blob(self, chunks: Iterable[bytes], *, expected: Digest | None = None) -> Descriptor:
+        """Store a blob, whatever it is, for :meth:`assemble`; its media type is that of a layer of its compression.
+
+        Invalid if its digest is not *expected*; OSError.
+        """
+        kind: Compression | None = None
+        with self._store.blobs.writer() as writer:
+            for chunk in chunks:
+                kind = kind or detect(chunk)
+                writer.write(chunk)
+            with self._store._lock:
+                self._bring(writer.digest)
+                digest = writer.commit(expected)
+        media_type = _MEDIA_TYPES.get(kind or Compression.NONE, documents.LAYER)
+        return Descriptor(media_type=media_type, digest=str(digest), size=writer.size)
+
+    def assemble(
+        self,
+        reference: Reference,
+        manifest: bytes,
+        config: bytes,
+        *,
+        source: Callable[[Descriptor], Iterable[bytes]] | None = None,
+        aborted: threading.Event | None = None,
+    ) -> Image:
+        """Make the image that the documents *manifest* and *config* describe, unpacking what layers are not there, two at once.
+
+        The layers' blobs are in the store or among its partial ones by the end of this; *source* gives the bytes of one until
+        then, if they are not to be read from there. Invalid, NotFound for a blob that is missing, OSError; Aborted once *aborted*
+        is set.
+        """
+        parsed = documents.decode(config, ConfigFile, f"the config of {reference}")
+        described = documents.decode(manifest, Manifest, f"the manifest of {reference}")
+        diff_ids = [Digest.parse(text) for text in parsed.rootfs.diff_ids]
+        if len(diff_ids) != len(described.layers):
+            raise Invalid(
+                f"{reference}: the manifest has {len(described.layers)} layers, but the config tells of {len(diff_ids)}"
+            )
+        chains = chain_ids(diff_ids)
+        digests = [Digest.parse(layer.digest) for layer in described.layers]
+        self.reserve(digests, chains)
+        stop = aborted or threading.Event()
+
+        def unpack(descriptor: Descriptor, diff_id: Digest, chain_id: Digest) -> None:
+            if self._store.layers.has(chain_id):
+                return
+            chunks = self._stored(Digest.parse(descriptor.digest)) if source is None else source(descriptor)
+            with self._store.layers.pending() as pending:
+                facts = pending.unpack(LayerStream(_until(stop, chunks)), expected=diff_id)
+                with self._store._lock:
+                    self._bring(chain_id=chain_id)
+                    pending.commit(chain_id, facts)
+
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="unpack") as pool:
+            tasks = [pool.submit(unpack, *each) for each in zip(described.layers, diff_ids, chains, strict=True)]
+            failed = [task for task in wait(tasks, return_when=FIRST_EXCEPTION).done if task.exception()]
+            if failed:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                failed[0].result()
+        with self._store._lock:
+            for digest in digests:
+                self._move_in(digest)
+        self._layers, self._diff_ids = list(described.layers), diff_ids
+        return self.finish_with(reference, config, manifest)
+
     def finish(
         self,
         reference: Reference,
@@ -122,11 +201,26 @@ class Intake:
             self._brought = Needs()
             return self._store.image(str(reference))
 
-    def _bring(self, blob: Digest, chain_id: Digest | None = None) -> None:
+    def _stored(self, digest: Digest) -> Iterable[bytes]:
+        """A blob in pieces, in the store or beside it."""
+        if self._store.blobs.has(digest):
+            return self._store.blobs.chunks(digest)
+        return self._store.partials.chunks(digest)
+
+    def _move_in(self, digest: Digest) -> None:
+        """Give a blob that has come whole its place in the store; with the lock held."""
+        if self._store.blobs.has(digest):
+            return
+        self._bring(digest)
+        self._store.blobs.take(self._store.partials.path(digest), digest)
+
+    def _bring(self, blob: Digest | None = None, chain_id: Digest | None = None) -> None:
         """Note what is about to be stored, and whether it is new."""
         layers = self._store.layers
-        self.needs |= Needs(frozenset((blob,)), frozenset((chain_id,)) if chain_id else frozenset())
-        if not self._store.blobs.has(blob):
+        self.needs |= Needs(
+            frozenset((blob,)) if blob else frozenset(), frozenset((chain_id,)) if chain_id else frozenset()
+        )
+        if blob and not self._store.blobs.has(blob):
             self._brought |= Needs(blobs=frozenset((blob,)))
             self._store._ledger.add(self._store._name(self._store.blobs.path(blob)))
         if chain_id and not layers.has(chain_id):
@@ -144,3 +238,11 @@ class Intake:
         with self._store._lock:
             self._store._intakes.remove(self)
             self._store._remove(self._brought, frozenset())
+
+
+def _until(stop: threading.Event, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """*chunks* for as long as they are wanted."""
+    for chunk in chunks:
+        if stop.is_set():
+            raise Aborted
+        yield chunk

@@ -9,6 +9,7 @@ about it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -29,6 +30,8 @@ from pydock.overlay.trees import remove_tree
 from pydock.runtime import syscalls
 
 _PIPE_SIZE: Final = 1 << 20  # bytes, the most an unprivileged process may have (fs.pipe-max-size)
+_SPARE: Final = 256 << 20  # bytes that are left to others, or a twentieth of a small disk
+_LOOK_EVERY: Final = 16 << 20  # bytes
 _OPAQUE_ATTRIBUTE: Final = "trusted.overlay.opaque"
 
 
@@ -94,6 +97,20 @@ def _unpack_into(directory: int, chunks: Iterable[bytes]) -> _Report:
             raise Invalid(report.error)
         raise OSError(report.errno, report.error)
     return report
+
+
+def _with_room(directory: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """*chunks* for as long as the file system of *directory* has room to spare: a few bytes may expand to what fills any disk, and
+    everybody's writes would fail before the layer's do."""
+    since = _LOOK_EVERY
+    for chunk in chunks:
+        since += len(chunk)
+        if since >= _LOOK_EVERY:
+            since = 0
+            status = os.fstatvfs(directory)
+            if status.f_bavail * status.f_frsize < min(_SPARE, status.f_blocks * status.f_frsize // 20):
+                raise OSError(errno.ENOSPC, "unpacking the layer would fill the disk")
+        yield chunk
 
 
 def _mark_opaque(directory: int, paths: Iterable[str]) -> None:
@@ -167,7 +184,7 @@ class PendingLayer:
         """Unpack *stream*. Invalid (also if its diff id is not *expected*) or OSError."""
         directory = os.open(self.path / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            report = _unpack_into(directory, stream)
+            report = _unpack_into(directory, _with_room(directory, stream))
             if expected is not None and stream.diff_id != expected:
                 raise Invalid(f"the layer's content is {stream.diff_id}, but {expected} was wanted: it is damaged")
             _mark_opaque(directory, report.opaque)

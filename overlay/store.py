@@ -2,7 +2,8 @@
 
 ``Store(ROOT/images)`` keeps a valid OCI image layout (image-layout.md: ``oci-layout``, ``index.json``, ``blobs/``),
 so that other tools can read it in place, and beside it ``layers/`` by chain id, ``tmp/`` for what is being made and
-``trash/`` for what is to be deleted. An image is there when index.json names it, and index.json is replaced by rename
+``trash/`` for what is to be deleted, and ``partial/`` for
+blobs that are still coming. An image is there when index.json names it, and index.json is replaced by rename
 after everything it needs has its final name; so a kill at any instant leaves an image whole or absent, and
 :meth:`Store.recover` clears away the rest.
 
@@ -27,6 +28,7 @@ from pydock.overlay.image import ARCHITECTURE, Image, Layer, Needs
 from pydock.overlay.intake import Intake
 from pydock.overlay.layers import Layers, LayerStream
 from pydock.overlay.manifest import ConfigFile, Descriptor, ImageConfig, Index, Manifest
+from pydock.overlay.partials import Partials
 from pydock.overlay.reference import Reference
 from pydock.overlay.settling import Ledger
 from pydock.overlay.trees import remove_tree
@@ -45,6 +47,7 @@ class Store:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.blobs = Blobs(directory / "blobs", self._temporary)
         self.layers = Layers(directory / "layers", self._temporary, self._trash)
+        self.partials = Partials(directory / "partial")
         self._lock = threading.RLock()
         self._emptying = threading.Lock()  # not the other: a large layer takes seconds to delete
         self._images: dict[str, Image] = {}  # by manifest digest; reference is ""
@@ -164,16 +167,18 @@ class Store:
             self._set_tags(tags)
             self._remove(self._needs(descriptor), keep)
 
-    def collect(self, *, keep: frozenset[str] = frozenset()) -> int:
+    def collect(self, *, keep: frozenset[str] = frozenset(), partial: bool = False) -> int:
         """Remove blobs and layers that no image, no intake and no chain id in *keep* needs; the bytes of blobs freed.
 
-        Call :meth:`empty_trash` to free those of layers.
+        With *partial* also what has come of blobs by transfers that ended early, which the next one would go on with. Call
+        :meth:`empty_trash` to free those of layers.
         """
         with self._lock:
             needed = self._needed()
             self.layers.collect(needed.chain_ids | frozenset(map(Digest.parse, keep)))
             self._images.clear()
-            return self.blobs.collect(needed.blobs)
+            freed = self.partials.collect(needed.blobs) if partial else 0
+            return freed + self.blobs.collect(needed.blobs)
 
     def empty_trash(self) -> None:
         """Delete what was removed; may take seconds for large layers."""

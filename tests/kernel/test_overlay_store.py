@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pydock.overlay.busybox import is_static, make_busybox
 from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid, NotFound
 from pydock.overlay.image import Image
+from pydock.overlay.intake import Aborted
 from pydock.overlay.manifest import ImageConfig
 from pydock.overlay.reference import Reference
 from pydock.overlay.store import Store
@@ -377,7 +379,7 @@ def test_a_kill_at_any_instant_leaves_each_image_whole_or_absent(place: Path, de
 
 _ON_A_SMALL_DISK = """
 set -e
-mount -t tmpfs -o size=3m tmpfs "$1"
+mount -t tmpfs -o size="$4" tmpfs "$1"
 exec "$2" -c '
 import errno, sys
 from pathlib import Path
@@ -387,6 +389,7 @@ try:
     store.import_tar(Path(sys.argv[2]), "app")
 except OSError as error:
     print(errno.errorcode[error.errno], *store.references())
+    print(error, file=sys.stderr)
 for name in ("tmp", "trash", "layers", "blobs/sha256"):
     print(*(store.directory / name).iterdir())
 ' "$1" "$3"
@@ -399,9 +402,20 @@ def test_a_full_disk_is_enospc_and_leaves_nothing(place: Path, content: int) -> 
     (place / "disk").mkdir()
     script = ["unshare", "--mount", "sh", "-c", _ON_A_SMALL_DISK, "sh"]
     done = subprocess.run(
-        [*script, place / "disk", sys.executable, place / "a.tar"], capture_output=True, check=True, text=True
+        [*script, place / "disk", sys.executable, place / "a.tar", "3m"], capture_output=True, check=True, text=True
     )
     assert done.stdout.split() == ["ENOSPC"]
+
+
+def test_a_bomb_is_refused_before_it_fills_the_disk(place: Path) -> None:
+    (place / "a.tar").write_bytes(gzip.compress(archive(zeros=bytes(200 << 20)), 1))
+    (place / "disk").mkdir()
+    script = ["unshare", "--mount", "sh", "-c", _ON_A_SMALL_DISK, "sh"]
+    done = subprocess.run(
+        [*script, place / "disk", sys.executable, place / "a.tar", "100m"], capture_output=True, check=True, text=True
+    )
+    assert done.stdout.split() == ["ENOSPC"]
+    assert "would fill the disk" in done.stderr
 
 
 def test_an_unpacker_that_is_killed_is_an_error_and_leaves_nothing(place: Path, store: Store) -> None:
@@ -478,3 +492,70 @@ def test_a_static_elf_is_told_from_a_dynamic_one() -> None:
     assert not is_static(Path("/bin/true").read_bytes())
     with pytest.raises(Invalid):
         is_static(b"\x7fELF\2\1")
+
+
+# -- images whose documents exist already
+
+
+def documents_of(store: Store, name: str) -> tuple[bytes, bytes]:
+    image = store.image(name)
+    return store.manifest(image), store.config_file(image)
+
+
+def elsewhere(place: Path, source: Store, name: str, *, partial: bool = False, spoil: bool = False) -> Store:
+    """Another store, with the blobs of an image's layers and no more."""
+    other = Store(place / "other")
+    for layer in source.image(name).layers:
+        digest = Digest.parse(layer.digest)
+        data = source.blobs.read(digest)
+        (other.partials if partial else other.blobs).path(digest).write_bytes(b"x" * len(data) if spoil else data)
+    return other
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_an_image_is_assembled_from_blobs_that_are_there(store: Store, place: Path, partial: bool) -> None:
+    add(store, "app", archive(a=b"1"), archive(b=b"2"), archive(c=b"3"))
+    other = elsewhere(place, store, "app", partial=partial)
+    with other.intake() as intake:
+        image = intake.assemble(Reference.parse("app"), *documents_of(store, "app"))
+    assert image == store.image("app")
+    assert [next(path.iterdir()).name for path in other.layer_paths(image)] == ["a", "b", "c"]
+    assert list(other.partials.directory.iterdir()) == []
+    other.untag("app")
+    assert files_of(other) == 0
+
+
+def test_a_blob_that_is_not_what_the_config_tells_of_is_invalid(store: Store, place: Path) -> None:
+    add(store, "app", archive(a=b"1"))
+    other = elsewhere(place, store, "app", spoil=True)
+    with other.intake() as intake, pytest.raises(Invalid):
+        intake.assemble(Reference.parse("app"), *documents_of(store, "app"))
+    assert (other.references(), other.layers.chain_ids(), is_clean(other)) == ((), frozenset(), True)
+
+
+def test_an_image_whose_blob_is_missing_is_not_assembled(store: Store, place: Path) -> None:
+    add(store, "app", archive(a=b"1"), archive(b=b"2"))
+    other = elsewhere(place, store, "app")
+    other.blobs.path(Digest.parse(store.image("app").layers[1].digest)).unlink()
+    with other.intake() as intake, pytest.raises(NotFound, match="has not come"):
+        intake.assemble(Reference.parse("app"), *documents_of(store, "app"))
+    other.empty_trash()
+    assert (other.references(), other.layers.chain_ids(), is_clean(other)) == ((), frozenset(), True)
+
+
+def test_what_is_not_wanted_any_more_leaves_nothing(store: Store, place: Path) -> None:
+    add(store, "app", archive(a=b"1"))
+    other, stop = elsewhere(place, store, "app"), threading.Event()
+    stop.set()
+    with other.intake() as intake, pytest.raises(Aborted):
+        intake.assemble(Reference.parse("app"), *documents_of(store, "app"), aborted=stop)
+    assert (other.references(), other.layers.chain_ids(), is_clean(other)) == ((), frozenset(), True)
+
+
+def test_documents_that_do_not_fit_are_invalid(store: Store) -> None:
+    add(store, "app", archive(a=b"1"))
+    add(store, "app2", archive(a=b"1"), archive(b=b"2"))
+    manifest, _ = documents_of(store, "app")
+    _, config = documents_of(store, "app2")
+    with store.intake() as intake, pytest.raises(Invalid, match="the manifest has 1 layers, but the config tells of 2"):
+        intake.assemble(Reference.parse("app3"), manifest, config)
