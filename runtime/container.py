@@ -344,10 +344,7 @@ class Container:
         elif self.record.pid:
             self.record.state = "paused" if frozen(self.cgroup) else "running"  # a pause may have been half told
             self.health.begin()
-            try:
-                await self.volumes.agree(self.spec.volumes or ())
-            except (PydockError, OSError) as error:
-                self.failed(f"volumes: not as they were set: {error}")
+            await self.runs.agree()
 
     async def keep_again(self, keeper: Keeper) -> None:
         """A keeper was started anew: the descriptors are still here."""

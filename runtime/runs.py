@@ -172,6 +172,17 @@ class Runs:
             )
             container.engine.events.publish("container", container.name, "oom", kills=str(kills))
 
+    async def agree(self) -> None:
+        """It has gone on while pydockd was away: make good what the death has left half done to its mounts."""
+        container = self._container
+        items = container.spec.volumes or ()
+        agreements = {"volumes": lambda: container.volumes.agree(items), "secrets": container.secrets.agree}
+        for what, agree in agreements.items():
+            try:
+                await agree()
+            except (PydockError, OSError) as error:
+                container.failed(f"{what}: not as they were set: {error}")
+
     def shares_pids(self) -> bool:
         """Whether its PID namespace is not its own."""
         return not sharing.own_namespace(self._container.spec.pid_mode)

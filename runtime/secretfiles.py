@@ -175,6 +175,12 @@ class SecretFiles:
         if mount is not None:
             self._take(mount)
 
+    async def agree(self) -> None:
+        """After pydockd's own restart: have the container that runs see them, if the death came before that."""
+        if self.names():
+            async with self._lock:
+                await self._appear()
+
     async def keep(self, keeper: Keeper) -> None:
         """Give the descriptor to a keeper that has been started anew."""
         if self._root >= 0:

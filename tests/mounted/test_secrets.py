@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,3 +202,20 @@ def test_one_that_can_t_be_shown_is_not_there(make: Make) -> None:
     (c / "secrets/s").write_text("x")
     (c / "ctl").write_text("start")
     assert (inside(c) / "s").read_text() == "x"
+
+
+def test_one_that_was_half_put_into_the_container_is_seen_after_a_death(own_engine: Engine) -> None:
+    c = own_engine.tree / "containers/c"
+    own_engine.sh("cd containers; mkdir c; echo busybox > c/image; echo sleep 1000 > c/command; echo start > c/ctl")
+    os.kill(own_engine.helper("monitor"), signal.SIGSTOP)
+    writer = subprocess.Popen(["sh", "-c", f"echo value > {c}/secrets/s"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while not (c / "secrets/s").exists() or (c / "secrets/s").read_text() != "value\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    own_engine.kill()
+    own_engine.kill_helper("monitor")
+    writer.wait(10)
+    own_engine.start()
+    assert (c / "state").read_text() == "running\n"
+    assert (inside(c) / "s").read_text() == "value"
