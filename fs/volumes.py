@@ -31,7 +31,13 @@ class VolumeSubject:
 
     def _keep(self) -> None:
         self.volume.files = self.metadata.plain()
-        self.engine.spawn(lambda: self.engine.volumes.save(self.volume))
+        self.engine.spawn(self._save)
+
+    async def _save(self) -> None:
+        try:
+            await self.engine.volumes.save(self.volume)
+        except OSError:  # a full disk; times and modes may wait
+            self.engine.settler.owe(self._save)
 
     @property
     def label(self) -> str:

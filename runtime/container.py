@@ -8,7 +8,7 @@ Commands take the container's lock one after another. An exit may come at any ti
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -123,6 +123,10 @@ class Container:
         """Keep the record on disk; with the fields that it is about to have."""
         await self._file.save(**coming)
 
+    async def keep(self, **coming: object) -> str:
+        """``save``, later if it can't be now; what was wrong."""
+        return await self._file.keep(**coming)
+
     def _changed(self, state: State) -> None:
         self.record.state = state
         self.record.changed = now()
@@ -141,7 +145,7 @@ class Container:
         """Its first process runs."""
         if self.runs.shares_pids():
             self.members.note()
-            self.engine.spawn(self.save)
+            self.engine.spawn(self.keep)
         self.engine.on_change(self)
         self.engine.events.publish("container", self.name, "start", pid=str(self.record.pid))
         self.health.begin()
@@ -226,8 +230,7 @@ class Container:
             await trio.to_thread.run_sync(self.cgroup.freeze)
             if self.state == "running":
                 self._changed("paused")
-                with suppress(OSError):  # a full disk: after a death the cgroup itself tells
-                    await self.save()
+                await self.keep()  # after a death the cgroup itself tells
                 self.engine.events.publish("container", self.name, "pause")
             return "paused"
 
@@ -243,8 +246,7 @@ class Container:
         await trio.to_thread.run_sync(self.cgroup.thaw)
         if self.state == "paused":
             self._changed("running")
-            with suppress(OSError):
-                await self.save()
+            await self.keep()
             self.engine.events.publish("container", self.name, "resume")
 
     async def restart(self, seconds: float | None = None) -> str:
@@ -283,11 +285,12 @@ class Container:
 
     # exits
 
-    def next_state(self) -> State:
-        """What it is when its first process has ended."""
-        state: State = "restarting" if self._restarting or self.restarts.follows() else "exited"
-        self.record.leaving = bool(self.spec.autoremove) and state == "exited"
-        return state
+    def after(self, exit_code: int | None, finished: int) -> Mapping[str, object]:
+        """What is in its record when its first process has ended."""
+        counts = {} if self._restarting else self.restarts.follows(exit_code, finished)
+        again = self._restarting or bool(counts)
+        leaving = bool(self.spec.autoremove) and not again
+        return {**counts, "state": "restarting" if again else "exited", "leaving": leaving}
 
     def ended(self) -> None:
         """Its first process has ended."""
@@ -306,13 +309,14 @@ class Container:
     async def stay_down(self) -> None:
         """If another run was to follow, none does."""
         if self.state == "restarting":
+            leaving = bool(self.spec.autoremove)
+            with trio.CancelScope(shield=True):
+                await self.keep(state="exited", leaving=leaving)
+            self.record.leaving = leaving
             self._changed("exited")
             self.health.tell()
-            self.record.leaving = bool(self.spec.autoremove)
             self.engine.spawn(self.parting)
             self.process.tell_end()
-            with trio.CancelScope(shield=True):
-                await self.save()
 
     async def parting(self) -> None:
         """Its run has ended: with ``autoremove`` it goes before waiters are told."""
@@ -388,5 +392,5 @@ class Container:
             await trio.sleep(_SAVE_DELAY)
         finally:
             self._saving = False
-            with trio.CancelScope(shield=True), suppress(FileNotFoundError):  # rmdir came first
-                await self.save()
+            with trio.CancelScope(shield=True):
+                await self.keep()

@@ -125,7 +125,7 @@ class Containers:
             await trio.to_thread.run_sync(container.cgroup.remove)
             trash = self.directory / f".trash-{container.id}"
             await trio.to_thread.run_sync(os.rename, container.directory, trash)
-            del self._by_name[name], self._by_id[container.id]
+            del self._by_name[container.name], self._by_id[container.id]  # it may have been renamed meanwhile
             self.engine.ranges.forget(container.id)
         await self.engine.on_removed(container)
         for process in container.processes():

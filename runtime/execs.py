@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import checked_name, now
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.process import Left, Process
-from pydock.runtime.record import Life, RecordFile, State
+from pydock.runtime.record import Life, RecordFile
 from pydock.runtime.runs import frozen
 from pydock.runtime.spec import parse_signal, print_signal
 from pydock.runtime.state import clear_halves, read_json, replace_json
@@ -98,13 +98,9 @@ class Exec:
         """Set (or, with None, unset) a field of the spec, and keep it. Busy while it runs."""
         self.refuse_alive(setting)
         async with self._changes:
-            before = self.record.settings
-            self.record.settings = {**before, setting: value}
-            try:
-                await self._file.save()
-            except OSError:
-                self.record.settings = before
-                raise
+            settings = {**self.record.settings, setting: value}
+            await self._file.save(settings=settings)
+            self.record.settings = settings
 
     def refuse_alive(self, setting: str) -> None:
         """Busy while it runs; *setting* as in the words for a person."""
@@ -121,7 +117,7 @@ class Exec:
         async def save() -> None:
             async with self.lock:
                 if not self.removed:
-                    await self._file.save()
+                    await self._file.keep()
 
         self.container.engine.spawn(save)
 
@@ -209,8 +205,8 @@ class Exec:
     async def tidy(self) -> None:
         """It leaves nothing but its output."""
 
-    def next_state(self) -> State:
-        return "exited"
+    def after(self, exit_code: int | None, finished: int) -> Mapping[str, object]:
+        return {"state": "exited"}
 
     def began(self) -> None:
         self.container.engine.on_change(self)

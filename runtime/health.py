@@ -149,10 +149,8 @@ class Health:
             failing += 1
             if failing >= check.retries:
                 health = "unhealthy"
-        try:
-            await container.save(health=health, failing=failing)
-        except OSError as error:  # a full disk: it is to be seen all the same
-            container.failed(f"health: the result can't be kept: {error.strerror}")
+        if wrong := await container.keep(health=health, failing=failing):  # it is to be seen all the same
+            container.failed(f"health: the result can't be kept: {wrong}")
         if record.started != run or container.state not in ("running", "paused"):
             return  # the run that it tells of is over
         record.health, record.failing = health, failing

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Final
 
 import trio
@@ -88,11 +88,9 @@ class MountedVolumes:
                 await self._settle(before)
                 raise
             self._note(after)
-            self._engine.spawn(self._save)  # behind the reply: a death before it makes agree() look, and find all well
-
-    async def _save(self) -> None:
-        with suppress(FileNotFoundError):  # the container has been removed
-            await self._file.save()
+            self._engine.spawn(
+                self._file.keep
+            )  # behind the reply: a death before it makes agree() look, and find all well
 
     async def _settle(self, items: Sequence[str]) -> None:
         """What is mounted is what *items* say, and that is kept."""

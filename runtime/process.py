@@ -68,8 +68,9 @@ class Owner(Protocol):
     async def tidy(self) -> None:
         """It has ended: what is to be done side by side with the end of its output."""
 
-    def next_state(self) -> State:
-        """What comes after the end: ``exited``, or ``restarting`` when waiters shall go on waiting."""
+    def after(self, exit_code: int | None, finished: int) -> Mapping[str, object]:
+        """What is in the record after an end at *finished*, its ``state`` above all: ``exited``, or ``restarting`` when waiters shall
+        go on waiting. Asked again after each await, since a command may have come in between."""
 
     def began(self) -> None:
         """It runs, and that is kept on disk."""
@@ -245,28 +246,31 @@ class Process:
                 self.tell_end()
 
     async def _take_down(self, status: int | None, time: int) -> None:
-        record = self._record
-        pid = record.pid
         if self.before_end is not None:
             await self.before_end()
         await side_by_side(self._end_output, self._owner.tidy)
-        record.pid = 0
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
-        record.finished = time
-        record.exit_code = None if status is None else exit_code_of(status)
-        state = self._owner.next_state()
-        try:
-            await side_by_side(lambda: self._file.save(state=state), self.streams.release)
-        except OSError as error:  # told nevertheless: the monitor's note of the exit stays, and with it the exit code
-            self._owner.failed(f"state.json: the exit could not be written down: {error.strerror}")
-        else:
-            self.engine.spawn(lambda: persistently(lambda: self.engine.monitor.forget(self.id, pid)))
-        record.state, record.changed = state, now()
+        code = None if status is None else exit_code_of(status)
+        ended = {"pid": 0, "finished": time, "exit_code": code, "changed": now()}
+        after = self._owner.after(code, time)
+        await side_by_side(lambda: self._write_down({**ended, **after}), self.streams.release)
+        while after != (other := self._owner.after(code, time)):
+            after = other
+            await self._write_down({**ended, **after})
+        self._file.take_announced()
         self._owner.ended()
         self.down.set()
         self.streams.news.ring()
+
+    async def _write_down(self, ended: Mapping[str, object]) -> None:
+        pid = self._record.pid
+        self._file.announce(ended)
+        if wrong := await self._file.keep():  # the monitor's note of the exit stays, and with it the exit code
+            self._owner.failed(f"state.json: the exit could not be written down: {wrong}")
+        else:
+            self.engine.spawn(lambda: persistently(lambda: self.engine.monitor.forget(self.id, pid)))
 
     def tell_end(self) -> None:
         """Wake those who wait for the end: it is not started again by itself."""

@@ -100,6 +100,26 @@ class RecordFile:
         self._settler = settler
         self._lock = trio.Lock()
         self._saved: dict[str, object] = {}
+        self._coming: Mapping[str, object] = {}
+
+    async def keep(self, **coming: object) -> str:
+        """:meth:`save` what is told in any case: if it can't be kept now, it is tried again until it can. What was wrong, in words."""
+        try:
+            await self.save(**coming)
+        except OSError as error:
+            self._settler.owe(self.save)
+            return error.strerror or str(error)
+        return ""
+
+    def announce(self, coming: Mapping[str, object]) -> None:
+        """Each save from now on has the fields *coming*, until the record has taken them."""
+        self._coming = coming
+
+    def take_announced(self) -> None:
+        """They are on disk, or are told in any case: the record has them."""
+        for name, value in self._coming.items():
+            setattr(self._record, name, value)
+        self._coming = {}
 
     async def save(self, run: Run | None = None, /, **coming: object) -> None:
         """Keep the record as it is now; with *run* as it will be if that succeeds, or with the fields that it is about to have.
@@ -111,7 +131,7 @@ class RecordFile:
             if run is not None:
                 record = dataclasses.replace(record)
                 record.take(run)
-            values = dataclasses.asdict(record) | coming
+            values = {**dataclasses.asdict(record), **self._coming, **coming}
             if values == self._saved:
                 return
             self._saved = {}

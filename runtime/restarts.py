@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -106,17 +106,15 @@ class Restarts:
         """It is about to be ended by a command: that is known from now on, whatever dies meanwhile."""
         self._container.record.by_hand = True
         if self.policy.name != "no":
-            with suppress(OSError):  # what has filled the disk must be possible to end
-                await self._container.save()
+            await self._container.keep()  # what has filled the disk must be possible to end
 
-    def follows(self) -> bool:
-        """A run has ended: whether another follows, which is counted."""
+    def follows(self, exit_code: int | None, finished: int) -> Mapping[str, object]:
+        """A run has ended, at *finished*: what is counted when another follows; nothing when none does."""
         record = self._container.record
-        if record.by_hand or not self.policy.wants(record.exit_code, record.restarts):
-            return False
-        record.restarts += 1
-        record.pause = next_pause(record.pause, (record.finished - record.started) / 1e9)
-        return True
+        if record.by_hand or not self.policy.wants(exit_code, record.restarts):
+            return {}
+        pause = next_pause(record.pause, (finished - record.started) / 1e9)
+        return {"restarts": record.restarts + 1, "pause": pause}
 
     def settle(self) -> bool:
         """The engine has started, and it does not run: whether it is started."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import trio
@@ -59,11 +59,17 @@ class Settler:
     def __init__(self, *, interval: float = 1.0) -> None:
         self._interval = interval
         self._paths: set[Path] = set()
+        self._owed: set[Callable[[], Awaitable[None]]] = set()
         self._wake = trio.Event()
 
     def touched(self, path: Path) -> None:
         """*path* was replaced."""
         self._paths.add(path)
+        self._wake.set()
+
+    def owe(self, save: Callable[[], Awaitable[None]]) -> None:
+        """*save* found no room on the disk: it is done again until there is some, or nothing left to be saved."""
+        self._owed.add(save)
         self._wake.set()
 
     async def run(self) -> None:
@@ -79,7 +85,15 @@ class Settler:
                 await self.settle()
 
     async def settle(self) -> None:
-        """Settle what was touched until now."""
+        """Settle what was touched until now, and save what is owed."""
+        owed, self._owed = self._owed, set()
+        for save in owed:
+            try:
+                await save()
+            except FileNotFoundError:
+                continue  # it has been removed
+            except OSError:
+                self.owe(save)
         paths, self._paths = self._paths, set()
         if paths:
             await trio.to_thread.run_sync(_sync, paths)

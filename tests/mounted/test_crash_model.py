@@ -264,7 +264,9 @@ class Worker:
         deadline = time.monotonic() + SETTLED
         while (path / "pid").read_text().strip() in ("", pid):
             if time.monotonic() > deadline:  # the pause grows from crash to crash, up to a minute
-                assert (path / "state").read_text() == "restarting\n", "it is not started again"
+                assert (path / "state").read_text() == "restarting\n", (
+                    f"not started again: {(path / 'error').read_text()}"
+                )
                 write(path / "ctl", "restart")
                 return
             time.sleep(0.01)

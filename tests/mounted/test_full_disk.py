@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,3 +96,23 @@ def test_what_has_filled_the_disk_can_be_held_and_ended(
         small_engine.kill()
         small_engine.start()
         assert (running / "state").read_text() == "paused\n"
+
+
+@pytest.mark.parametrize("crashes", [False, True], ids=["it-runs", "between-two-runs"])
+def test_an_end_that_was_told_is_written_down_when_there_is_room(
+    small_engine: Engine, running: Path, crashes: bool
+) -> None:
+    (running / "restart").write_text("unless-stopped")
+    if crashes:
+        (running / "stdin").write_text("end\n")
+    with small_engine.filled():
+        (running / "ctl").write_text("kill")
+        assert (running / "state").read_text() == "exited\n"
+    kept = small_engine.root / "containers" / (running / "id").read_text().strip() / "state.json"
+    deadline = time.monotonic() + 20
+    while json.loads(kept.read_text())["state"] != "exited":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    small_engine.kill()
+    small_engine.start()
+    assert (running / "state").read_text() == "exited\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -85,11 +86,10 @@ class FakeContainer:
     def defaults(self) -> Defaults:
         return Defaults()
 
-    async def save(self, **coming: object) -> None:
+    async def keep(self, **coming: object) -> str:
         """What is kept, and what was to be seen by then."""
         self.kept.append((coming["health"], self.record.health))
-        if self.full:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.strerror(errno.ENOSPC) if self.full else ""
 
     def failed(self, words: str) -> None:
         self.words.append(words)

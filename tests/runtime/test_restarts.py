@@ -110,9 +110,11 @@ class FakeContainer:
 
     def ends(self) -> bool:
         """It has ended; whether it is to be started again."""
-        follows = self.restarts.follows()
+        follows = self.restarts.follows(1, 2)
+        for name, value in follows.items():
+            setattr(self.record, name, value)
         self.record.state = "restarting" if follows else "exited"
-        return follows
+        return bool(follows)
 
     async def begin(self) -> str:
         if not self.startable:
