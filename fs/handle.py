@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import trio
 from pydock.fs.node import (
     Blob,
     Control,
@@ -112,7 +113,11 @@ class Handle:
 
     async def render(self) -> bytes:
         """The bytes a reader sees now."""
-        return shown(self.file)
+        if not self.file.is_long:
+            return shown(self.file)
+        data = await trio.to_thread.run_sync(shown, self.file)
+        self.file.reported = len(data)
+        return data
 
     async def read(self, offset: int, size: int) -> bytes:
         if self.snapshot is None or offset == 0:

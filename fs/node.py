@@ -62,10 +62,12 @@ class Entry(Generic[S]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value(Entry[S]):
     """One value. ``show`` gives it without the newline, None for nothing. ``store`` takes the text without its trailing newline,
-    or None to unset; without ``store`` the file is read-only."""
+    or None to unset; without ``store`` the file is read-only. *long* tells whether ``show`` takes its time just now: then it does so
+    in a thread, and stat(2) has the size of the last time."""
 
     show: Callable[[S], str | None]
     store: Callable[[S, str | None, int], Awaitable[None]] | None = None
+    long: Callable[[S], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +202,7 @@ class File(Node):
         self.lock = trio.Lock()
         self.hidden = 0.0
         self.draft: int | None = None
-        self.reported = 4096  # the size of a report's last rendering
+        self.reported = 4096  # the size of a report's last rendering, or of a long value's
 
     @property
     def subject(self) -> Subject:
@@ -223,6 +225,11 @@ class File(Node):
             return kind | 0o777
         own = self.subject.metadata.files.get(self.directory.prefix + self.name)
         return kind | (self.entry.mode if own is None or own.mode is None else own.mode)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes long to show it now."""
+        return isinstance(self.entry, Value) and self.entry.long is not None and self.entry.long(self.subject)
 
     @property
     def settable(self) -> bool:

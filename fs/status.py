@@ -63,7 +63,7 @@ def _of_file(node: File) -> Status:
 
 
 def _size(node: File) -> int:
-    if isinstance(node.entry, Report):
+    if isinstance(node.entry, Report) or node.is_long:
         return node.reported
     if node.draft is not None:
         return node.draft

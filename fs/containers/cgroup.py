@@ -13,9 +13,11 @@ import trio
 from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.node import Directory, Entry, Value
 from pydock.runtime.cgroup import Cgroup
+from pydock.runtime.errors import PydockError
 
 C = ContainerSubject
 
+CROWD: Final = 500
 #: What each file is for, in a line; formats and meanings are those of the kernel's cgroup-v2.rst.
 DOCS: Final[Mapping[str, str]] = {
     "path": "The cgroup's place below the controllers' roots, for cgexec and its like.",
@@ -64,6 +66,14 @@ async def _write(name: str, subject: C, text: str | None, caller: int) -> None:
     await subject.container.configuration.keep_cgroup(await trio.to_thread.run_sync(write))
 
 
+def _is_crowded(subject: C) -> bool:
+    """Whether the kernel, which sorts them in each v1 hierarchy, takes long to list the processes."""
+    try:
+        return int(subject.container.cgroup.read("pids.current")) > CROWD
+    except (PydockError, OSError, ValueError):
+        return False
+
+
 def _entry(cgroup: Cgroup, name: str, *, listed: bool) -> Entry[C]:
     mode = cgroup.mode(name)
 
@@ -76,6 +86,7 @@ def _entry(cgroup: Cgroup, name: str, *, listed: bool) -> Entry[C]:
         volatile=True,
         show=(lambda subject: None) if mode == "wo" else (lambda subject: _read(name, subject)),
         store=None if mode == "ro" else store,
+        long=_is_crowded if name in ("cgroup.procs", "tasks") else None,
         doc=DOCS.get(name, ""),
     )
 

@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -55,12 +56,28 @@ def test_a_flood_is_stopped_at_once(make: Make) -> None:
 
 
 def test_thousands_of_processes(make: Make) -> None:
+    other = start(make("other", command="sleep 1000"))
     c = make(command="sh -c 'i=0; while [ $i -lt 2000 ]; do sleep 1000 & i=$((i+1)); done; echo all; wait'")
     with open(c / "stdout") as reader:
         start(c)
         assert reader.readline() == "all\n"
-    assert (c / "processes").read_text().count("sleep 1000\n") == 2000
-    x = start(new(c, "x", command="true"))
+    slowest = 0.0
+    for report in ("processes", "stats", "inspect.json", "cgroup/cgroup.procs", "cgroup/tasks"):
+        with subprocess.Popen(["cat", c / report], stdout=subprocess.PIPE, text=True) as cat:
+            while cat.stdout and not select.select([cat.stdout], [], [], 0)[0]:
+                begun = time.monotonic()
+                assert (other / "state").read_text() == "running\n"
+                slowest = max(slowest, time.monotonic() - begun)
+            lines = cat.communicate()[0].splitlines()
+        assert len(lines) == {"processes": 2002, "cgroup/cgroup.procs": 2001, "cgroup/tasks": 2001}.get(
+            report, len(lines)
+        )
+    assert slowest < 2
+    assert (c / "cgroup/cgroup.procs").stat().st_size == len((c / "cgroup/cgroup.procs").read_bytes())
+    x = new(c, "x", command="true")
+    for command in ("pause", "resume"):
+        (c / "ctl").write_text(command)
+    start(x)
     assert (x / "wait").read_text() == "0\n"
     (c / "ctl").write_text("kill")
     assert (c / "wait").read_text() == "137\n"
