@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +42,17 @@ from pydock.fs.mounting import (
 from pydock.fs.node import Directory
 from pydock.fs.operations import Operations
 from pydock.fs.options import Options, from_file, from_mount
+from pydock.fs.registries import Accounts, RegistriesDirectory
 from pydock.fs.root import Root, RootDirectory, root_metadata, version
 from pydock.fs.volumes import VolumesDirectory
 from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.host import HostImage
 from pydock.overlay.image import Image
+from pydock.overlay.registry.client import Registries
+from pydock.overlay.registry.endpoint import Proxies
+from pydock.overlay.registry.settings import Settings
+from pydock.overlay.registry.transfers import Transfers
 from pydock.overlay.store import Store
 from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
 from pydock.runtime.companion import Companion, Link, Persistent
@@ -168,6 +174,9 @@ class Daemon:
                 self.store.settle()
                 (self.options.root / "busybox.made").touch()  # who removes it does not get it back
 
+    def _proxies(self) -> Proxies:
+        return self.options.proxies or Proxies.from_environment()
+
     @staticmethod
     def _chains(containers: Containers) -> frozenset[str]:
         """The chain ids of the layers below writable layers: they stay on disk whatever becomes of the tag."""
@@ -184,7 +193,12 @@ class Daemon:
                 if container.record.image_id == image.id or container.spec.image == image.reference
             )
 
-        images = Images(self.store, engine, image_roots, users, lambda: self._chains(containers))
+        transfers = Transfers()
+        registries = Registries(self.store, lambda host: accounts.endpoint(host), self._proxies, transfers)
+        settings = Settings(self.options.root / "registries", self.options.run / "registries")
+        await trio.to_thread.run_sync(settings.read)
+        accounts = Accounts(settings, registries, engine, lambda host: self.options.mirrors.get(host, ()))
+        images = Images(self.store, engine, image_roots, registries, transfers, users, lambda: self._chains(containers))
 
         def counts() -> dict[str, int]:
             references = self.store.references()
@@ -194,7 +208,8 @@ class Daemon:
         async def reload() -> str:
             fresh = await trio.to_thread.run_sync(from_file)
             engine.log_max = fresh.log_max
-            return "read /etc/pydock.toml: log_max holds from now on, the places from the next mount on"
+            self.options = replace(self.options, mirrors=fresh.mirrors, proxies=fresh.proxies)
+            return "read /etc/pydock.toml: log_max, registries and proxies hold from now on, the places from the next mount on"
 
         async def prune() -> int:
             removed = await prune_images(images)
@@ -233,6 +248,7 @@ class Daemon:
         root.add(images_tree)
         volumes_tree = VolumesDirectory(containers, containers_directory.settled_all, root)
         root.add(volumes_tree)
+        root.add(RegistriesDirectory(accounts, root))
         operations = Operations(root, nursery)
 
         def changed(what: object) -> None:
@@ -319,6 +335,8 @@ def main(argv: list[str] | None = None) -> int:
         format="pydockd: %(levelname)s: %(message)s",
         stream=sys.stderr,
     )
+    if not given.verbose:
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for each request
     try:
         if os.geteuid() != 0:
             raise Invalid("only root can run containers")

@@ -7,7 +7,7 @@ import os
 
 import trio
 from pydock.fs.blobs import BlobHandle
-from pydock.fs.blocking import Caller
+from pydock.fs.blocking import Caller, interruptible
 from pydock.fs.handle import (
     DocumentHandle,
     Handle,
@@ -75,8 +75,9 @@ async def open_file(
             return StreamHandle(file, channel, caller=Caller(caller, number), nonblocking=bool(flags & os.O_NONBLOCK))
         case Control():
             return ControlHandle(file, caller=Caller(caller, number), nursery=nursery)
-        case Report():
-            return ReportHandle(file)
+        case Report(slow=slow):
+            who = Caller(caller, number)
+            return ReportHandle(file, (lambda text: interruptible(who, text)) if slow else None)
         case Value() if writing:
             return ValueHandle(file, truncated=truncated, caller=caller)
         case List() if writing:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -159,11 +159,20 @@ class Handle:
 
 
 class ReportHandle(Handle):
-    """Rendered when first read, whole."""
+    """Rendered when first read, whole; *waiting* lets a wait for that end with the caller's signal."""
+
+    def __init__(self, file: File, waiting: Callable[[Callable[[], Awaitable[str]]], Awaitable[str]] | None) -> None:
+        super().__init__(file)
+        self.waiting = waiting
 
     async def render(self) -> bytes:
-        assert isinstance(self.file.entry, Report)
-        data = (await self.file.entry.render(self.file.subject)).encode(errors="surrogateescape")
+        entry = self.file.entry
+        assert isinstance(entry, Report)
+
+        async def text() -> str:
+            return await entry.render(self.file.subject)
+
+        data = (await (text() if self.waiting is None else self.waiting(text))).encode(errors="surrogateescape")
         self.file.reported = len(data)
         return data
 

@@ -14,6 +14,9 @@ from pydock.fs.subject import Place
 from pydock.overlay import manifest as documents
 from pydock.overlay.image import Image
 from pydock.overlay.manifest import ConfigFile, ImageConfig
+from pydock.overlay.reference import Reference
+from pydock.overlay.registry.client import Registries
+from pydock.overlay.registry.transfers import Transfers
 from pydock.overlay.store import Store
 from pydock.overlay.waste import waste
 from pydock.runtime.engine import Engine
@@ -29,6 +32,8 @@ class Images:
     store: Store
     engine: Engine
     roots: ImageRoots
+    registries: Registries
+    transfers: Transfers
     users: Callable[[Image], tuple[str, ...]]
     chains: Callable[[], frozenset[str]]
 
@@ -109,6 +114,16 @@ async def _tag(subject: ImageSubject, words: tuple[str, ...]) -> str:
     return f"tagged {(await tag(subject.images, subject.reference, words[0])).reference}"
 
 
+async def _push(subject: ImageSubject, words: tuple[str, ...]) -> str:
+    if len(words) > 1:
+        raise Invalid("push takes one word at most: REFERENCE")
+    image = subject.image
+    reference = Reference.parse(words[0] if words else subject.reference)
+    digest = await subject.images.registries.push(image, reference)
+    subject.images.engine.events.publish("image", str(reference), "push", id=image.id, digest=digest)
+    return f"pushed {reference} {digest}"
+
+
 async def tag(images: Images, old: str, new: str) -> Image:
     """Give the image *old* the further name *new*, taking it from whoever has it."""
     image = await trio.to_thread.run_sync(images.store.tag, old, new)
@@ -187,6 +202,13 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
                 usage="tag REFERENCE",
                 doc="give it a further name, taking it from the image that has it",
                 run=_tag,
+            ),
+            Verb(
+                name="push",
+                usage="push [REFERENCE]",
+                doc="take it to the registry that its reference names, or to where REFERENCE says",
+                run=_push,
+                cancelled=True,
             ),
         ),
     ),

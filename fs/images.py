@@ -14,13 +14,14 @@ from typing import cast
 
 import trio
 from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, tag
-from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Verb
+from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Value, Verb
 from pydock.fs.subject import Place
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
 from pydock.overlay.reference import DEFAULT_TAG, Reference
+from pydock.overlay.registry.documents import parse_platform
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
-from pydock.runtime.formats import quote
+from pydock.runtime.formats import now, quote
 from pydock.runtime.volumes import checked_source
 
 
@@ -34,6 +35,18 @@ async def _import(subject: TopSubject, words: tuple[str, ...]) -> str:
     subject.engine.events.publish("image", canonical, "load", id=image.id)
     subject.engine.spawn(lambda: _tidy(subject.images))
     return f"imported {image.reference}, {image.size} bytes"
+
+
+async def _pull(subject: TopSubject, words: tuple[str, ...]) -> str:
+    names = [word for word in words if not word.startswith("platform=")]
+    platforms = [word.partition("=")[2] for word in words if word.startswith("platform=")]
+    if len(names) != 1 or len(platforms) > 1:
+        raise Invalid("pull takes REFERENCE [platform=OS/ARCHITECTURE[/VARIANT]]")
+    images, reference = subject.images, Reference.parse(names[0])
+    image = await images.registries.pull(reference, parse_platform(platforms[0]) if platforms else None)
+    subject.engine.events.publish("image", image.reference, "pull", id=image.id, digest=image.digest)
+    subject.engine.spawn(lambda: _tidy(images))
+    return f"pulled {image.reference} {image.digest}"
 
 
 class TopSubject(Place):
@@ -56,7 +69,21 @@ TOP: tuple[Entry[TopSubject], ...] = (
                 run=_import,
                 cancelled=True,
             ),
+            Verb(
+                name="pull",
+                usage="pull REFERENCE [platform=OS/ARCHITECTURE[/VARIANT]]",
+                doc="bring an image in from its registry; what an interrupted pull has brought is not fetched again",
+                run=_pull,
+                cancelled=True,
+            ),
         ),
+    ),
+    Value(
+        name="progress",
+        volatile=True,
+        changed=lambda s: now(),
+        show=lambda s: "\n".join(s.images.transfers.lines()) or None,
+        doc="A line a blob on its way: ``KIND REFERENCE DIGEST DONE TOTAL``, in bytes.",
     ),
 )
 

@@ -128,9 +128,11 @@ class Blob(Entry[S]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report(Entry[S]):
-    """Rendered when opened; stat never renders it."""
+    """Rendered when opened; stat never renders it. A *slow* one may take long, as others have to be asked, and ends with the signal
+    that ends its reader."""
 
     render: Callable[[S], Awaitable[str]]
+    slow: bool = False
 
 
 class Channel(Protocol):

@@ -7,10 +7,13 @@ that mean nothing here are dropped.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final
 
+from pydock.overlay.reference import is_host
+from pydock.overlay.registry.endpoint import Proxies
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_limit, print_limit, quote
 
@@ -56,6 +59,8 @@ class Options:
     run: Path = Path("/run/pydock")
     cgroup_parent: str = ""  # empty: the engine's choice
     log_max: str = "max"
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by registry
+    proxies: Proxies | None = None  # None: the environment's
 
     def with_option(self, name: str, value: str) -> Options:
         """The options with *name* set; Invalid for an unknown name or a bad value."""
@@ -71,7 +76,7 @@ class Options:
                 return replace(self, cgroup_parent="/".join(parts))
             case "log_max":
                 return replace(self, log_max=print_limit(parse_limit(value)))
-        known = ", ".join(item.name for item in fields(self))
+        known = ", ".join(item.name for item in fields(self) if item.name not in ("mirrors", "proxies"))
         raise Invalid(f"{quote(name)} is not an option: {known}")
 
 
@@ -84,6 +89,10 @@ def from_file(path: Path = CONFIGURATION) -> Options:
         return options
     except (OSError, ValueError) as error:
         raise Invalid(f"{path}: {error}") from None
+    try:
+        options = replace(options, mirrors=_mirrors(values), proxies=_proxies(values))
+    except Invalid as error:
+        raise Invalid(f"{path}: {error}") from None
     for name, value in values.items():
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise Invalid(f"{path}: {name} is not a text")
@@ -92,6 +101,36 @@ def from_file(path: Path = CONFIGURATION) -> Options:
         except Invalid as error:
             raise Invalid(f"{path}: {error}") from None
     return options
+
+
+def _table(values: dict[str, object], name: str) -> dict[str, object]:
+    """Takes the table *name* out of *values*."""
+    table = values.pop(name, {})
+    if not isinstance(table, dict):
+        raise Invalid(f"{name} is not a table: [{name}]")
+    return table
+
+
+def _mirrors(values: dict[str, object]) -> dict[str, tuple[str, ...]]:
+    """``[registries."HOST"] mirrors = ["HOST", …]``."""
+    found = {}
+    for host, settings in _table(values, "registries").items():
+        if not is_host(host) or not isinstance(settings, dict) or settings.keys() - {"mirrors"}:
+            raise Invalid(f'registries: [registries."HOST"] with mirrors = ["HOST", …] is wanted, not {quote(host)}')
+        mirrors = settings.get("mirrors", [])
+        if not isinstance(mirrors, list) or not all(isinstance(each, str) and is_host(each) for each in mirrors):
+            raise Invalid(f"registries: the mirrors of {host} are not a list of HOST or HOST:PORT")
+        found[host] = tuple(mirrors)
+    return found
+
+
+def _proxies(values: dict[str, object]) -> Proxies | None:
+    """``[proxies] http = "URL"``, ``https``, ``none = "HOST,…"``."""
+    table = _table(values, "proxies")
+    known = {item.name for item in fields(Proxies)}
+    if table.keys() - known or not all(isinstance(value, str) for value in table.values()):
+        raise Invalid(f"proxies: texts named {', '.join(sorted(known))} are wanted, not {', '.join(map(quote, table))}")
+    return Proxies(**{name: str(value) for name, value in table.items()}) if table else None
 
 
 def from_mount(options: Options, text: str) -> Options:

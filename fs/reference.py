@@ -16,7 +16,8 @@ from pydock.fs.containers.execs import EXEC
 from pydock.fs.containers.health import HEALTH
 from pydock.fs.imagefiles import IMAGE
 from pydock.fs.images import TOP
-from pydock.fs.node import Control, Document, Entry, Folder, Link, List, Report, Stream, Value
+from pydock.fs.node import Blob, Control, Document, Entry, Folder, Link, List, Report, Stream, Value
+from pydock.fs.registries import REGISTRY
 from pydock.fs.root import TABLE as ROOT
 from pydock.fs.volumes import VOLUME
 
@@ -43,6 +44,8 @@ control
   words what the same descriptor reads next.
 document
   A whole text, applied all or nothing when it is closed.
+blob
+  Bytes as they are; a long one is stored when it is closed.
 report
   Rendered when it is opened.
 stream
@@ -77,10 +80,16 @@ _SECTIONS: Final = (
     ),
     (
         "images/",
-        "``ln``, ``cp`` and registries come later; rmdir removes an image that no container uses, mv renames its reference.",
+        "A directory an image, at the path that its reference is. ``ln -s OLD NEW`` gives a further name, mv another one, rmdir "
+        "takes a name away and, with the last one, the image: EBUSY while a container uses it.",
         TOP,
     ),
     ("images/REFERENCE/", "", IMAGE),
+    (
+        "registries/HOST[:PORT]/",
+        "mkdir makes a place for the settings of a registry, and is not needed where nothing is to be set; rmdir forgets them.",
+        REGISTRY,
+    ),
     (
         "volumes/NAME/",
         "mkdir makes a volume, to be named as a source in a container's ``volumes``; rmdir removes it and its data, EBUSY while a "
@@ -102,6 +111,8 @@ def _kind(entry: Entry) -> str:  # type: ignore[type-arg]  # of any subject
             return "document"
         case Report():
             return "report"
+        case Blob():
+            return "blob"
         case Stream():
             return "stream"
         case Link():

@@ -26,8 +26,10 @@ class Status:
 
 
 def of_its_own(node: Node) -> bool:
-    """Whether a write may block, and so every look-up needs an inode number of its own."""
-    return isinstance(node, File) and isinstance(node.entry, Control | Stream)
+    """Whether a write or read may block, and so every look-up needs an inode number of its own."""
+    return isinstance(node, File) and (
+        isinstance(node.entry, Control | Stream) or (isinstance(node.entry, Report) and node.entry.slow)
+    )
 
 
 def stat_of(node: Node) -> Status:

@@ -39,6 +39,10 @@ class Digest:
         """The sha256 digest of *data*."""
         return cls("sha256", hashlib.sha256(data).hexdigest())
 
+    def matches(self, data: bytes) -> bool:
+        """Whether it is that of *data*."""
+        return hashlib.new(self.algorithm, data).hexdigest() == self.hex
+
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
 

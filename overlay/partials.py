@@ -25,7 +25,7 @@ _LOOK: Final = 1.0  # seconds, the most until a follower sees that it is not wan
 
 
 class Ended(Exception):
-    """The transfer that was followed has ended early; why is known to those who did it."""
+    """Whoever followed has been told to stop."""
 
 
 class Partial:
@@ -41,7 +41,6 @@ class Partial:
         self.size = 0  # bytes that are there and hashed
         self.complete = False
         self._resumed = False
-        self._ended = False
 
     def resume(self) -> None:
         """Take in what an earlier transfer has left. Blocks."""
@@ -92,37 +91,35 @@ class Partial:
             self.complete = True
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """Nothing more will come by this transfer: followers get Ended."""
+    def wake(self) -> None:
+        """Have followers look whether they are wanted still."""
         with self._changed:
-            self._ended = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """The descriptor is not needed any more; what is empty is removed."""
-        self.end()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Nobody wants it any more; what is empty is removed."""
+        os.close(self._fd)
         if not self.size:
             self.path.unlink(missing_ok=True)
 
-    def chunks(self) -> Iterator[bytes]:
-        """What has come and what comes, to the end; Ended. Blocks: for a thread of its own."""
-        with self.path.open("rb", buffering=0) as file:
+    def chunks(self, stop: threading.Event) -> Iterator[bytes]:
+        """What has come and what comes, until all of it is trusted; Ended once *stop* is set. Blocks: for a thread of its own."""
+        fd = os.dup(self._fd)  # which outlives its name, when another one moves it into the store
+        try:
             offset = 0
-            while offset < self.total:
+            while offset < self.total or not self.complete:
                 with self._changed:
                     while not self.complete and (self._resumed or self.size <= offset):
-                        if self._ended:
+                        if stop.is_set():
                             raise Ended
                         self._changed.wait(_LOOK)
                     there = self.size
-                data = file.read(min(CHUNK, there - offset))
-                if not data:
-                    raise Ended
+                data = os.pread(fd, min(CHUNK, there - offset), offset)
                 offset += len(data)
-                yield data
+                if data:
+                    yield data
+        finally:
+            os.close(fd)
 
 
 class Partials:

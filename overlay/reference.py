@@ -31,6 +31,16 @@ def _looks_like_a_host(component: str) -> bool:
     return component == "localhost" or any(c in component for c in ".:[") or component != component.lower()
 
 
+def is_host(text: str) -> bool:
+    """Whether *text* is ``HOST[:PORT]`` as references have it."""
+    return _HOST.fullmatch(text) is not None
+
+
+def is_component(text: str) -> bool:
+    """Whether *text* may be a part of a repository's path."""
+    return _COMPONENT.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
     """A parsed name. *host* and *path* are always there; a reference has a tag, a digest, or both."""

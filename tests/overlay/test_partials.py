@@ -59,12 +59,12 @@ def test_a_longer_one_than_wanted_begins_anew(partials: Partials) -> None:
     assert (partial.size, partial.doubtful) == (0, False)
 
 
-def followed(partial: Partial) -> tuple[threading.Thread, list[bytes]]:
+def followed(partial: Partial, stop: threading.Event | None = None) -> tuple[threading.Thread, list[bytes]]:
     taken: list[bytes] = []
 
     def follow() -> None:
         try:
-            for chunk in partial.chunks():
+            for chunk in partial.chunks(stop or threading.Event()):
                 taken.append(chunk)
         except Ended:
             taken.append(b"ended")
@@ -79,6 +79,7 @@ def test_a_follower_gets_what_comes(partials: Partials) -> None:
     thread, taken = followed(partial)
     for start in range(0, len(DATA), 1000):
         partial.write(DATA[start : start + 1000])
+    partial.finish()
     thread.join(10)
     assert b"".join(taken) == DATA
 
@@ -97,13 +98,25 @@ def test_a_follower_of_a_resumed_one_waits_until_it_is_trusted(partials: Partial
     assert b"".join(taken) == DATA
 
 
-def test_a_follower_is_told_of_an_early_end(partials: Partials) -> None:
-    partial = new(partials)
-    partial.write(DATA[:10])
-    thread, taken = followed(partial)
-    partial.end()
+def test_a_follower_that_is_not_wanted_ends(partials: Partials) -> None:
+    partial, stop = new(partials), threading.Event()
+    partial.write(DATA)
+    thread, taken = followed(partial, stop)  # all has come, but it is not trusted yet
+    stop.set()
+    partial.wake()
     thread.join(10)
     assert taken[-1] == b"ended"
+
+
+def test_a_follower_reads_on_when_it_is_moved_and_closed(partials: Partials, tmp_path: Path) -> None:
+    partial = new(partials)
+    partial.write(DATA)
+    partial.finish()
+    chunks = partial.chunks(threading.Event())
+    partial.path.rename(tmp_path / "blob")
+    first = next(chunks)
+    partial.close()
+    assert first + b"".join(chunks) == DATA
 
 
 def test_only_what_nobody_needs_is_collected(partials: Partials) -> None:
