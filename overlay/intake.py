@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from pydock.overlay import manifest as documents
-from pydock.overlay.compression import Compression, ZstdWriter, detect
+from pydock.overlay.compression import Compression, GzipWriter, ZstdWriter, detect
 from pydock.overlay.digest import Digest, chain_ids
 from pydock.overlay.errors import Invalid
 from pydock.overlay.image import ARCHITECTURE, Image, Needs
@@ -56,21 +56,28 @@ class Intake:
             blobs = frozenset(Digest.parse(layer.digest) for layer in manifest.layers)
             self.needs |= Needs(blobs, frozenset(chain_ids(self._diff_ids)))
 
-    def add_layer(self, chunks: Iterable[bytes], *, expected: Digest | None = None) -> Descriptor:
+    def add_layer(
+        self, chunks: Iterable[bytes], *, expected: Digest | None = None, compress: bool = False
+    ) -> Descriptor:
         """The next layer: a tar, compressed or not, stored as it comes and unpacked.
 
-        What is compressed in a way that OCI has no media type for (bzip2, xz) is stored with zstd instead. Invalid,
-        also if the digest of what is stored is not *expected*; OSError.
+        What is not compressed is with *compress* stored with gzip; what is in a way that OCI has no media type for (bzip2, xz)
+        with zstd instead. Invalid, also if the digest of what is stored is not *expected*; OSError.
         """
         with self._store.blobs.writer() as writer, self._store.layers.pending() as pending:
             stream = LayerStream(chunks)
             media_type = _MEDIA_TYPES.get(stream.compression)
-            if media_type is not None:
+            smaller: GzipWriter | ZstdWriter | None = None
+            if media_type is None:
+                media_type, smaller = documents.LAYER_ZSTD, ZstdWriter()
+            elif compress and stream.compression is Compression.NONE:
+                media_type, smaller = documents.LAYER_GZIP, GzipWriter()
+            if smaller is None:
                 facts = pending.unpack(stream.shown_to(raw=writer.write))
             else:
-                media_type, zstd = documents.LAYER_ZSTD, ZstdWriter()
-                facts = pending.unpack(stream.shown_to(plain=lambda data: writer.write(zstd.feed(data))))
-                writer.write(zstd.finish())
+                feed = smaller.feed
+                facts = pending.unpack(stream.shown_to(plain=lambda data: writer.write(feed(data))))
+                writer.write(smaller.finish())
             diff_ids = [*self._diff_ids, stream.diff_id]
             chain_id = chain_ids(diff_ids)[-1]
             with self._store._lock:

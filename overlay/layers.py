@@ -29,7 +29,7 @@ from pydock.overlay.errors import Invalid, NotFound
 from pydock.overlay.trees import remove_tree
 from pydock.runtime import syscalls
 
-_PIPE_SIZE: Final = 1 << 20  # bytes, the most an unprivileged process may have (fs.pipe-max-size)
+PIPE_SIZE: Final = 1 << 20  # bytes, the most an unprivileged process may have (fs.pipe-max-size)
 _SPARE: Final = 256 << 20  # bytes that are left to others, or a twentieth of a small disk
 _LOOK_EVERY: Final = 16 << 20  # bytes
 _OPAQUE_ATTRIBUTE: Final = "trusted.overlay.opaque"
@@ -73,7 +73,7 @@ def _unpack_into(directory: int, chunks: Iterable[bytes]) -> _Report:
     with child:
         try:
             with contextlib.suppress(OSError):  # EPERM where the user's share of pipe pages is used up
-                fcntl.fcntl(child.stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+                fcntl.fcntl(child.stdin, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
             # a child that has found a fault stops reading; what it found is in its report
             with contextlib.suppress(BrokenPipeError):
                 for chunk in chunks:

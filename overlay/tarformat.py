@@ -21,7 +21,8 @@ _HEADER_MAX: Final = 1 << 20  # bytes of one pax header or GNU long name
 _SPARSE_MAP_MAX: Final = 1 << 24
 _SIZE_MAX: Final = (1 << 63) - 1
 _ID_MAX: Final = (1 << 32) - 2
-_XATTR: Final = b"SCHILY.xattr."
+XATTR: Final = b"SCHILY.xattr."
+_KEPT: Final = frozenset((b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"))
 
 REGULAR: Final = b"0"
 HARDLINK: Final = b"1"
@@ -59,6 +60,11 @@ class Entry:
     device: tuple[int, int]
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     segments: tuple[tuple[int, int], ...] | None = None
+
+
+def is_kept(xattr: bytes) -> bool:
+    """Whether layers keep the attribute: ``trusted.*`` and other ``security.*`` of a stranger mean nothing, or harm."""
+    return xattr.startswith(b"user.") or xattr in _KEPT
 
 
 def shown(name: bytes) -> str:
@@ -264,8 +270,8 @@ class Reader:
         uid, gid, mtime_ns = entry.uid, entry.gid, entry.mtime_ns
         xattrs = []
         for key, value in merged.items():
-            if key.startswith(_XATTR):
-                xattrs.append((key[len(_XATTR) :], value))
+            if key.startswith(XATTR):
+                xattrs.append((key[len(XATTR) :], value))
             elif not value:
                 continue
             elif key == b"path":

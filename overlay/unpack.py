@@ -21,28 +21,24 @@ import errno
 import io
 import json
 import os
-import resource
-import signal
 import stat
 import sys
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from pydock.overlay import tarformat
-from pydock.overlay.tarformat import BadArchive, Entry, shown
+from pydock.overlay.confine import confine
+from pydock.overlay.tarformat import BadArchive, Entry, is_kept, shown
 from pydock.overlay.trees import remove_tree
-from pydock.runtime import syscalls
 
 _CHUNK: Final = 1 << 20
-_MEMORY: Final = 1 << 30  # bytes of address space; a layer of a million files takes a third of it
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _AUFS: Final = b".wh..wh."  # further bookkeeping of a file system that is gone: nothing to unpack
 
 _CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_FOWNER, _CAP_FSETID, _CAP_MKNOD, _CAP_SETFCAP = 0, 1, 3, 4, 27, 31
-_CAPABILITIES: Final = (_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_FOWNER, _CAP_FSETID, _CAP_MKNOD, _CAP_SETFCAP)
+CAPABILITIES: Final = (_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_FOWNER, _CAP_FSETID, _CAP_MKNOD, _CAP_SETFCAP)
 
-_XATTRS: Final = (b"user.", b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
 
 # What a path or a link of the archive can bring about; any other errno is the machine's fault (ENOSPC, EIO, ...).
 _FAULTS_OF_THE_ARCHIVE: Final = frozenset(
@@ -63,43 +59,6 @@ _FAULTS_OF_THE_ARCHIVE: Final = frozenset(
 )
 
 _T = TypeVar("_T")
-
-
-def confine(directory: int) -> None:
-    """Make *directory* (a descriptor) the root of all this process will ever reach, and give up every other power."""
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    # cloned before unshare: afterwards the descriptor's mount belongs to a namespace that is not ours
-    tree = syscalls.open_tree(
-        directory, "", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
-    )
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC)
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    # any directory will do for the moment until it is the root; /proc there must be, and we need it no more
-    syscalls.move_mount(tree, "", syscalls.AT_FDCWD, "/proc", syscalls.MOVE_MOUNT_F_EMPTY_PATH)
-    attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-    syscalls.mount_setattr(tree, "", syscalls.AT_EMPTY_PATH, attr_set=attributes)
-    os.fchdir(tree)
-    syscalls.pivot_root(".", ".")
-    syscalls.umount2(".", syscalls.MNT_DETACH)
-    os.chdir("/")
-    syscalls.close_range(3, (1 << 32) - 1)
-    for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_NPROC, 0)):
-        hard = resource.getrlimit(limit)[1]
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (allowed, allowed))
-    capability = 0
-    while True:
-        try:
-            syscalls.prctl(syscalls.PR_CAPBSET_READ, capability)
-        except OSError:
-            break  # past the last one that the kernel knows
-        if capability not in _CAPABILITIES:
-            syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
-        capability += 1
-    held = sum(1 << number for number in _CAPABILITIES) & syscalls.capget()[1]
-    syscalls.capset(held, held, 0)
-    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def _clean(name: bytes) -> bytes:
@@ -308,7 +267,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _set_xattrs(descriptor: int, entry: Entry) -> None:
     for name, value in entry.xattrs:
-        if not name.startswith(_XATTRS) or (name.startswith(b"security.") and name != b"security.capability"):
+        if not is_kept(name):
             continue
         try:
             os.setxattr(descriptor, name, value)
@@ -323,7 +282,7 @@ def main() -> int:
     os.umask(0)
     report: dict[str, object]
     try:
-        confine(int(sys.argv[1]))
+        confine(int(sys.argv[1]), capabilities=CAPABILITIES)
         reader = tarformat.Reader(io.BufferedReader(io.FileIO(0), _CHUNK))
         unpacker = Unpacker()
         unpacker.run(reader)

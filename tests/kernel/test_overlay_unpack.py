@@ -340,7 +340,7 @@ import os, sys
 from pydock.overlay import unpack
 from pydock.runtime import syscalls
 stray = os.open("/etc", os.O_RDONLY)
-unpack.confine(int(sys.argv[1]))
+unpack.confine(int(sys.argv[1]), capabilities=unpack.CAPABILITIES)
 os.mkdir("/made")
 found = [os.listdir("/"), syscalls.capget(), os.listdir("/..")]
 for attempt in (
