@@ -115,8 +115,9 @@ class Process:
         self._record = record
         self._file = file
         self._owner = owner
-        self._watched = -1
+        self._watch: trio.CancelScope | None = None  # of who awaits the exit by pidfd
         self._starting = False
+        self._over = False
         self._early: tuple[int | None, int] | None = None
         self.before_end: Callable[[], Awaitable[object]] | None = None  # awaited before the end of its output is
 
@@ -213,8 +214,8 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and not ended; also while its end is being written down."""
-        return bool(self._record.pid)
+        """Whether it has been started and has not ended; no more when that is being written down."""
+        return bool(self._record.pid) and not self._over
 
     @property
     def state(self) -> State:
@@ -249,9 +250,8 @@ class Process:
         if self.before_end is not None:
             await self.before_end()
         await side_by_side(self._end_output, self._owner.tidy)
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        self._close_pidfd()
+        self._over = True
         code = None if status is None else exit_code_of(status)
         ended = {"pid": 0, "finished": time, "exit_code": code, "changed": now()}
         after = self._owner.after(code, time)
@@ -260,6 +260,7 @@ class Process:
             after = other
             await self._write_down({**ended, **after})
         self._file.take_announced()
+        self._over = False  # the record says it now
         self._owner.ended()
         self.down.set()
         self.streams.news.ring()
@@ -284,22 +285,34 @@ class Process:
         except Failed as error:
             self._owner.failed(f"log: the end of the output is lost: {error}")
 
+    def log_is_full(self, words: str) -> None:
+        """Its output can't be written, by the kernel's *words*, and it may be waiting for that."""
+        self._owner.failed(f"log: {words}: what it writes waits until there is room")
+
     async def watch_orphan(self) -> None:
         """Await the exit of a process whose monitor has died: by pidfd, with the status where the kernel tells it."""
         pidfd = self.pidfd
-        if pidfd < 0 or self._watched == pidfd:
+        if pidfd < 0 or self._watch is not None:
             return
-        self._watched = pidfd
-        await trio.lowlevel.wait_readable(pidfd)
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        for _ in range(500):  # readable comes at the exit, the hang-up with the reap by init, soon after
-            if any(mask & select.POLLHUP for _, mask in poller.poll(0)):
-                break
-            await trio.sleep(0.01)
-        self._watched = -1
-        if self.pidfd == pidfd:
+        with trio.CancelScope() as self._watch:
+            await trio.lowlevel.wait_readable(pidfd)
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            for _ in range(500):  # readable comes at the exit, the hang-up with the reap by init, soon after
+                if any(mask & select.POLLHUP for _, mask in poller.poll(0)):
+                    break
+                await trio.sleep(0.01)
+            self._watch = None
             await self.exited(syscalls.pidfd_exit_status(pidfd), now())
+
+    def _close_pidfd(self) -> None:
+        """Its number may be another's at once: nobody waits for it any more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
     def monitor_died(self, gone: Exit | None) -> None:
         """Its parent has died, perhaps after noting its exit *gone*."""
