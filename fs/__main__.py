@@ -68,6 +68,7 @@ from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.process import GRACE
 from pydock.runtime.state import Settler
 from pydock.runtime.volumestore import VolumeStore
+from pydock.runtime.wire import Message
 
 log = logging.getLogger("pydockd")
 
@@ -117,6 +118,10 @@ class Daemon:
             if fresh and containers is not None:
                 await containers.logger_is_new(Logger(link))
 
+        def logger_said(message: Message) -> None:
+            if containers is not None:
+                containers.logger_said(message)
+
         async def keeper_connected(link: Link, fresh: bool) -> None:
             if fresh and containers is not None:
                 await containers.keeper_is_new(Keeper(link))
@@ -128,6 +133,7 @@ class Daemon:
         ]
         monitor = Monitor(companions[0])
         companions[0].subscribe(monitor.event)
+        companions[1].subscribe(logger_said)
         async with trio.open_nursery() as nursery:
             engine = Engine(
                 root=options.root,

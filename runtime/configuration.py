@@ -131,10 +131,23 @@ class Configuration:
             container.cgroup.write(name, "")
         container.cgroup.apply(settings)
 
-    async def keep_cgroup(self, limits: Mapping[str, str]) -> None:
-        """The cgroup's *limits*, as they are now, become part of the spec."""
-        if limits != dict(self.spec.cgroup):
-            await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(dict(limits))))
+    async def write_cgroup(self, name: str, value: str, caller: int) -> None:
+        """Write a file of the cgroup, for the process *caller*; what limits it then becomes part of the spec."""
+        cgroup, before = self._container.cgroup, self.spec.cgroup
+
+        def write() -> dict[str, str]:
+            cgroup.write(name, value, caller)
+            return cgroup.limits()
+
+        limits = await trio.to_thread.run_sync(write)
+        if limits == dict(self.spec.cgroup):
+            return
+        try:
+            await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(limits)))
+        except OSError:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._apply_cgroup, before)
+            raise
 
     async def set_oom_score(self, value: int | None) -> None:
         """``oom_score_adj`` is about to become *value*."""

@@ -33,6 +33,7 @@ from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
 from pydock.runtime.state import clear_halves, read_json, replace, replace_json
 from pydock.runtime.trees import remove_tree
+from pydock.runtime.wire import Message, text
 
 log = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -285,6 +286,11 @@ class Containers:
         ended = {gone.id: gone for gone in read_exits(str(self.engine.run))}
         for process in self._processes():
             process.monitor_died(ended.get(process.id))
+
+    def logger_said(self, message: Message) -> None:
+        """An event of the logger's: when a log takes no bytes, people have to know why a container stands still."""
+        if message.get("event") == "full" and (process := self._process(text(message, "id"))) is not None:
+            process.log_is_full(text(message, "words"))
 
     async def logger_is_new(self, logger: Logger) -> None:
         """Have it follow all that run."""

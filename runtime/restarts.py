@@ -1,12 +1,13 @@
 """When a container is started again by itself, and after how long: the rules of docker's restart policies.
 
 A container whose run has ended by itself is started again after a pause of 100 ms, which doubles from try to try up to a minute
-and begins anew after a run of ten seconds. One that was stopped or killed by hand stays down, until the engine itself starts:
-then ``always`` means always.
+and begins anew after a run of ten seconds; so it is, too, when it could not be started because the disk was full or something
+else short. One that was stopped or killed by hand stays down, until the engine itself starts: then ``always`` means always.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 60.0
+#: What keeps a container from being started for a while, and is not its own fault.
+_SHORTAGES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
 #: Seconds after which a run counts as one that went well.
 STEADY: Final = 10.0
 
@@ -129,24 +132,31 @@ class Restarts:
         """The pause between two runs, and the next run."""
         container = self._container
         await container.engine.adopted.wait()  # what has no process yet is taken for a leftover until then
-        with trio.CancelScope() as pause:
-            self._pause = pause
-            await trio.sleep(container.record.pause)
-        if pause.cancelled_caught:
-            return
-        async with container.lock:
-            if container.state != "restarting":
-                return
-            container.record.by_hand = False
-            try:
-                await persistently(container.runs.begin)
-            except Exception as error:
-                log.debug("%s is not started again", container.name, exc_info=True)
-                container.failed(f"restart: {error}")
-                await container.stay_down()
-            else:
-                count = str(container.record.restarts)
-                container.engine.events.publish("container", container.name, "restart", restarts=count)
+        pause = container.record.pause
+        while await self._rest(pause):
+            async with container.lock:
+                if container.state != "restarting":
+                    return
+                container.record.by_hand = False
+                try:
+                    await persistently(container.runs.begin)
+                except Exception as error:
+                    log.debug("%s is not started again", container.name, exc_info=True)
+                    container.failed(f"restart: {getattr(error, 'strerror', None) or error}")
+                    if getattr(error, "errno", None) not in _SHORTAGES:
+                        await container.stay_down()
+                        return
+                else:
+                    count = str(container.record.restarts)
+                    container.engine.events.publish("container", container.name, "restart", restarts=count)
+                    return
+            pause = next_pause(pause, 0)
+
+    async def _rest(self, seconds: float) -> bool:
+        """The pause; whether it came to its end."""
+        with trio.CancelScope() as self._pause:
+            await trio.sleep(seconds)
+        return not self._pause.cancelled_caught
 
     def cancel(self) -> None:
         """What was to follow the pause does not."""

@@ -28,9 +28,9 @@ def replace(path: Path, text: str, *, mode: int = 0o600) -> None:
         finally:
             os.close(fd)
         os.rename(temporary, path)
-    except OSError:
+    except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, path.name) from None
 
 
 def replace_json(path: Path, value: Mapping[str, object]) -> None:

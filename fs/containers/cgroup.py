@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import trio
 from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.node import Directory, Entry, Value
 from pydock.runtime.cgroup import Cgroup
@@ -56,16 +55,6 @@ def _read(name: str, subject: C) -> str | None:
     return subject.container.cgroup.read(name) or None
 
 
-async def _write(name: str, subject: C, text: str | None, caller: int) -> None:
-    cgroup = subject.container.cgroup
-
-    def write() -> dict[str, str]:
-        cgroup.write(name, text or "", caller)
-        return cgroup.limits()
-
-    await subject.container.configuration.keep_cgroup(await trio.to_thread.run_sync(write))
-
-
 def _is_crowded(subject: C) -> bool:
     """Whether the kernel, which sorts them in each v1 hierarchy, takes long to list the processes."""
     try:
@@ -78,7 +67,7 @@ def _entry(cgroup: Cgroup, name: str, *, listed: bool) -> Entry[C]:
     mode = cgroup.mode(name)
 
     async def store(subject: C, text: str | None, caller: int) -> None:
-        await _write(name, subject, text, caller)
+        await subject.container.configuration.write_cgroup(name, text or "", caller)
 
     return Value(
         name=name,

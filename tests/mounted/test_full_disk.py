@@ -14,7 +14,14 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Engine
 
-WRITES = {"stop_timeout": "5", "restart": "always", "exec/x/command": "false"}
+WRITES = {
+    "stop_timeout": "5",
+    "restart": "always",
+    "exec/x/command": "false",
+    "cgroup/pids.max": "500",
+    "volumes": "/usr/share:/data",
+    "spec.toml": 'image = "busybox:latest"\ncommand = ["sh", "-c", "head -n 1 > /dev/null; exit 3"]\nrestart = "always"\n',
+}
 
 
 @pytest.fixture
@@ -27,7 +34,15 @@ def running(small_engine: Engine) -> Path:
     (c / "ctl").write_text("start")
     (c / "exec/x").mkdir()
     (c / "exec/x/command").write_text("true")
+    (small_engine.tree / "volumes/used").mkdir()
     return c
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def outcome(call: Callable[[], object]) -> int:
@@ -58,6 +73,53 @@ def test_a_setting_stays_what_it_was(small_engine: Engine, running: Path, name: 
     small_engine.kill()
     small_engine.start()
     assert (running / name).read_text() != before
+
+
+def test_nobody_sees_what_could_not_be_mounted(small_engine: Engine, running: Path) -> None:
+    mounts = Path(f"/proc/{(running / 'pid').read_text().strip()}/mountinfo")
+    before = mounts.read_text()
+    with small_engine.filled():
+        assert outcome(lambda: (running / "volumes").write_text("/usr/share:/data")) == errno.ENOSPC
+        assert mounts.read_text() == before
+
+
+@pytest.mark.parametrize("kind", ["containers/c", "containers/c/exec/x", "volumes/used"])
+def test_what_can_t_be_renamed_keeps_its_name(small_engine: Engine, running: Path, kind: str) -> None:
+    path = small_engine.tree / kind
+    new = path.with_name("new")
+    with small_engine.filled():
+        assert outcome(lambda: path.rename(new)) == errno.ENOSPC
+        assert (path.exists(), new.exists()) == (True, False)
+    path.rename(new)
+    assert (path.exists(), new.exists()) == (False, True)
+
+
+def test_secrets_are_in_memory_and_change_all_the_same(small_engine: Engine, running: Path) -> None:
+    (running / "secrets/s").write_text("old")
+    with small_engine.filled():
+        (running / "secrets/s").write_text("new")
+        assert (running / "secrets/s").read_text() == "new\n"
+
+
+def test_output_waits_until_there_is_room(small_engine: Engine, running: Path) -> None:
+    (running / "ctl").write_text("kill")
+    (running / "command").write_text("sh -c 'head -n 1; head -c 3000000 /dev/zero; echo over'")
+    (running / "ctl").write_text("start")
+    with small_engine.filled():
+        (running / "stdin").write_text("go\n")
+        until(lambda: "No space left" in (running / "error").read_text())
+        assert (running / "state").read_text() == "running\n"
+    assert (running / "wait").read_text() == "0\n"
+    assert (running / "log").read_bytes() == b"go\n" + bytes(3_000_000) + b"over\n"
+
+
+def test_what_ends_by_itself_is_started_again_when_there_is_room(small_engine: Engine, running: Path) -> None:
+    (running / "restart").write_text("always")
+    with small_engine.filled():
+        (running / "stdin").write_text("end\n")
+        until(lambda: (running / "error").read_text() == "restart: No space left on device\n")
+        assert (running / "state").read_text() == "restarting\n"
+    until(lambda: (running / "state").read_text() == "running\n")
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "pydockd-dies"])
@@ -109,10 +171,7 @@ def test_an_end_that_was_told_is_written_down_when_there_is_room(
         (running / "ctl").write_text("kill")
         assert (running / "state").read_text() == "exited\n"
     kept = small_engine.root / "containers" / (running / "id").read_text().strip() / "state.json"
-    deadline = time.monotonic() + 20
-    while json.loads(kept.read_text())["state"] != "exited":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: json.loads(kept.read_text())["state"] == "exited")
     small_engine.kill()
     small_engine.start()
     assert (running / "state").read_text() == "exited\n"
