@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -32,6 +34,15 @@ _WORKERS: Final = 2
 
 class Aborted(Exception):
     """Whoever wanted the image does not want it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image whose layers are there, and that has no name yet: its documents, and the manifest's media type."""
+
+    media_type: str
+    manifest: bytes
+    config: bytes
 
 
 class Intake:
@@ -119,19 +130,36 @@ class Intake:
         source: Callable[[Descriptor], Iterable[bytes]] | None = None,
         aborted: threading.Event | None = None,
     ) -> Image:
-        """Make the image that the documents *manifest* and *config* describe, unpacking what layers are not there, two at once.
+        """Make the image that the documents *manifest* and *config* describe: :meth:`prepare` and :meth:`publish`."""
+        prepared = self.prepare(str(reference), manifest, config, source=source, aborted=aborted)
+        return self.publish({reference: prepared})[0]
+
+    def prepare(
+        self,
+        what: str,
+        manifest: bytes,
+        config: bytes,
+        *,
+        source: Callable[[Descriptor], Iterable[bytes]] | None = None,
+        aborted: threading.Event | None = None,
+    ) -> Prepared:
+        """Unpack what layers of the image that these documents describe are not there, two at once; *what* are words for it.
 
         The layers' blobs are in the store or among its partial ones by the end of this; *source* gives the bytes of one until
         then, if they are not to be read from there. Invalid, NotFound for a blob that is missing, OSError; Aborted once *aborted*
         is set.
         """
-        parsed = documents.decode(config, ConfigFile, f"the config of {reference}")
-        described = documents.decode(manifest, Manifest, f"the manifest of {reference}")
+        parsed = documents.decode(config, ConfigFile, f"the config of {what}")
+        described = documents.decode(manifest, Manifest, f"the manifest of {what}")
         diff_ids = [Digest.parse(text) for text in parsed.rootfs.diff_ids]
         if len(diff_ids) != len(described.layers):
             raise Invalid(
-                f"{reference}: the manifest has {len(described.layers)} layers, but the config tells of {len(diff_ids)}"
+                f"{what}: the manifest has {len(described.layers)} layers, but the config tells of {len(diff_ids)}"
             )
+        if described.media_type not in (documents.MANIFEST, documents.DOCKER_MANIFEST):
+            raise Invalid(f"the manifest of {what} is of type {described.media_type[:100]!r}, which is no image's")
+        if described.config.digest != str(Digest.of(config)):
+            raise Invalid(f"the manifest of {what} names another config than there is")
         chains = chain_ids(diff_ids)
         digests = [Digest.parse(layer.digest) for layer in described.layers]
         self.reserve(digests, chains)
@@ -157,8 +185,7 @@ class Intake:
         with self._store._lock:
             for digest in digests:
                 self._move_in(digest)
-        self._layers, self._diff_ids = list(described.layers), diff_ids
-        return self.finish_with(reference, config, manifest)
+        return Prepared(described.media_type, manifest, config)
 
     def finish(
         self,
@@ -199,14 +226,28 @@ class Intake:
             [layer.digest for layer in described.layers] != [layer.digest for layer in self._layers]
         ):
             raise Invalid(f"the manifest of {reference} names another config or other layers than there are")
+        return self.publish({reference: Prepared(described.media_type, manifest, config)})[0]
+
+    def publish(self, prepared: Mapping[Reference, Prepared]) -> tuple[Image, ...]:
+        """Give the prepared images their names, all at once. Images that have them lose them."""
         with self._store._lock:
-            for document in (config, manifest):
-                self._bring(Digest.of(document))
-                self._store.blobs.put(document)
-            entry = Descriptor(media_type=described.media_type, digest=str(Digest.of(manifest)), size=len(manifest))
-            self._store._set_tags({**self._store._tags(), reference: entry})
+            tags = self._store._tags()
+            for reference, image in prepared.items():
+                for document in (image.config, image.manifest):
+                    self._bring(Digest.of(document))
+                    self._store.blobs.put(document)
+                digest, size = Digest.of(image.manifest), len(image.manifest)
+                tags[reference] = Descriptor(media_type=image.media_type, digest=str(digest), size=size)
+            self._store._set_tags(tags)
             self._brought = Needs()
-            return self._store.image(str(reference))
+            return tuple(self._store.image(str(reference)) for reference in prepared)
+
+    def take_blob(self, path: Path, digest: Digest) -> None:
+        """Store the file at *path*, which is on the store's file system and has the content that *digest* says, as a blob."""
+        with self._store._lock:
+            self._bring(digest)
+            if not self._store.blobs.has(digest):
+                self._store.blobs.take(path, digest)
 
     def _stored(self, digest: Digest) -> Iterable[bytes]:
         """A blob in pieces, in the store or beside it."""

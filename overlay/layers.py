@@ -99,9 +99,9 @@ def _unpack_into(directory: int, chunks: Iterable[bytes]) -> _Report:
     return report
 
 
-def _with_room(directory: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def with_room(directory: int, chunks: Iterable[bytes], what: str = "unpacking the layer") -> Iterator[bytes]:
     """*chunks* for as long as the file system of *directory* has room to spare: a few bytes may expand to what fills any disk, and
-    everybody's writes would fail before the layer's do."""
+    everybody's writes would fail before the layer's do. ENOSPC, with *what* was done in its words."""
     since = _LOOK_EVERY
     for chunk in chunks:
         since += len(chunk)
@@ -109,7 +109,7 @@ def _with_room(directory: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
             since = 0
             status = os.fstatvfs(directory)
             if status.f_bavail * status.f_frsize < min(_SPARE, status.f_blocks * status.f_frsize // 20):
-                raise OSError(errno.ENOSPC, "unpacking the layer would fill the disk")
+                raise OSError(errno.ENOSPC, f"{what} would fill the disk")
         yield chunk
 
 
@@ -184,7 +184,7 @@ class PendingLayer:
         """Unpack *stream*. Invalid (also if its diff id is not *expected*) or OSError."""
         directory = os.open(self.path / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            report = _unpack_into(directory, _with_room(directory, stream))
+            report = _unpack_into(directory, with_room(directory, stream))
             if expected is not None and stream.diff_id != expected:
                 raise Invalid(f"the layer's content is {stream.diff_id}, but {expected} was wanted: it is damaged")
             _mark_opaque(directory, report.opaque)

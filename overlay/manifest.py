@@ -21,6 +21,7 @@ CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 LAYER_GZIP: Final = LAYER + "+gzip"
 LAYER_ZSTD: Final = LAYER + "+zstd"
+DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -214,7 +215,7 @@ def decode(data: bytes, kind: type[Document], what: str) -> Document:
     """*data*, the JSON of *what* (words for the message), as a value; Invalid if it is not one."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"{what} is not a valid {kind.__name__.lower()}: {error}") from None
 
 
