@@ -204,7 +204,16 @@ class Daemon:
         settings = Settings(self.options.root / "registries", self.options.run / "registries")
         await trio.to_thread.run_sync(settings.read)
         accounts = Accounts(settings, registries, engine, lambda host: self.options.mirrors.get(host, ()))
-        images = Images(self.store, engine, image_roots, registries, transfers, users, lambda: self._chains(containers))
+        images = Images(
+            self.store,
+            engine,
+            image_roots,
+            registries,
+            transfers,
+            users,
+            lambda: self._chains(containers),
+            lambda: prune(),
+        )
 
         def counts() -> dict[str, int]:
             references = self.store.references()

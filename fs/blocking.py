@@ -13,6 +13,7 @@ See proc_pid_status(5), proc_pid_syscall(5), proc_pid_fdinfo(5).
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import re
@@ -123,6 +124,55 @@ class Caller:
             if heeds_flags and nonblocking(task, self._number):
                 return Refused(errno.EAGAIN, "")
         return None
+
+
+class At(enum.Enum):
+    """Where whoever waits is."""
+
+    CALL = enum.auto()  # read(2) or write(2), or the like: on a descriptor
+    CLOSE = enum.auto()  # close(2), or its end: the descriptor is its no more
+    NOWHERE = enum.auto()
+
+
+class WriterOrCloser(Caller):
+    """Who waits on one open file for what its write or its close does; *at* is to be set. In close(2) only the opener is known."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, opener: int, number: int) -> None:
+        super().__init__(opener, number)
+        self.at = At.CALL
+
+    @property
+    def number(self) -> int:
+        return self._number
+
+    async def _waiting(self) -> list[str]:
+        match self.at:
+            case At.CALL:
+                return await super()._waiting()
+            case At.CLOSE if self._opener and _read(f"{self._opener}/wchan") == "request_wait_answer":
+                return [self._opener]
+        return []
+
+
+def held(number: int, name: str) -> bool:
+    """Whether any process has the file with inode *number*, whose path has *name* in it, open. Blocks, for some milliseconds."""
+    for process in os.listdir("/proc"):
+        if not process.isdigit() or int(process) == os.getpid():
+            continue
+        try:
+            descriptors = os.listdir(f"/proc/{process}/fd")
+        except OSError:
+            continue
+        for descriptor in descriptors:
+            try:
+                target = os.readlink(f"/proc/{process}/fd/{descriptor}")
+            except OSError:
+                continue
+            if name in target and f"ino:\t{number}\n" in _read(f"/proc/{process}/fdinfo/{descriptor}"):
+                return True
+    return False
 
 
 async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]], *, heeds_flags: bool = False) -> T:

@@ -7,7 +7,8 @@ import os
 
 import trio
 from pydock.fs.blobs import BlobHandle
-from pydock.fs.blocking import Caller, interruptible
+from pydock.fs.blocking import Caller, WriterOrCloser, interruptible
+from pydock.fs.bulk import BulkHandle
 from pydock.fs.handle import (
     DocumentHandle,
     Handle,
@@ -16,12 +17,15 @@ from pydock.fs.handle import (
     text_of,
     written,
 )
+from pydock.fs.inlets import InletHandle
 from pydock.fs.lists import ListHandle
 from pydock.fs.node import (
     Blob,
+    Bulk,
     Control,
     Document,
     File,
+    Inlet,
     List,
     Refused,
     Report,
@@ -65,7 +69,8 @@ async def open_file(
     writing = flags & os.O_ACCMODE != os.O_RDONLY
     truncated = (bool(flags & os.O_TRUNC) or fresh) and writing
     entry = file.entry
-    if writing and not (file.settable or isinstance(entry, Control) or (isinstance(entry, Stream) and entry.writable)):
+    taking = isinstance(entry, Control | Inlet) or (isinstance(entry, Stream) and entry.writable)
+    if writing and not (file.settable or taking):
         raise Refused(errno.EACCES, f"{file.directory.place(file.name)} is read-only")
     if truncated:
         ask(file)
@@ -73,11 +78,18 @@ async def open_file(
         case Stream(open=open_channel):
             channel = open_channel(file.subject)
             return StreamHandle(file, channel, caller=Caller(caller, number), nonblocking=bool(flags & os.O_NONBLOCK))
+        case Inlet(open=open_inflow):
+            if not writing:
+                raise Refused(errno.EACCES, f"{file.directory.place(file.name)} can only be written")
+            who, inflow = WriterOrCloser(caller, number), open_inflow(file.subject, caller)
+            return InletHandle(file, inflow, caller=who, nonblocking=bool(flags & os.O_NONBLOCK))
+        case Bulk(open=open_extent):
+            return BulkHandle(file, await open_extent(file.subject))
         case Control():
             return ControlHandle(file, caller=Caller(caller, number), nursery=nursery)
         case Report(slow=slow):
-            who = Caller(caller, number)
-            return ReportHandle(file, (lambda text: interruptible(who, text)) if slow else None)
+            reader = Caller(caller, number)
+            return ReportHandle(file, (lambda text: interruptible(reader, text)) if slow else None)
         case Value() if writing:
             return ValueHandle(file, truncated=truncated, caller=caller)
         case List() if writing:

@@ -23,6 +23,7 @@ from pydock.fs.node import (
     Directory,
     Document,
     File,
+    Inlet,
     List,
     Refused,
     Report,
@@ -286,7 +287,7 @@ class DocumentHandle(Handle):
 
 async def truncate(file: File, size: int) -> None:
     """truncate(2) of a file by name: to 0 it unsets a setting; a control file or stream does not mind."""
-    if isinstance(file.entry, Control | Stream):
+    if isinstance(file.entry, Control | Inlet | Stream):
         return
     if size != 0 or not file.settable:
         raise Refused(errno.EINVAL if file.settable else errno.EACCES, f"{file.name} can't be cut to {size} bytes")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
 import trio
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.links import ContainerLinks
-from pydock.fs.node import Control, Directory, Entry, Folder, Link, Report, Subject, Value, Verb
+from pydock.fs.node import Bulk, Control, Directory, Entry, Folder, Link, Report, Subject, Value, Verb
 from pydock.fs.subject import Place
 from pydock.overlay import manifest as documents
 from pydock.overlay.image import Image
@@ -17,6 +17,7 @@ from pydock.overlay.manifest import ConfigFile, ImageConfig
 from pydock.overlay.reference import Reference
 from pydock.overlay.registry.client import Registries
 from pydock.overlay.registry.transfers import Transfers
+from pydock.overlay.saving import Archive, Plan, plan
 from pydock.overlay.store import Store
 from pydock.overlay.waste import waste
 from pydock.runtime.engine import Engine
@@ -36,6 +37,19 @@ class Images:
     transfers: Transfers
     users: Callable[[Image], tuple[str, ...]]
     chains: Callable[[], frozenset[str]]
+    prune: Callable[[], Awaitable[int]]
+
+
+async def tidy(images: Images) -> None:
+    """Behind a reply: what no image needs any more goes, what is new is put on the disk."""
+
+    def work() -> None:
+        images.store.collect(keep=images.chains())
+        images.store.empty_trash()
+        images.store.settle()
+
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(work)
 
 
 class ImageSubject(Place):
@@ -46,9 +60,24 @@ class ImageSubject(Place):
         self.images = images
         self.reference = reference
 
+        self._plan: tuple[Image, Plan] | None = None
+
     @property
     def image(self) -> Image:
         return self.images.store.image(self.reference)
+
+    @property
+    def plan(self) -> Plan:
+        """How the image's archive is made up."""
+        image = self.image
+        if self._plan is None or self._plan[0] != image:
+            self._plan = image, plan(self.images.store, image)
+        return self._plan[1]
+
+
+async def _archive(subject: ImageSubject) -> Archive:
+    made = subject.plan
+    return await trio.to_thread.run_sync(Archive, subject.images.store, made)
 
 
 def _text(name: str, doc: str, show: Callable[[Image], str], *, mode: int = 0o600) -> Value[ImageSubject]:
@@ -191,6 +220,14 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
         name="rootfs",
         target=_rootfs,
         doc="The read-only union of its layers; a mount that is nosuid, nodev and nosymfollow.",
+    ),
+    Bulk(
+        name="archive.tar",
+        size=lambda s: s.plan.size,
+        open=_archive,
+        volatile=True,
+        doc="The image, saved: an OCI image layout and docker's own format in one, for docker load, podman load, skopeo, and another "
+        "tree's ``images``. Always the same bytes; layers are compressed as they came.",
     ),
     Folder(name="containers", make=_containers, doc="A link to each container that is made of it."),
     Control(

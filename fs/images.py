@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import cast
 
 import trio
-from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, tag
+from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, tag, tidy
+from pydock.fs.loads import Names, load_file
 from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Value, Verb
 from pydock.fs.subject import Place
 from pydock.overlay.errors import OverlayError
@@ -33,8 +34,23 @@ async def _import(subject: TopSubject, words: tuple[str, ...]) -> str:
     canonical = str(Reference.parse(reference))
     image = await trio.to_thread.run_sync(subject.images.store.import_tar, Path(path), canonical)
     subject.engine.events.publish("image", canonical, "load", id=image.id)
-    subject.engine.spawn(lambda: _tidy(subject.images))
+    subject.engine.spawn(lambda: tidy(subject.images))
     return f"imported {image.reference}, {image.size} bytes"
+
+
+async def _load(subject: TopSubject, words: tuple[str, ...]) -> str:
+    if len(words) != 1:
+        raise Invalid("load takes one word: PATH")
+    checked_source(words[0], outside=subject.engine.mountpoint)
+    images = await load_file(subject.images, words[0])
+    return f"loaded {' '.join(image.reference for image in images)}"
+
+
+async def _prune(subject: TopSubject, words: tuple[str, ...]) -> str:
+    if words:
+        raise Invalid(f"prune takes no arguments, not {quote(' '.join(words))}")
+    removed = await subject.images.prune()
+    return f"removed {removed} image{'' if removed == 1 else 's'}"
 
 
 async def _pull(subject: TopSubject, words: tuple[str, ...]) -> str:
@@ -45,7 +61,7 @@ async def _pull(subject: TopSubject, words: tuple[str, ...]) -> str:
     images, reference = subject.images, Reference.parse(names[0])
     image = await images.registries.pull(reference, parse_platform(platforms[0]) if platforms else None)
     subject.engine.events.publish("image", image.reference, "pull", id=image.id, digest=image.digest)
-    subject.engine.spawn(lambda: _tidy(images))
+    subject.engine.spawn(lambda: tidy(images))
     return f"pulled {image.reference} {image.digest}"
 
 
@@ -70,12 +86,21 @@ TOP: tuple[Entry[TopSubject], ...] = (
                 cancelled=True,
             ),
             Verb(
+                name="load",
+                usage="load PATH",
+                doc="take in the images of an archive by docker save, podman save or skopeo, compressed or not, as cp into this directory "
+                "does; an image without a name gets the file's",
+                run=_load,
+                cancelled=True,
+            ),
+            Verb(
                 name="pull",
                 usage="pull REFERENCE [platform=OS/ARCHITECTURE[/VARIANT]]",
                 doc="bring an image in from its registry; what an interrupted pull has brought is not fetched again",
                 run=_pull,
                 cancelled=True,
             ),
+            Verb(name="prune", usage="prune", doc="remove every image that no container uses", run=_prune),
         ),
     ),
     Value(
@@ -105,6 +130,9 @@ class PathDirectory(Directory):
         self._path = path  # with a slash at its end, but for images/ itself
         self._made: set[str] = set()  # by mkdir, empty yet
         self._nodes: dict[str, Directory] = {}
+        # only in images/ itself, where archives are put
+        self.growing = self.unsteady = not path
+        self._archives = Names(images, self)
 
     def _below(self) -> dict[str, str | None]:
         """The names here: of an image its reference, of a directory None."""
@@ -119,6 +147,8 @@ class PathDirectory(Directory):
         below = self._below()
         if name in below:
             reference = below[name]
+        elif (archive := self._archives.find(name)) is not None:
+            return archive
         elif (reference := below.get(f"{name}:latest")) is None:  # no tag is latest; found so, but not listed
             return None
         node = self._nodes.get(name)
@@ -134,7 +164,15 @@ class PathDirectory(Directory):
         return node
 
     def dynamic_names(self) -> Sequence[str]:
-        return sorted(self._below())
+        return sorted((*self._below(), *self._archives.listed()))
+
+    async def create(self, name: str) -> None:
+        """An archive is about to be put here."""
+        self._archives.create(name)
+
+    async def unlink(self, name: str) -> None:
+        if not self._archives.forget(name):
+            await super().unlink(name)
 
     async def make(self, name: str) -> None:
         try:
@@ -179,6 +217,8 @@ class PathDirectory(Directory):
         await tag(self._images, image.reference, new)
 
     async def rename(self, name: str, new: str) -> None:
+        if self._archives.forget(name):  # rsync moves what it has written to its place: the images are there by now
+            return
         node = self.dynamic(name)
         if not isinstance(node, ImageDirectory):
             raise Invalid(f"images/{self._path}{name} is a directory of images and can't be renamed")
@@ -201,7 +241,7 @@ async def remove_image(images: Images, image: Image) -> None:
     await images.roots.detach(image)
     await trio.to_thread.run_sync(lambda: images.store.untag(image.reference, keep=images.chains()))
     images.engine.events.publish("image", image.reference, "untag" if not last else "remove", id=image.id)
-    images.engine.spawn(lambda: _tidy(images))
+    images.engine.spawn(lambda: tidy(images))
 
 
 async def prune_images(images: Images) -> tuple[str, ...]:
@@ -221,18 +261,6 @@ async def collect(images: Images) -> int:
     freed = await trio.to_thread.run_sync(lambda: images.store.collect(keep=images.chains(), partial=True))
     await trio.to_thread.run_sync(images.store.empty_trash)
     return freed
-
-
-async def _tidy(images: Images) -> None:
-    """Behind the reply: what no image needs any more goes, what is new is put on the disk."""
-
-    def tidy() -> None:
-        images.store.collect(keep=images.chains())
-        images.store.empty_trash()
-        images.store.settle()
-
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(tidy)
 
 
 def images_directory(images: Images) -> PathDirectory:

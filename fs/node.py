@@ -165,6 +165,54 @@ class Stream(Entry[S]):
     open: Callable[[S], Channel]
 
 
+class Extent(Protocol):
+    """Bytes that are somewhere, and stay while it is open. Safe in any thread."""
+
+    def cached(self, offset: int, size: int) -> bytes | None:
+        """Up to *size* bytes from *offset*, fewer only at the end, without waiting for a disk; None when that is not possible."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The same, and it may block."""
+
+    def close(self) -> None:
+        """The file was closed for the last time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bulk(Entry[S]):
+    """Many bytes to read, anywhere in them; ``size`` tells how many, and is cheap."""
+
+    size: Callable[[S], int]
+    open: Callable[[S], Awaitable[Extent]]
+
+
+class Inflow(Protocol):
+    """Bytes on their way in, from one open file."""
+
+    def take(self, data: memoryview) -> int:
+        """Take *data*, or its beginning; the number of bytes. BlockingIOError without room, BrokenPipeError when it has failed."""
+
+    async def room(self) -> None:
+        """Return when ``take`` may take something."""
+
+    async def finish(self) -> None:
+        """There is no more. Return when what is made of them is there, raise why it is not; cancelled by nobody."""
+
+    async def abandon(self) -> None:
+        """It is not wanted any more; return when nothing is left of it."""
+
+    def close(self) -> None:
+        """It has finished, or failed, or was abandoned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inlet(Entry[S]):
+    """A file to be written from its beginning to its end, and that is something else when it is closed. ``open`` is told the opener's
+    thread id."""
+
+    open: Callable[[S, int], Inflow]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link(Entry[S]):
     """A symlink to where the bytes really are; ``target`` is asked at each readlink(2)."""

@@ -435,6 +435,8 @@ class Operations(pyfuse3.Operations):
                 await self._rename_scratch(target, node, new, ctx)
             elif isinstance(node, File) and node.settable:
                 self._set_aside(target, node, new, ctx)
+            elif source.growing:
+                await source.rename(old, new)
             else:
                 raise Forbidden(f"{source.place(old)} can't be renamed")
 

@@ -16,7 +16,7 @@ from pydock.fs.containers.execs import EXEC
 from pydock.fs.containers.health import HEALTH
 from pydock.fs.imagefiles import IMAGE
 from pydock.fs.images import TOP
-from pydock.fs.node import Blob, Control, Document, Entry, Folder, Link, List, Report, Stream, Value
+from pydock.fs.node import Blob, Bulk, Control, Document, Entry, Folder, Link, List, Report, Stream, Value
 from pydock.fs.registries import REGISTRY
 from pydock.fs.root import TABLE as ROOT
 from pydock.fs.volumes import VOLUME
@@ -52,6 +52,8 @@ stream
   Blocks until there is data, room or the end; ends within a second of a signal; EAGAIN with O_NONBLOCK; polls.
 link
   A symbolic link to where the bytes are.
+bulk
+  Many bytes, with their true size: read at any place, and the same for whoever has it open, whatever happens meanwhile.
 
 Sizes are bytes and take K, M, G, T (1024s); durations are seconds and take ms, s, m, h; times are RFC 3339 in UTC; booleans
 are 0 and 1. A write that is refused changes nothing; the words are in the container's ``error`` and in ``errors``.
@@ -117,6 +119,8 @@ def _kind(entry: Entry) -> str:  # type: ignore[type-arg]  # of any subject
             return "stream"
         case Link():
             return "link"
+        case Bulk():
+            return "bulk"
         case Folder():
             return "directory"
     raise TypeError(type(entry))

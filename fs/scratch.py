@@ -30,6 +30,11 @@ def may_scratch(directory: Directory, name: str, *, exclusive: bool = False) -> 
         setting = directory.static(name[:-6])
         if isinstance(setting, File) and setting.settable:
             return True
+    return is_scratch_name(name)
+
+
+def is_scratch_name(name: str) -> bool:
+    """Whether *name* is one that tools give to their files on the way, whatever directory they are in."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydock.fs.errors import translate
 from pydock.fs.handle import shown
-from pydock.fs.node import Control, Directory, Document, File, Link, Node, Report, Scratch, Stream
+from pydock.fs.node import Bulk, Control, Directory, Document, File, Inlet, Link, Node, Report, Scratch, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Status:
 def of_its_own(node: Node) -> bool:
     """Whether a write or read may block, and so every look-up needs an inode number of its own."""
     return isinstance(node, File) and (
-        isinstance(node.entry, Control | Stream) or (isinstance(node.entry, Report) and node.entry.slow)
+        isinstance(node.entry, Control | Inlet | Stream) or (isinstance(node.entry, Report) and node.entry.slow)
     )
 
 
@@ -59,7 +59,7 @@ def _of_file(node: File) -> Status:
         0 if own is None else own.gid or 0,
         _size(node),
         mtime,
-        fleeting=row.volatile or isinstance(row, Report | Document),  # a document changes with any setting
+        fleeting=row.volatile or isinstance(row, Report | Document | Inlet),  # a document changes with any setting
         name_fleeting=of_its_own(node) or node.directory.unsteady,
     )
 
@@ -69,10 +69,10 @@ def _size(node: File) -> int:
         return node.reported
     if node.draft is not None:
         return node.draft
-    if isinstance(node.entry, Link | Stream):
+    if isinstance(node.entry, Inlet | Link | Stream):
         return 0
     try:
-        return len(shown(node))
+        return node.entry.size(node.subject) if isinstance(node.entry, Bulk) else len(shown(node))
     except Exception as error:
         translate(error)  # logged when it is a fault; stat(2) must not fail for it
         return 0

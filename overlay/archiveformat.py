@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from pydock.overlay import manifest as documents
 from pydock.overlay.compression import Compression, detect
-from pydock.overlay.contents import Contents, Member, shown
+from pydock.overlay.contents import IMPORT, Contents, Member, shown
 from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid
 from pydock.overlay.image import ARCHITECTURE
@@ -76,10 +76,7 @@ def images_in(contents: Contents, file: str) -> tuple[Found, ...]:
     elif contents.find("repositories") is not None:
         raise Invalid("this archive was saved by a docker before 1.10, without a manifest.json: save it by a newer one")
     else:
-        raise Invalid(
-            "this is no image archive: it has neither index.json nor manifest.json; "
-            "for a root file system there is import PATH REFERENCE"
-        )
+        raise Invalid(f"this is no image archive: it has neither index.json nor manifest.json; {IMPORT}")
     if len(images) > _IMAGES_MAX:
         raise Invalid(f"it has more than {_IMAGES_MAX} images")
     return tuple(_named(images, file))

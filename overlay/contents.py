@@ -24,7 +24,8 @@ _ROOT_DIRECTORIES: Final = frozenset(
     ("bin", "boot", "dev", "etc", "home", "lib", "lib64", "media", "mnt")
     + ("opt", "proc", "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var")
 )
-_IMPORT: Final = "for a root file system there is import PATH REFERENCE"
+#: Where what is no archive of images may belong.
+IMPORT: Final = "a root file system is for images/ctl: import PATH REFERENCE"
 _NODES: Final = frozenset((tarformat.CHARACTER, tarformat.BLOCK_DEVICE, tarformat.FIFO))
 _BLOB: Final = re.compile(r"blobs/(sha256|sha512)/([0-9a-f]+)", re.ASCII)
 
@@ -88,15 +89,15 @@ class Contents:
         """Look at a member that comes: the clean name under which its content is wanted, None when it has none. Invalid."""
         self._count += 1
         if self._count > MEMBERS_MAX:
-            raise Invalid(f"it has more than {MEMBERS_MAX} members, which no image archive has: {_IMPORT}")
+            raise Invalid(f"it has more than {MEMBERS_MAX} members, which no image archive has: {IMPORT}")
         if ".." in header.name.split("/"):
             raise Invalid(f"the member {shown(header.name)} leads out of the archive")
         name = clean(header.name, "the member")
         first, slash, _ = name.partition("/")
         if first in _ROOT_DIRECTORIES and (slash or header.kind != tarformat.REGULAR):
-            raise Invalid(f"it has {shown(header.name)} in it: this is no image archive; {_IMPORT}")
+            raise Invalid(f"it has {shown(header.name)} in it: this is no image archive; {IMPORT}")
         if header.kind in _NODES:
-            raise Invalid(f"the member {shown(header.name)} is a device or pipe, which no image archive has; {_IMPORT}")
+            raise Invalid(f"the member {shown(header.name)} is a device or pipe, which no image archive has; {IMPORT}")
         if header.kind == tarformat.DIRECTORY:
             return None
         if not name:
