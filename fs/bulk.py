@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import trio
+from pydock.fs.flows import Extent
 from pydock.fs.handle import Handle
-from pydock.fs.node import Extent, File
+from pydock.fs.node import File
 
 
 class BulkHandle(Handle):

@@ -88,7 +88,7 @@ TOP: tuple[Entry[TopSubject], ...] = (
             Verb(
                 name="load",
                 usage="load PATH",
-                doc="take in the images of an archive by docker save, podman save or skopeo, compressed or not, as cp into this directory "
+                doc="take in the images of an archive by docker save, podman save or skopeo, compressed or not, as cp into images "
                 "does; an image without a name gets the file's",
                 run=_load,
                 cancelled=True,

@@ -17,8 +17,9 @@ from typing import Final
 import trio
 from pydock.fs.blocking import At, Interrupted, WriterOrCloser, held, interruptible
 from pydock.fs.errors import translate
+from pydock.fs.flows import Inflow
 from pydock.fs.handle import Handle
-from pydock.fs.node import File, Inflow, Refused
+from pydock.fs.node import File, Refused
 
 _ZEROS: Final = bytes(1 << 20)
 

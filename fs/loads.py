@@ -74,7 +74,7 @@ async def load_file(images: Images, path: str) -> tuple[Image, ...]:
 
 
 class Load:
-    """One archive on its way in (``pydock.fs.node.Inflow``). *done* is called when it has ended, in any way."""
+    """One archive on its way in (``pydock.fs.flows.Inflow``). *done* is called when it has ended, in any way."""
 
     def __init__(self, images: Images, name: str, done: Callable[[], None]) -> None:
         self._images = images

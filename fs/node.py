@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import trio
+from pydock.fs.flows import Channel, Extent, Inflow
 from pydock.fs.metadata import Attributes, Metadata
 from pydock.runtime.errors import Forbidden, PydockError
 
@@ -135,28 +136,6 @@ class Report(Entry[S]):
     slow: bool = False
 
 
-class Channel(Protocol):
-    """One open stream. ``receive`` and ``send`` block in trio's sense; the machinery ends them for a signalled caller."""
-
-    async def receive(self) -> bytes:
-        """Some bytes once there are some; empty at the end."""
-
-    async def send(self, data: bytes) -> int:
-        """Take *data*, or its beginning, once there is room; the number of bytes taken."""
-
-    def readable(self) -> bool:
-        """Whether ``receive`` would return at once."""
-
-    def writable(self) -> bool:
-        """Whether ``send`` would return at once."""
-
-    def on_ready(self, wake: Callable[[], None]) -> None:
-        """Call *wake* whenever readiness may have changed."""
-
-    def close(self) -> None:
-        """The file was closed for the last time."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream(Entry[S]):
     """Data as it comes; each open file is a channel of its own. *writable* is whether it takes data."""
@@ -165,44 +144,12 @@ class Stream(Entry[S]):
     open: Callable[[S], Channel]
 
 
-class Extent(Protocol):
-    """Bytes that are somewhere, and stay while it is open. Safe in any thread."""
-
-    def cached(self, offset: int, size: int) -> bytes | None:
-        """Up to *size* bytes from *offset*, fewer only at the end, without waiting for a disk; None when that is not possible."""
-
-    def read(self, offset: int, size: int) -> bytes:
-        """The same, and it may block."""
-
-    def close(self) -> None:
-        """The file was closed for the last time."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bulk(Entry[S]):
     """Many bytes to read, anywhere in them; ``size`` tells how many, and is cheap."""
 
     size: Callable[[S], int]
     open: Callable[[S], Awaitable[Extent]]
-
-
-class Inflow(Protocol):
-    """Bytes on their way in, from one open file."""
-
-    def take(self, data: memoryview) -> int:
-        """Take *data*, or its beginning; the number of bytes. BlockingIOError without room, BrokenPipeError when it has failed."""
-
-    async def room(self) -> None:
-        """Return when ``take`` may take something."""
-
-    async def finish(self) -> None:
-        """There is no more. Return when what is made of them is there, raise why it is not; cancelled by nobody."""
-
-    async def abandon(self) -> None:
-        """It is not wanted any more; return when nothing is left of it."""
-
-    def close(self) -> None:
-        """It has finished, or failed, or was abandoned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

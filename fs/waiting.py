@@ -13,9 +13,9 @@ from typing import Final
 import trio
 from pydock.fs.blocking import Caller, Interrupted, interruptible
 from pydock.fs.errors import translate
+from pydock.fs.flows import Channel
 from pydock.fs.handle import WHOLE, Handle, lines_of, text_of
 from pydock.fs.node import (
-    Channel,
     Control,
     File,
     Refused,
