@@ -5,6 +5,7 @@ The entries of the tree's tables say how one is opened; the handles give the ker
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 

@@ -165,15 +165,27 @@ class Intake:
         self.reserve(digests, chains)
         stop = aborted or threading.Event()
 
+        known = self._store.known_layers()
+
         def unpack(descriptor: Descriptor, diff_id: Digest, chain_id: Digest) -> None:
-            if self._store.layers.has(chain_id):
+            there = self._store.layers.has(chain_id)
+            if there and (descriptor.digest, str(diff_id)) in known:
                 return
             chunks = self._stored(Digest.parse(descriptor.digest)) if source is None else source(descriptor)
-            with self._store.layers.pending() as pending:
-                facts = pending.unpack(LayerStream(_until(stop, chunks)), expected=diff_id)
-                with self._store._lock:
-                    self._bring(chain_id=chain_id)
-                    pending.commit(chain_id, facts)
+            stream = LayerStream(_until(stop, chunks))
+            try:
+                if there:  # unpacked from another blob: this one has yet to show that it is the same
+                    for _ in stream:
+                        pass
+                    stream.check(diff_id)
+                    return
+                with self._store.layers.pending() as pending:
+                    facts = pending.unpack(stream, expected=diff_id)
+                    with self._store._lock:
+                        self._bring(chain_id=chain_id)
+                        pending.commit(chain_id, facts)
+            except Invalid as error:
+                raise Invalid(f"layer {descriptor.digest}: {error}") from None
 
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="unpack") as pool:
             tasks = [pool.submit(unpack, *each) for each in zip(described.layers, diff_ids, chains, strict=True)]

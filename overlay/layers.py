@@ -170,6 +170,11 @@ class LayerStream:
         """Of what has been yielded so far."""
         return Digest("sha256", self._hash.hexdigest())
 
+    def check(self, expected: Digest) -> None:
+        """Invalid when the diff id is not *expected*."""
+        if self.diff_id != expected:
+            raise Invalid(f"the layer's content is {self.diff_id}, but {expected} was wanted: it is damaged")
+
 
 class PendingLayer:
     """A temporary directory with an unpacked layer; a context manager that removes it unless it got a name."""
@@ -185,8 +190,8 @@ class PendingLayer:
         directory = os.open(self.path / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             report = _unpack_into(directory, with_room(directory, stream))
-            if expected is not None and stream.diff_id != expected:
-                raise Invalid(f"the layer's content is {stream.diff_id}, but {expected} was wanted: it is damaged")
+            if expected is not None:
+                stream.check(expected)
             _mark_opaque(directory, report.opaque)
         finally:
             os.close(directory)

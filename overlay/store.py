@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -77,6 +78,15 @@ class Store:
             if descriptor is None:
                 raise NotFound(f"no such image: {reference}")
             return replace(self._load(descriptor.digest), reference=str(reference))
+
+    def known_layers(self) -> frozenset[tuple[str, str]]:
+        """The digests of all layers of all images, compressed as they came and not."""
+        with self._lock:
+            pairs: set[tuple[str, str]] = set()
+            for descriptor in self._tags().values():
+                with suppress(Invalid, NotFound):
+                    pairs.update((layer.digest, layer.diff_id) for layer in self._load(descriptor.digest).layers)
+            return frozenset(pairs)
 
     def manifest(self, image: Image) -> bytes:
         """The manifest as stored."""
