@@ -257,7 +257,7 @@ class Daemon:
                 root_metadata(),
             )
         )
-        containers_directory = ContainersDirectory(containers, root)
+        containers_directory = ContainersDirectory(containers, images, root)
         root.add(containers_directory)
         images_tree = images_directory(images)
         root.add(images_tree)

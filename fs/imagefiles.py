@@ -116,7 +116,7 @@ async def _history(subject: ImageSubject) -> str:
     lines = []
     for step in steps:
         layer = None if step.empty_layer else next(layers, None)
-        words = " ".join((step.created_by or step.comment or "").split())
+        words = " ".join(" # ".join(filter(None, (step.created_by, step.comment))).split())
         time = canonical_time(step.created) if step.created else "-"
         lines.append(f"{layer.unpacked if layer else 0} {time} {words}".rstrip())
     lines += [f"{layer.unpacked} -" for layer in layers]

@@ -93,13 +93,14 @@ class List(Entry[S]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb(Generic[S]):
     """A command of a control file. ``run`` takes the words behind the verb and gives the outcome in words. A verb that is
-    *cancelled* ends with the signal that ends its caller; the others carry on."""
+    *cancelled* ends with the signal that ends its caller; the others carry on. The words of a *quoted* one are shell words."""
 
     name: str
     usage: str
     doc: str
     run: Callable[[S, tuple[str, ...]], Awaitable[str]]
     cancelled: bool = False
+    quoted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from pydock.fs.node import (
     Verb,
 )
 from pydock.runtime.errors import Invalid
-from pydock.runtime.formats import quote
+from pydock.runtime.formats import parse_arguments, quote
 
 
 class ControlHandle(Handle):
@@ -75,7 +75,7 @@ class ControlHandle(Handle):
                 verbs = ", ".join(verb.name for verb in self.file.entry.verbs)
                 raise Invalid(f"{quote(words[0])} is not a command of {self.file.name}: {verbs}")
             self.file.subject.succeeded()  # before, so that what the command warns of stays to be read
-            outcome = await self._run(verb, words[1:])
+            outcome = await self._run(verb, (parse_arguments(line) if verb.quoted else words)[1:])
         except Exception as error:
             self.outcome = translate(error)[1].encode() + b"\n"
             raise

@@ -58,13 +58,18 @@ class Intake:
         self._brought = Needs()
         self.needs = Needs()
 
-    def begin_with(self, image: Image) -> None:
-        """Take the layers of *image* as the first ones. NotFound if it is gone."""
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """Of the layers so far."""
+        return tuple(map(str, self._diff_ids))
+
+    def begin_with(self, image: Image, count: int | None = None) -> None:
+        """Take the layers of *image*, or *count* of them, as the first ones. NotFound if it is gone."""
         with self._store._lock:
             manifest = documents.decode(self._store.manifest(image), Manifest, f"manifest {image.digest}")
-            self._diff_ids = [Digest.parse(layer.diff_id) for layer in image.layers]
-            self._layers = list(manifest.layers)
-            blobs = frozenset(Digest.parse(layer.digest) for layer in manifest.layers)
+            self._diff_ids = [Digest.parse(layer.diff_id) for layer in image.layers][:count]
+            self._layers = list(manifest.layers)[:count]
+            blobs = frozenset(Digest.parse(layer.digest) for layer in self._layers)
             self.needs |= Needs(blobs, frozenset(chain_ids(self._diff_ids)))
 
     def add_layer(
@@ -213,7 +218,7 @@ class Intake:
         document = ConfigFile(
             architecture=ARCHITECTURE,
             os="linux",
-            rootfs=RootFs(diff_ids=tuple(map(str, self._diff_ids))),
+            rootfs=RootFs(diff_ids=self.diff_ids),
             created=created,
             author=author,
             config=config.to_document(),
@@ -227,7 +232,7 @@ class Intake:
         An image that has the name loses it, and its files stay until :meth:`Store.collect`.
         """
         parsed = documents.decode(config, ConfigFile, f"the config of {reference}")
-        if parsed.rootfs.diff_ids != tuple(map(str, self._diff_ids)):
+        if parsed.rootfs.diff_ids != self.diff_ids:
             raise Invalid(f"the config of {reference} lists other layers than there are")
         config_digest = Digest.of(config)
         if manifest is None:

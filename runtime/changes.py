@@ -19,7 +19,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pydock.runtime import syscalls
+from pydock.runtime import syscalls, systemd
+from pydock.runtime.spec import Spec
+from pydock.runtime.volumes import Tmpfs, Volume
 
 Kind = Literal["A", "C", "D"]
 #: Where pydock itself makes an empty file or directory, to mount on it.
@@ -65,6 +67,13 @@ def printed(path: bytes) -> str:
 def report(changes: Iterable[Change]) -> str:
     """A line each."""
     return "".join(f"{change}\n" for change in changes)
+
+
+def mounted_on(spec: Spec) -> tuple[str, ...]:
+    """Where something is mounted in a container with these settings."""
+    targets = [Volume.parse(item).target for item in spec.volumes or ()]
+    targets += [Tmpfs.parse(item).target for item in spec.tmpfs or ()]
+    return (*MOUNTED, *targets, *(item.target for item in (systemd.tmpfs(targets) if spec.systemd else ())))
 
 
 def changes(upper: int, lower: int, targets: Iterable[str]) -> list[Change]:

@@ -25,6 +25,7 @@ from pydock.runtime.health import Health
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.members import Members
 from pydock.runtime.mounted import MountedVolumes
+from pydock.runtime.pauses import Pauses
 from pydock.runtime.process import GRACE, End, Left, Process
 from pydock.runtime.record import Record, RecordFile, State
 from pydock.runtime.restarts import Restarts
@@ -62,6 +63,7 @@ class Container:
         self._restarting = False  # by the command
         self.restarts = Restarts(self)
         self.health = Health(self)
+        self.pauses = Pauses(self)
         self._saving = False
 
     # names and places
@@ -127,7 +129,8 @@ class Container:
         """``save``, later if it can't be now; what was wrong."""
         return await self._file.keep(**coming)
 
-    def _changed(self, state: State) -> None:
+    def changed(self, state: State) -> None:
+        """It is *state* from now on."""
         self.record.state = state
         self.record.changed = now()
         self.engine.on_change(self)
@@ -183,7 +186,7 @@ class Container:
             seconds = STOP_TIMEOUT if self.spec.stop_timeout is None else self.spec.stop_timeout
         self.process.send_signal(parse_signal(launching.stop_signal(self.spec, self.defaults())))
         if self.state == "paused":
-            await self._thaw()
+            await self.pauses.thaw()
         with trio.move_on_after(seconds):
             await down.wait()
         if not down.is_set():
@@ -215,7 +218,7 @@ class Container:
         self.process.send_signal(number)
         self.engine.events.publish("container", self.name, "kill", signal=spec_.print_signal(number))
         if number == signal.SIGKILL and self.state == "paused":
-            await self._thaw()
+            await self.pauses.thaw()
         if signal_name is None:
             await down.wait()
             await self._part(end)
@@ -225,29 +228,13 @@ class Container:
     async def pause(self) -> str:
         """``pause``: freeze every process of its cgroup."""
         async with self.lock:
-            if self.state != "running":
-                raise Busy(f"{self.name} is not running: it is {self.state}")
-            await trio.to_thread.run_sync(self.cgroup.freeze)
-            if self.state == "running":
-                self._changed("paused")
-                await self.keep()  # after a death the cgroup itself tells
-                self.engine.events.publish("container", self.name, "pause")
-            return "paused"
+            return await self.pauses.pause()
 
     async def resume(self) -> str:
         """``resume``: let them run again."""
+        held = self.record.held
         async with self.lock:
-            if self.state != "paused":
-                raise Busy(f"{self.name} is not paused: it is {self.state}")
-            await self._thaw()
-            return "resumed"
-
-    async def _thaw(self) -> None:
-        await trio.to_thread.run_sync(self.cgroup.thaw)
-        if self.state == "paused":
-            self._changed("running")
-            await self.keep()
-            self.engine.events.publish("container", self.name, "resume")
+            return "resumed" if held and self.state == "running" else await self.pauses.resume()
 
     async def restart(self, seconds: float | None = None) -> str:
         """``restart [SECONDS]``: stop it if it runs, then start it. Who waits goes on waiting, for the new run's end."""
@@ -313,7 +300,7 @@ class Container:
             with trio.CancelScope(shield=True):
                 await self.keep(state="exited", leaving=leaving)
             self.record.leaving = leaving
-            self._changed("exited")
+            self.changed("exited")
             self.health.tell()
             self.engine.spawn(self.parting)
             self.process.tell_end()
@@ -334,6 +321,7 @@ class Container:
         """After pydockd's own restart: see :meth:`Process.adopt`."""
         for each in self.execs:  # before the container, whose end ends them
             await each.adopt(left)
+        await self.pauses.recover()
         if self.root.key in left.kept:
             await self.root.recover()
         if self.secrets.key in left.kept:

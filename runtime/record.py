@@ -55,6 +55,7 @@ class Record(Life):
     namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them
     restarts: int = 0  # by its restart policy, since it was started by hand
     pause: float = 0.0  # seconds before the last of them
+    held: bool = False  # its processes stand still while its files are read: a death must not leave them so
     by_hand: bool = False  # it was stopped or killed by a command, which the policy respects
     health: str = ""  # healthy or unhealthy, once that is known of the run
     failing: int = 0  # checks of its health that failed one after another

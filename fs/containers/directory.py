@@ -14,6 +14,7 @@ from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.status import STATUS
 from pydock.fs.containers.streams import STREAMS
 from pydock.fs.containers.subject import ContainerSubject
+from pydock.fs.imagefiles import Images
 from pydock.fs.node import Directory, Entry, Folder, Node, Refused, Subject
 from pydock.fs.subject import Place
 from pydock.runtime.container import Container
@@ -57,17 +58,19 @@ class ContainerDirectory(Directory):
 
     scratchable = True
 
-    def __init__(self, container: Container, parent: Directory) -> None:
-        super().__init__(container.name, parent, ContainerSubject(container), cast("tuple[Entry[Subject], ...]", TABLE))
+    def __init__(self, container: Container, images: Images, parent: Directory) -> None:
+        subject = ContainerSubject(container, images)
+        super().__init__(container.name, parent, subject, cast("tuple[Entry[Subject], ...]", TABLE))
         self.container = container
 
 
 class ContainersDirectory(Directory):
     """``containers/``."""
 
-    def __init__(self, containers: Containers, parent: Directory) -> None:
+    def __init__(self, containers: Containers, images: Images, parent: Directory) -> None:
         super().__init__("containers", parent, Place("containers", containers.engine), ())
         self._containers = containers
+        self._images = images
         self._nodes: dict[str, ContainerDirectory] = {}  # by id: a rename keeps the node
         self._asked: set[str] = set()  # names that rmdir(2) is at work on
 
@@ -77,7 +80,7 @@ class ContainersDirectory(Directory):
             return None
         node = self._nodes.get(container.id)
         if node is None:
-            node = self._nodes[container.id] = ContainerDirectory(container, self)
+            node = self._nodes[container.id] = ContainerDirectory(container, self._images, self)
         return node
 
     def dynamic_names(self) -> Sequence[str]:

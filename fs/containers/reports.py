@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from pydock.runtime.changes import changes, report
+from pydock.runtime.changes import changes, mounted_on, report
 from pydock.runtime.container import Container
-from pydock.runtime.volumes import Tmpfs, Volume
 
 #: The columns of /proc/PID/net/dev that are told (proc(5)): their places behind the colon.
 _NETWORK: Final = {"net_rx_bytes": 0, "net_tx_bytes": 8, "net_rx_packets": 1, "net_tx_packets": 9}
@@ -24,8 +23,6 @@ def _changes(container: Container) -> str:
     layers, spec = container.record.layers, container.spec
     if not layers:
         return ""
-    targets = [Volume.parse(item).target for item in spec.volumes or ()]
-    targets += [Tmpfs.parse(item).target for item in spec.tmpfs or ()]
     try:
         upper = os.open(container.root.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -33,7 +30,7 @@ def _changes(container: Container) -> str:
     try:
         lower = container.engine.images.union(layers, None, None)
         try:
-            return report(changes(upper, lower, targets))
+            return report(changes(upper, lower, mounted_on(spec)))
         finally:
             os.close(lower)
     finally:

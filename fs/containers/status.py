@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pydock.fs.containers.commit import commit
 from pydock.fs.containers.health import HEALTH
 from pydock.fs.containers.processes import processes
 from pydock.fs.containers.reports import render_changes, render_stats
@@ -246,6 +247,15 @@ STATUS: tuple[Entry[C], ...] = (
             Verb(name="resume", usage="resume", doc="let frozen processes go on", run=_resume),
             Verb(name="restart", usage="restart [SECONDS]", doc="stop it if it runs, then start it", run=_restart),
             Verb(name="reset", usage="reset", doc="discard the writable layer", run=_reset),
+            Verb(
+                name="commit",
+                usage="commit REFERENCE [KEY=VALUE…]",
+                doc="make an image of its root; KEY is message, author, cmd, entrypoint, env, workdir, user, label, port, volume, "
+                "stop_signal, or pause",
+                run=commit,
+                cancelled=True,
+                quoted=True,
+            ),
             Verb(name="eof", usage="eof", doc="close its standard input", run=_eof),
             Verb(name="resize", usage="resize ROWS COLS", doc="set the size of its terminal", run=_resize),
         ),

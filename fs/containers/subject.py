@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydock.fs.imagefiles import Images
 from pydock.fs.metadata import Attributes, Metadata
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Engine
@@ -10,8 +11,9 @@ from pydock.runtime.engine import Engine
 class ContainerSubject:
     """*container* with the modes, owners and times of its files, which are kept in its record."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, images: Images) -> None:
         self.container = container
+        self.images = images
         kept = {path: Attributes(*values) for path, values in container.record.files.items()}
         self.metadata = Metadata(born=container.record.created, files=kept, changed=self._keep)
 
