@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self
 
 from pydock.overlay.compression import CHUNK
 from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid, NotFound
+from pydock.overlay.partials import Ended
+
+_LOOK: Final = 0.5  # seconds, the most until a follower sees that it is not wanted any more
 
 
 class BlobWriter:
@@ -28,6 +32,8 @@ class BlobWriter:
         self._path = Path(name)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
         self._hash = hashlib.sha256()
+        self._changed = threading.Condition()
+        self._whole = False
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -36,7 +42,31 @@ class BlobWriter:
         while view:
             view = view[self._file.write(view) :]
         self._hash.update(data)
-        self.size += len(data)
+        with self._changed:
+            self.size += len(data)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Nothing more is written: for those who follow."""
+        with self._changed:
+            self._whole = True
+            self._changed.notify_all()
+
+    def follow(self, stop: threading.Event) -> Iterator[bytes]:
+        """What has been written and what is, until :meth:`end`; Ended once *stop* is set. Blocks: for a thread of its own."""
+        with self._path.open("rb", buffering=0) as file:
+            done = 0
+            while True:
+                with self._changed:
+                    while not stop.is_set() and not self._whole and self.size == done:
+                        self._changed.wait(_LOOK)
+                if stop.is_set():
+                    raise Ended
+                data = file.read(CHUNK)
+                if not data:
+                    return
+                done += len(data)
+                yield data
 
     @property
     def digest(self) -> Digest:

@@ -65,11 +65,12 @@ def commit(
     configure: Callable[[ImageConfig], ImageConfig],
     note: Note,
     check: Check,
+    read: Check,
 ) -> Image:
     """Make the image *reference* of *source*; its configuration is what *configure* makes of that of the image below.
 
-    *check* is called now and then, and may raise to end it: then, and after any other failure, nothing has changed. Invalid for
-    what no layer can hold, OSError for the disk. Blocks.
+    *read* is called when nothing is read of *source* any more. *check* is called now and then, and may raise to end it: then, and
+    after any other failure, nothing has changed. Invalid for what no layer can hold, OSError for the disk. Blocks.
     """
     created = _now()
     with store.intake() as intake:
@@ -81,12 +82,13 @@ def commit(
         else:
             mode: Literal["layer", "flat"] = "layer" if source.image_id else "flat"
             for layer in source.layers:
-                intake.add_layer(treetar.whole(layer, mode, check), compress=True)
+                intake.add_tree(treetar.whole(layer, mode, check), check)
             document = ConfigFile(architecture=ARCHITECTURE, os="linux", rootfs=RootFs())
             steps = [History(created=created, comment=f"all of {layer}") for layer in source.layers]
         changed = False
         if source.upper is not None:
-            changed = _add(intake, treetar.changes_of(source.upper, source.layers, source.made, check))
+            changes = treetar.changes_of(source.upper, source.layers, source.made, check)
+            changed = _add(intake, changes, check, read)
         check()
         config = configure(ImageConfig.from_document(document.config))
         made = msgspec.structs.replace(
@@ -109,7 +111,7 @@ def squash(store: Store, image: Image, reference: Reference, check: Check) -> Im
         intake.reserve((), [Digest.parse(layer.chain_id) for layer in image.layers])
         union = mount.union(store.layer_paths(image), None, None)
         try:
-            intake.add_layer(treetar.whole(union, "flat", check), compress=True)
+            intake.add_tree(treetar.whole(union, "flat", check), check)
         finally:
             os.close(union)
         check()
@@ -129,12 +131,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _add(intake: Intake, chunks: Iterator[bytes]) -> bool:
+def _add(intake: Intake, chunks: Iterator[bytes], check: Check, read: Check) -> bool:
     """A layer of *chunks*, if there are any."""
     first = next(chunks, None)
-    if first is not None:
-        intake.add_layer(chain((first,), chunks), compress=True)
-    return first is not None
+    if first is None:
+        read()
+        return False
+    intake.add_tree(chain((first,), chunks), check, read)
+    return True
 
 
 def _base(store: Store, source: Source) -> Image | None:

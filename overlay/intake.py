@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -30,6 +31,7 @@ _MEDIA_TYPES: Final = {
 }
 #: Layers that are unpacked at once: each keeps a thread busy with decompressing and a process with making files.
 _WORKERS: Final = 2
+_LOOK: Final = 0.2  # seconds, the most until it is seen that an image is not wanted any more
 
 
 class Aborted(Exception):
@@ -72,28 +74,21 @@ class Intake:
             blobs = frozenset(Digest.parse(layer.digest) for layer in self._layers)
             self.needs |= Needs(blobs, frozenset(chain_ids(self._diff_ids)))
 
-    def add_layer(
-        self, chunks: Iterable[bytes], *, expected: Digest | None = None, compress: bool = False
-    ) -> Descriptor:
+    def add_layer(self, chunks: Iterable[bytes], *, expected: Digest | None = None) -> Descriptor:
         """The next layer: a tar, compressed or not, stored as it comes and unpacked.
 
-        What is not compressed is with *compress* stored with gzip; what is in a way that OCI has no media type for (bzip2, xz)
-        with zstd instead. Invalid, also if the digest of what is stored is not *expected*; OSError.
+        What is compressed in a way that OCI has no media type for (bzip2, xz) is stored with zstd instead. Invalid,
+        also if the digest of what is stored is not *expected*; OSError.
         """
         with self._store.blobs.writer() as writer, self._store.layers.pending() as pending:
             stream = LayerStream(chunks)
             media_type = _MEDIA_TYPES.get(stream.compression)
-            smaller: GzipWriter | ZstdWriter | None = None
-            if media_type is None:
-                media_type, smaller = documents.LAYER_ZSTD, ZstdWriter()
-            elif compress and stream.compression is Compression.NONE:
-                media_type, smaller = documents.LAYER_GZIP, GzipWriter()
-            if smaller is None:
+            if media_type is not None:
                 facts = pending.unpack(stream.shown_to(raw=writer.write))
             else:
-                feed = smaller.feed
-                facts = pending.unpack(stream.shown_to(plain=lambda data: writer.write(feed(data))))
-                writer.write(smaller.finish())
+                media_type, zstd = documents.LAYER_ZSTD, ZstdWriter()
+                facts = pending.unpack(stream.shown_to(plain=lambda data: writer.write(zstd.feed(data))))
+                writer.write(zstd.finish())
             diff_ids = [*self._diff_ids, stream.diff_id]
             chain_id = chain_ids(diff_ids)[-1]
             with self._store._lock:
@@ -104,6 +99,47 @@ class Intake:
         self._diff_ids = diff_ids
         self._layers.append(descriptor)
         return descriptor
+
+    def add_tree(
+        self, chunks: Iterable[bytes], check: Callable[[], object], read: Callable[[], object] = lambda: None
+    ) -> Descriptor:
+        """The next layer: a plain tar that is made while it is read. It is stored with gzip, and unpacked a little behind.
+
+        *read* is called once all of *chunks* has been read, and *check* now and then, to raise when it is not wanted any more.
+        What is there already is not unpacked to the end again. Invalid, OSError.
+        """
+        stop = threading.Event()
+        with self._store.blobs.writer() as writer, self._store.layers.pending() as pending:
+            plain, gzip = hashlib.sha256(), GzipWriter()
+            with ThreadPoolExecutor(1, thread_name_prefix="unpack") as pool:
+                unpacking = pool.submit(lambda: pending.unpack(LayerStream(writer.follow(stop))))
+                try:
+                    for chunk in chunks:
+                        check()
+                        plain.update(chunk)
+                        writer.write(gzip.feed(chunk))
+                        if unpacking.done():
+                            unpacking.result()
+                    writer.write(gzip.finish())
+                    writer.end()
+                    read()
+                    diff_ids = [*self._diff_ids, Digest("sha256", plain.hexdigest())]
+                    chain_id = chain_ids(diff_ids)[-1]
+                    self.reserve((), (chain_id,))
+                    if not self._store.layers.has(chain_id):
+                        while not wait((unpacking,), _LOOK).done:
+                            check()
+                        facts = unpacking.result()
+                finally:
+                    stop.set()
+            with self._store._lock:
+                self._bring(writer.digest, chain_id)
+                digest = writer.commit()
+                if not self._store.layers.has(chain_id):
+                    pending.commit(chain_id, facts)
+        self._diff_ids = diff_ids
+        self._layers.append(Descriptor(media_type=documents.LAYER_GZIP, digest=str(digest), size=writer.size))
+        return self._layers[-1]
 
     def reserve(self, blobs: Iterable[Digest], layers: Iterable[Digest] = ()) -> None:
         """Keep these *blobs*, or what has come of them, and *layers* from being collected while this is at work."""

@@ -6,7 +6,7 @@ what a command has paused stays paused.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -54,8 +54,9 @@ class Pauses:
             container.engine.events.publish("container", container.name, "resume")
 
     @asynccontextmanager
-    async def still(self, *, pause: bool = True) -> AsyncIterator[None]:
-        """Within, no command reaches the container, and with *pause* no process of it runs, unless it is killed meanwhile.
+    async def still(self, *, pause: bool = True) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Within, no command reaches the container, and with *pause* no process of it runs, unless it is killed meanwhile, until
+        what this gives is called.
 
         What is not running, or paused already, stays so. OSError when it can't be written down that it is paused.
         """
@@ -68,13 +69,17 @@ class Pauses:
             try:
                 if held and container.state == "running":
                     await self.pause()
-                yield
+                yield self._let_go
             finally:
-                if held:
-                    with trio.CancelScope(shield=True):
-                        container.record.held = False
-                        await self.thaw()
-                        await container.keep()
+                await self._let_go()
+
+    async def _let_go(self) -> None:
+        container = self._container
+        if container.record.held:
+            with trio.CancelScope(shield=True):
+                container.record.held = False
+                await self.thaw()
+                await container.keep()
 
     async def recover(self) -> None:
         """After the engine's own restart: let go on what stood still to be read."""

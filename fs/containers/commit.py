@@ -216,7 +216,7 @@ async def commit(subject: ContainerSubject, words: tuple[str, ...]) -> str:
     """The command."""
     request = parse(words)
     container, images = subject.container, subject.images
-    async with container.pauses.still(pause=request.pause):
+    async with container.pauses.still(pause=request.pause) as let_go:
         source, defaults = _root(container)
         spec = container.spec
 
@@ -232,8 +232,15 @@ async def commit(subject: ContainerSubject, words: tuple[str, ...]) -> str:
         note = making.Note(command, request.message, request.author)
 
         def make() -> Image:
-            check = trio.from_thread.check_cancelled
-            return making.commit(images.store, request.reference, source, configure, note, check)
+            return making.commit(
+                images.store,
+                request.reference,
+                source,
+                configure,
+                note,
+                check=trio.from_thread.check_cancelled,
+                read=lambda: trio.from_thread.run(let_go),
+            )
 
         image = await trio.to_thread.run_sync(make)
     subject.engine.events.publish("image", image.reference, "commit", id=image.id, container=container.name)
