@@ -12,6 +12,7 @@ from pydock.fs.links import ContainerLinks
 from pydock.fs.node import Bulk, Control, Directory, Entry, Folder, Link, Report, Subject, Value, Verb
 from pydock.fs.subject import Place
 from pydock.overlay import manifest as documents
+from pydock.overlay.commit import squash
 from pydock.overlay.image import Image
 from pydock.overlay.manifest import ConfigFile, ImageConfig
 from pydock.overlay.reference import Reference
@@ -22,7 +23,7 @@ from pydock.overlay.store import Store
 from pydock.overlay.waste import waste
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid
-from pydock.runtime.formats import canonical_time, print_arguments, print_duration
+from pydock.runtime.formats import canonical_time, print_arguments, print_duration, quote
 
 
 @dataclass(slots=True)
@@ -143,6 +144,25 @@ async def _tag(subject: ImageSubject, words: tuple[str, ...]) -> str:
     return f"tagged {(await tag(subject.images, subject.reference, words[0])).reference}"
 
 
+async def _squash(subject: ImageSubject, words: tuple[str, ...]) -> str:
+    if len(words) != 1:
+        raise Invalid("squash takes one word: REFERENCE")
+    images, before, reference = subject.images, subject.image, made_name(words[0])
+    check = trio.from_thread.check_cancelled
+    image = await trio.to_thread.run_sync(lambda: squash(images.store, before, reference, check))
+    images.engine.events.publish("image", image.reference, "commit", id=image.id, squashed=before.reference)
+    images.engine.spawn(lambda: tidy(images))
+    return f"squashed {image.reference} {image.id}"
+
+
+def made_name(text: str) -> Reference:
+    """The name of an image that is to be made. Invalid with a digest, which is found out."""
+    reference = Reference.parse(text)
+    if reference.digest is not None:
+        raise Invalid(f"{quote(text)}: an image that is made has a name and a tag, its digest is found out")
+    return reference
+
+
 async def _push(subject: ImageSubject, words: tuple[str, ...]) -> str:
     if len(words) > 1:
         raise Invalid("push takes one word at most: REFERENCE")
@@ -239,6 +259,13 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
                 usage="tag REFERENCE",
                 doc="give it a further name, taking it from the image that has it",
                 run=_tag,
+            ),
+            Verb(
+                name="squash",
+                usage="squash REFERENCE",
+                doc="make an image that has the same files in a single layer, and the same configuration",
+                run=_squash,
+                cancelled=True,
             ),
             Verb(
                 name="push",

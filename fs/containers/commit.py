@@ -19,7 +19,7 @@ from typing import Final
 import trio
 from pydock.fs.containers.program import parse_env, parse_user, parse_workdir
 from pydock.fs.containers.subject import ContainerSubject
-from pydock.fs.imagefiles import tidy
+from pydock.fs.imagefiles import made_name, tidy
 from pydock.overlay import commit as making
 from pydock.overlay import host
 from pydock.overlay.image import Image
@@ -68,9 +68,7 @@ def parse(words: tuple[str, ...]) -> Request:
     """``REFERENCE [KEY=VALUE…]``. Invalid, with what would be accepted."""
     if not words:
         raise Invalid("commit takes a reference, and then KEY=VALUE words")
-    request = Request(Reference.parse(words[0]))
-    if request.reference.digest is not None:
-        raise Invalid(f"{quote(words[0])}: an image that is made has a name and a tag, its digest is found out")
+    request = Request(made_name(words[0]))
     given: dict[str, list[str]] = {}
     for word in words[1:]:
         key, equals, value = word.partition("=")
