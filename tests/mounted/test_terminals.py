@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -214,3 +215,26 @@ def test_a_vanished_terminal_costs_no_processor(make: Make, engine: Engine) -> N
     while time.monotonic() - begun < 1:
         select.select([], [], [], 0.1)
     assert ticks() - before < 20
+
+
+def test_who_is_killed_at_a_terminal_leaves_it_to_the_others(shell: Path, screen: Callable[[Path], Screen]) -> None:
+    reader = subprocess.Popen(["cat", shell / "console"], stdout=subprocess.DEVNULL)
+    other = screen(shell)
+    type_in(shell, "mkfifo /f; stty raw -echo; echo $((1 + 1))raw; read line < /f; stty sane; echo $((1 + 1))ok\n")
+    other.await_text("2raw")
+    writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={shell / 'console'}", "bs=65536"], stderr=subprocess.DEVNULL)
+    with pytest.raises(subprocess.TimeoutExpired):
+        writer.wait(1)  # nobody reads what it types
+    for each in (reader, writer):
+        each.kill()
+        assert each.wait(10) == -signal.SIGKILL
+    container = shell if (shell / "rootfs").exists() else shell.parent.parent
+    (container / "rootfs/f").write_text("go on\n")
+    other.await_text("2ok")
+
+
+def test_a_killed_shell_ends_its_terminal(shell: Path) -> None:
+    reader = subprocess.Popen(["cat", shell / "console"], stdout=subprocess.DEVNULL)
+    os.kill(int((shell / "pid").read_text()), signal.SIGKILL)
+    assert (shell / "wait").read_text() == "137\n"
+    assert reader.wait(10) == 0
