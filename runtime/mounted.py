@@ -17,7 +17,7 @@ import trio
 from pydock.runtime import syscalls
 from pydock.runtime.companion import Lost
 from pydock.runtime.confine.userns import IdMap
-from pydock.runtime.engine import Engine
+from pydock.runtime.engine import Engine, persistently
 from pydock.runtime.errors import Busy, Failed, Unsupported
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.visit import Addition, MountId, Task
@@ -119,6 +119,7 @@ class MountedVolumes:
                 except Lost:  # what it has done can't be known: begin again from what there is
                     if attempt == _TRIES - 1:
                         raise
+                    await self._await_others()
                     await self._look(set(known), lazily=set(opened))
                 except BaseException:
                     await self._settle(tuple(known))
@@ -180,6 +181,7 @@ class MountedVolumes:
         if not self._record.mounting:
             return
         extra = {item for item in self._record.mounts if item not in items}
+        await self._await_others()
         await self._look(set(items), lazily=extra)
         missing = [item for item in items if item not in self._record.mounts]
         with ExitStack() as stack:
@@ -188,6 +190,11 @@ class MountedVolumes:
             await self._file.save()
             await self._visit([], [], opened)
         await self._settle(items)
+
+    async def _await_others(self) -> None:
+        """What was asked for before comes to its end: by a monitor that lives; that of a dead one has died with it by the time that the
+        next one answers."""
+        await persistently(lambda: self._visit([], [], {}))
 
     async def _look(self, wanted: set[str], *, lazily: set[str]) -> None:
         """Leave in the record what is mounted; what is not *wanted* but *lazily* there goes, in use or not: nobody was told of it."""

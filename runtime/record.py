@@ -132,6 +132,7 @@ class RecordFile:
             if run is not None:
                 record = dataclasses.replace(record)
                 record.take(run)
+                self._coming = {}
             values = {**dataclasses.asdict(record), **self._coming, **coming}
             if values == self._saved:
                 return

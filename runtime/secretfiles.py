@@ -177,9 +177,17 @@ class SecretFiles:
 
     async def agree(self) -> None:
         """After pydockd's own restart: have the container that runs see them, if the death came before that."""
-        if self.names():
-            async with self._lock:
-                await self._appear()
+        if not self.names() or self._pidfd() < 0 or self._record.secrets in mounts_of(self._record.pid):
+            return
+        async with self._lock:
+            pidfd = os.dup(self._pidfd())
+            try:
+                await self._engine.monitor.visit(
+                    pidfd, Task((), (), ()), []
+                )  # one that was asked for before ends before it
+            finally:
+                os.close(pidfd)
+            await self._appear()
 
     async def keep(self, keeper: Keeper) -> None:
         """Give the descriptor to a keeper that has been started anew."""

@@ -21,11 +21,13 @@ Events: ``{"event": "exit", id, pid, status, time, ...}``; ``{"event": "born", i
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
 from pydock.runtime import syscalls, wire
@@ -62,6 +64,9 @@ class Monitor(Server):
         self.options = options
         self.alive: dict[int, Alive] = {}  # by pid
         self.starting: dict[int, Starting] = {}  # by pid
+        self.visits: dict[
+            str, deque[Callable[[], None]]
+        ] = {}  # by the pid of the container's first process; the first of each runs
         self.failed: set[int] = set()  # pids of children that did not get as far as their program
         self.upgrade_wanted = False
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -222,17 +227,38 @@ class Monitor(Server):
     # Visiting
 
     def _visit(self, peer: Peer, message: Message, fds: list[int]) -> None:
-        """A child changes mounts in a container; its answer is passed on as it is."""
-        task = visit.from_message(message)
+        """A child changes mounts in a container; its answer is passed on as it is. One after another in each container, also those
+        of a pydockd that has died meanwhile: its successor looks at what there is, and must not be overtaken."""
+        task, pid = visit.from_message(message), visit.pid_of(fds[0])
+        held, fds[:] = fds[:], []
+        waiting = self.visits.setdefault(pid, deque())
+        waiting.append(functools.partial(self._begin_visit, pid, peer, message.get("seq"), task, held))
+        if len(waiting) == 1:
+            waiting[0]()
+
+    def _end_visit(self, pid: str) -> None:
+        waiting = self.visits[pid]
+        waiting.popleft()
+        if waiting:
+            waiting[0]()
+        else:
+            del self.visits[pid]
+        if self.upgrade_wanted:
+            self.later(0, self._upgrade)
+
+    def _begin_visit(self, pid: str, peer: Peer, seq: object, task: visit.Task, fds: list[int]) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if syscalls.clone3(0, signal.SIGCHLD) == 0:
                 visit.run(task, fds, writer)
-        except BaseException:
+        except OSError as error:
             os.close(reader)
-            raise
+            self.fail(peer, seq, error.errno or errno.EIO, error.strerror or str(error), "change mounts")
+            self._end_visit(pid)
+            return
         finally:
             os.close(writer)
+            wire.close_all(fds)
         said = bytearray()
 
         def listen() -> None:
@@ -247,9 +273,10 @@ class Monitor(Server):
             self.unwatch(reader)
             os.close(reader)
             if said:
-                self.reply(peer, message.get("seq"), json.loads(said))
+                self.reply(peer, seq, json.loads(said))
             else:
-                self.fail(peer, message.get("seq"), errno.EIO, "killed on the way", "change mounts")
+                self.fail(peer, seq, errno.EIO, "killed on the way", "change mounts")
+            self._end_visit(pid)
 
         self.watch(reader, listen)
 
@@ -282,7 +309,7 @@ class Monitor(Server):
 
     def _upgrade(self) -> None:
         """Executes the program anew. Children stay children, and a zombie waits: no exit is lost."""
-        if self.starting:
+        if self.starting or self.visits:
             return  # the last of them comes back here
         self.flush()
         state = os.memfd_create("monitor", 0)

@@ -138,11 +138,16 @@ def _perform(task: Task, fds: list[int], moved: dict[str, int]) -> None:
         raise
 
 
+def pid_of(pidfd: int) -> str:
+    """Its process's number: -1 when that has been reaped."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        return next(line.split()[1] for line in file if line.startswith("Pid:"))
+
+
 def _enter(pidfd: int) -> None:
     """Into the mount namespace of that process, and into its user namespace if that is another: what is made there as a place to mount
     on then belongs to the container's root, and where the container's ids are shown others can make nothing (EOVERFLOW)."""
-    with open(f"/proc/self/fdinfo/{pidfd}") as file:
-        pid = next(line.split()[1] for line in file if line.startswith("Pid:"))
+    pid = pid_of(pidfd)
     try:
         own = os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino
     except FileNotFoundError:

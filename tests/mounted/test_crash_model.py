@@ -338,7 +338,8 @@ def inside(path: Path, model: Model) -> list[str]:
     except OSError as error:
         return [f"its process: {error}"]
     wanted = {item.partition(":")[2] for item in model.volumes}
-    wrong = [] if {each for each in mounts if each.startswith("/v")} == wanted else [f"mounts: {mounts}"]
+    there = {each for each in mounts if each.startswith("/v")}
+    wrong = [] if there == wanted else [f"mounts: {there}, {(path / 'error').read_text()}"]
     if model.secrets:
         shown = Path(f"/proc/{pid}/root/run/secrets")
         seen = {each.name: each.read_bytes() for each in shown.iterdir()} if shown.is_dir() else {}
