@@ -41,6 +41,8 @@ class Library:
                 user=config.user,
                 stop_signal=config.stop_signal or "",
                 labels=tuple(f"{key}={value}" for key, value in config.labels),
+                ports=config.ports,
+                volumes=config.volumes,
                 health_command=check.test,
                 health_interval=check.interval / 1e9,
                 health_timeout=check.timeout / 1e9,

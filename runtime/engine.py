@@ -39,6 +39,8 @@ class Defaults:
     user: str = ""
     stop_signal: str = ""
     labels: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()  # PORT[-END][/PROTOCOL]
+    volumes: tuple[str, ...] = ()  # places
     health_command: tuple[str, ...] = ()  # docker's forms: CMD …, CMD-SHELL …, NONE
     health_interval: float = 0.0  # seconds; 0 says nothing
     health_timeout: float = 0.0

@@ -176,26 +176,29 @@ def configured(base: ImageConfig, defaults: Defaults, spec: Spec) -> ImageConfig
         user=defaults.user if spec.user is None else spec.user,
         labels=tuple((name, value) for name, _, value in (label.partition("=") for label in labels)),
         stop_signal=spec.stop_signal or defaults.stop_signal or None,
-        healthcheck=_health(base.healthcheck, spec),
+        ports=defaults.ports,
+        volumes=defaults.volumes,
+        healthcheck=_health(defaults, spec),
     )
 
 
-def _health(base: Healthcheck | None, spec: Spec) -> Healthcheck | None:
-    own = spec.health_command
-    settings = (spec.health_interval, spec.health_timeout, spec.health_start_period, spec.health_retries)
-    if own is None and not any(settings):
-        return base
-    below = base or Healthcheck()
-    test = below.test
-    if own is not None:
-        test = own if own[:1] in (("CMD",), ("CMD-SHELL",), ("NONE",)) else ("CMD", *own) if own else ("NONE",)
-    return Healthcheck(
-        test,
-        interval=below.interval if spec.health_interval is None else round(spec.health_interval * 1e9),
-        timeout=below.timeout if spec.health_timeout is None else round(spec.health_timeout * 1e9),
-        start_period=below.start_period if spec.health_start_period is None else round(spec.health_start_period * 1e9),
-        retries=spec.health_retries or below.retries,
+def _health(defaults: Defaults, spec: Spec) -> Healthcheck | None:
+    words = defaults.health_command if spec.health_command is None else spec.health_command
+    test = words if words[:1] in (("CMD",), ("CMD-SHELL",), ("NONE",)) else ("CMD", *words)
+    if spec.health_command == ():
+        test = ("NONE",)
+
+    def nanoseconds(own: float | None, image: float) -> int:
+        return round((image if own is None else own) * 1e9)
+
+    check = Healthcheck(
+        test if words or spec.health_command is not None else (),
+        interval=nanoseconds(spec.health_interval, defaults.health_interval),
+        timeout=nanoseconds(spec.health_timeout, defaults.health_timeout),
+        start_period=nanoseconds(spec.health_start_period, defaults.health_start_period),
+        retries=spec.health_retries or defaults.health_retries,
     )
+    return None if check == Healthcheck() else check
 
 
 def _root(container: Container) -> tuple[making.Source, Defaults]:
