@@ -31,7 +31,7 @@ from pydock.runtime import syscalls
 
 PIPE_SIZE: Final = 1 << 20  # bytes, the most an unprivileged process may have (fs.pipe-max-size)
 _SPARE: Final = 256 << 20  # bytes that are left to others, or a twentieth of a small disk
-_LOOK_EVERY: Final = 16 << 20  # bytes
+_LOOK_EVERY: Final = 1 << 20  # bytes
 _OPAQUE_ATTRIBUTE: Final = "trusted.overlay.opaque"
 
 
