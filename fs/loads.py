@@ -22,8 +22,8 @@ from pydock.fs.node import Directory, File, Inlet, Subject
 from pydock.fs.scratch import is_scratch_name
 from pydock.overlay.image import Image
 from pydock.overlay.intake import Aborted
-from pydock.overlay.layers import PIPE_SIZE
 from pydock.overlay.loading import Loading
+from pydock.overlay.unpackers import PIPE_SIZE
 from pydock.runtime.errors import Failed, Forbidden, Invalid
 from pydock.runtime.formats import quote
 

@@ -228,7 +228,7 @@ class Intake:
             except Invalid as error:
                 raise Invalid(f"layer {descriptor.digest}: {error}") from None
 
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="unpack") as pool:
+        with self._store.layers.unpackers, ThreadPoolExecutor(_WORKERS, thread_name_prefix="unpack") as pool:
             tasks = [pool.submit(unpack, *each) for each in zip(described.layers, diff_ids, chains, strict=True)]
             failed = [task for task in wait(tasks, return_when=FIRST_EXCEPTION).done if task.exception()]
             if failed:

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,9 +24,9 @@ from pydock.overlay.compression import detect, expand
 from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid, NotFound
 from pydock.overlay.trees import remove_tree
+from pydock.overlay.unpackers import Unpackers
 from pydock.runtime import syscalls
 
-PIPE_SIZE: Final = 1 << 20  # bytes, the most an unprivileged process may have (fs.pipe-max-size)
 _SPARE: Final = 256 << 20  # bytes that are left to others, or a twentieth of a small disk
 _LOOK_EVERY: Final = 1 << 20  # bytes
 _OPAQUE_ATTRIBUTE: Final = "trusted.overlay.opaque"
@@ -53,45 +50,30 @@ class _Report(msgspec.Struct, frozen=True):
     errno: int | None = None
 
 
-def _unpack_into(directory: int, chunks: Iterable[bytes]) -> _Report:
+def _unpack_into(unpackers: Unpackers, directory: int, chunks: Iterable[bytes]) -> _Report:
     """Unpack the uncompressed tar *chunks* into *directory* (a descriptor) in a confined child.
 
     Invalid for a fault of the archive, OSError for one of the machine.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-m", "pydock.overlay.unpack", str(directory)],
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=(directory,),
-        cwd="/",
-        env={"LC_ALL": "C.UTF-8"},
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with child:
+    tar, said = unpackers.start(directory)
+    with os.fdopen(said, "rb", buffering=0) as report_file:
         try:
-            with contextlib.suppress(OSError):  # EPERM where the user's share of pipe pages is used up
-                fcntl.fcntl(child.stdin, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
             # a child that has found a fault stops reading; what it found is in its report
             with contextlib.suppress(BrokenPipeError):
                 for chunk in chunks:
                     view = memoryview(chunk)
                     while view:
-                        view = view[os.write(child.stdin.fileno(), view) :]
-            child.stdin.close()
-            output = child.stdout.read()
-        except BaseException:
-            child.kill()  # the source failed: nothing of it will be used
-            raise
+                        view = view[os.write(tar, view) :]
+        finally:
+            os.close(tar)  # when the source fails: the child finds the archive too short
+            output = report_file.read()  # and nobody removes the directory under it
     lines = output.splitlines()
     try:
         # json, not msgspec: names that are not UTF-8 come as lone surrogates
         report = msgspec.convert(json.loads(lines[-1]), _Report)
     except (IndexError, ValueError):
         words = output.decode(errors="replace").strip().rpartition("\n")[2]
-        raise RuntimeError(f"the unpacker died with {child.returncode}: {words}") from None
+        raise RuntimeError(f"the unpacker died: {words}") from None
     if report.error is not None:
         if report.errno is None:
             raise Invalid(report.error)
@@ -189,7 +171,8 @@ class PendingLayer:
         """Unpack *stream*. Invalid (also if its diff id is not *expected*) or OSError."""
         directory = os.open(self.path / "tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            report = _unpack_into(directory, with_room(directory, stream))
+            with self._layers.unpackers as unpackers:
+                report = _unpack_into(unpackers, directory, with_room(directory, stream))
             if expected is not None:
                 stream.check(expected)
             _mark_opaque(directory, report.opaque)
@@ -221,6 +204,7 @@ class Layers:
     def __init__(self, directory: Path, temporary: Path, trash: Path) -> None:
         self.directory = directory
         self.temporary = temporary
+        self.unpackers = Unpackers()
         self._trash = trash
         # files with set-id bits inside are anybody's to run otherwise
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

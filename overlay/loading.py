@@ -30,10 +30,11 @@ from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid
 from pydock.overlay.image import Image
 from pydock.overlay.intake import Aborted, Intake, Prepared
-from pydock.overlay.layers import PIPE_SIZE, with_room
+from pydock.overlay.layers import with_room
 from pydock.overlay.members import DATA, END, FRAME, MEMBER
 from pydock.overlay.reference import Reference
 from pydock.overlay.trees import remove_tree
+from pydock.overlay.unpackers import PIPE_SIZE
 
 if TYPE_CHECKING:
     from pydock.overlay.store import Store

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 from pydock.overlay import mount
 from pydock.overlay.errors import Invalid
-from pydock.overlay.layers import PIPE_SIZE
+from pydock.overlay.unpackers import PIPE_SIZE
 
 #: What of a tree: its changes of what is below, a whole layer as it is unpacked, or all that is seen of it.
 Mode = Literal["changes", "layer", "flat"]

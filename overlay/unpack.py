@@ -1,4 +1,7 @@
-"""The confined unpacker: ``python -m pydock.overlay.unpack FD``, one layer's tar on stdin, FD the empty directory.
+"""The confined unpackers: ``python -m pydock.overlay.unpack SOCKET``.
+
+A message on the socket (:mod:`pydock.overlay.unpackers` sends it) is an empty directory, a pipe with one layer's tar, and one for
+the report; a fork takes it on, so that Python starts but once for an image of many layers.
 
 Archives come from strangers. So before it reads the first header the process makes the directory its whole world: a
 mount namespace in which nothing else is mounted, no network, no descriptors but stdin and stdout, only the
@@ -18,11 +21,15 @@ access lists; ``trusted.*`` and other ``security.*`` of a stranger mean nothing,
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import os
+import signal
+import socket
 import stat
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -277,12 +284,12 @@ def _set_xattrs(descriptor: int, entry: Entry) -> None:
                 raise
 
 
-def main() -> int:
+def _unpack(directory: int) -> None:
     """Confine, unpack stdin, report."""
     os.umask(0)
     report: dict[str, object]
     try:
-        confine(int(sys.argv[1]), capabilities=CAPABILITIES)
+        confine(directory, capabilities=CAPABILITIES)
         reader = tarformat.Reader(io.BufferedReader(io.FileIO(0), _CHUNK))
         unpacker = Unpacker()
         unpacker.run(reader)
@@ -296,7 +303,36 @@ def main() -> int:
     except OSError as error:
         report = {"error": str(error.strerror), "errno": error.errno}
     os.write(1, json.dumps(report).encode() + b"\n")
-    return 0
+
+
+def _child(directory: int, stdin: int, stdout: int) -> None:
+    """What a fork does; it does not return."""
+    status = 1
+    try:
+        os.dup2(stdin, 0)
+        os.dup2(stdout, 1)
+        os.dup2(stdout, 2)
+        _unpack(directory)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def main() -> int:
+    """Fork for each message, which has three descriptors (directory, stdin, stdout), until the other side hangs up."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.freeze()
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(channel, 1, 3)
+        if len(descriptors) != 3:
+            return 0
+        if os.fork() == 0:
+            _child(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 if __name__ == "__main__":
