@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -63,6 +64,7 @@ def test_it_runs_and_its_output_and_exit_code_are_there(running: Path) -> None:
     assert sorted((x / "log").read_text().splitlines()) == ["hello", "oops"]
 
 
+@pytest.mark.cgroup
 def test_it_is_in_all_of_the_container_s_namespaces_and_in_its_cgroup(running: Path) -> None:
     x = new(running, command="sleep 1000")
     start(x)
@@ -71,6 +73,31 @@ def test_it_is_in_all_of_the_container_s_namespaces_and_in_its_cgroup(running: P
         assert os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/{first}/ns/{kind}")
     assert Path(f"/proc/{pid}/cgroup").read_text() == Path(f"/proc/{first}/cgroup").read_text()
     assert pid in (running / "cgroup/cgroup.procs").read_text().split()
+
+
+#: What systemd does with what it is given: it is in a part of it, and hands the controllers on to the parts.
+DIVIDE = (
+    "cd /sys/fs/cgroup; mkdir mine; echo $$ > mine/cgroup.procs;"
+    "for each in $(cat cgroup.controllers); do echo +$each > cgroup.subtree_control; done; echo ready; exec sleep 1000"
+)
+
+
+@pytest.mark.cgroup
+def test_it_runs_beside_one_that_has_divided_its_cgroup(make: Make) -> None:
+    c = make(command=json.dumps(["sh", "-ec", DIVIDE]), systemd="1")
+    (c / "health/command").write_text("true")
+    (c / "health/interval").write_text("100ms")
+    with open(c / "stdout") as output:
+        start(c)
+        assert output.readline() == "ready\n"
+    assert run(c, "echo inside") == "inside\n"
+    assert (c / "health/wait").read_text() == "healthy\n"
+    x = new(c, command="sleep 1000")
+    start(x)
+    assert (x / "pid").read_text().strip() in (c / "cgroup/cgroup.procs").read_text().split()
+    (c / "cgroup/pids.max").write_text("100")
+    (c / "ctl").write_text("kill")
+    assert (x / "wait").read_text() == "137\n"
 
 
 @pytest.mark.parametrize("field", ["CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "Seccomp", "NoNewPrivs", "Groups"])
@@ -89,6 +116,7 @@ def test_privileged_gives_all_capabilities_and_no_filter(running: Path) -> None:
     assert re.findall(r"CapEff:\t(\w+)", status) == own
 
 
+@pytest.mark.cgroup
 def test_no_descriptor_of_the_engine_leaks_into_it(running: Path) -> None:
     x = new(running, command="sleep 1000")
     start(x)
@@ -174,6 +202,7 @@ def test_any_number_at_once(running: Path) -> None:
     assert [(x / "wait").read_text() for x in executed] == [f"{number}\n" for number in range(20)]
 
 
+@pytest.mark.cgroup
 def test_the_end_of_the_container_ends_it(running: Path) -> None:
     x = new(running, command="sleep 1000")
     start(x)

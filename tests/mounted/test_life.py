@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 Make = Callable[..., Path]
-pytestmark = pytest.mark.cgroup
 
 
 def errno_of(path: Path, text: str) -> int:
@@ -27,6 +26,7 @@ def errno_of(path: Path, text: str) -> int:
     return 0
 
 
+@pytest.mark.cgroup
 def test_a_container_runs_and_its_output_and_exit_code_are_there(make: Make) -> None:
     c = make(command="sh -c 'echo hello; echo oops >&2; exit 7'")
     (c / "ctl").write_text("start\n")
@@ -61,6 +61,7 @@ def test_reset_discards_the_writable_layer_and_frees_the_image(make: Make) -> No
     assert errno_of(c / "image", "busybox:latest") == 0
 
 
+@pytest.mark.cgroup
 def test_pause_freezes_and_resume_lets_go_on(make: Make) -> None:
     c = make(command="sleep 100")
     (c / "ctl").write_text("start")
@@ -71,6 +72,7 @@ def test_pause_freezes_and_resume_lets_go_on(make: Make) -> None:
     assert (c / "state").read_text() == "running\n"
 
 
+@pytest.mark.cgroup
 def test_stop_of_a_paused_container_ends_it(make: Make) -> None:
     # It opens the pipe when its trap is set: before that a first process of a PID namespace does not feel SIGTERM.
     c = make(command="sh -c 'trap \"exit 3\" TERM; mkfifo /ready; echo > /ready; while :; do sleep 0.05; done'")
@@ -84,6 +86,7 @@ def test_stop_of_a_paused_container_ends_it(make: Make) -> None:
     assert (c / "exit_code").read_text() in ("3\n", "143\n")
 
 
+@pytest.mark.cgroup
 def test_restart_gives_a_new_process_and_waiters_go_on_waiting(make: Make) -> None:
     c = make(command="sleep 100")
     (c / "ctl").write_text("start")
@@ -177,6 +180,7 @@ def test_the_outcome_is_read_from_the_descriptor_that_wrote(make: Make) -> None:
         assert ctl.read(4096) == b"c is not paused: it is running\n"
 
 
+@pytest.mark.cgroup
 def test_a_memory_hog_is_ended_and_the_reason_given(make: Make) -> None:
     c = make(command="sh -c 'tail /dev/zero'")
     (c / "cgroup/memory.max").write_text("16M")
@@ -185,6 +189,7 @@ def test_a_memory_hog_is_ended_and_the_reason_given(make: Make) -> None:
     assert "oom" in (c / "error").read_text()
 
 
+@pytest.mark.cgroup
 def test_a_fork_bomb_stays_below_pids_max(make: Make) -> None:
     c = make(command="sh -c 'b() { b | b & }; b; sleep 1; exit 4'")
     (c / "cgroup/pids.max").write_text("30")
@@ -193,6 +198,7 @@ def test_a_fork_bomb_stays_below_pids_max(make: Make) -> None:
     assert int((c / "cgroup/pids.peak").read_text()) <= 30
 
 
+@pytest.mark.cgroup
 def test_rmdir_of_a_running_container_is_busy(make: Make) -> None:
     c = make(command="sleep 100")
     (c / "ctl").write_text("start")
@@ -209,6 +215,7 @@ def test_rm_minus_r_changes_nothing(make: Make) -> None:
     assert (c / "image").read_text() == "busybox:latest\n"
 
 
+@pytest.mark.cgroup
 @pytest.mark.parametrize("verb", ["kill", "stop 0"])
 def test_a_freeze_by_hand_keeps_nobody_from_starting_again(make: Make, verb: str) -> None:
     c = make(command="sleep 1000")

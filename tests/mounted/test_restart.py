@@ -67,7 +67,7 @@ def test_a_success_is_no_failure(make: Make) -> None:
     assert (c / "state").read_text() == "exited\n"
 
 
-@pytest.mark.parametrize("policy", ["always", "unless-stopped", "on-failure"])
+@pytest.mark.parametrize("policy", [pytest.param("always", marks=pytest.mark.cgroup), "unless-stopped", "on-failure"])
 def test_what_is_killed_from_outside_is_started_again(make: Make, policy: str) -> None:
     c = make(command="sleep 1000", restart=policy)
     tell(c, "start")

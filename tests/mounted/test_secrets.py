@@ -62,6 +62,7 @@ def test_only_the_container_s_user_may_read_it(make: Make, user: str, uid: int) 
         assert status.st_mode & 0o7777 == 0o400
 
 
+@pytest.mark.mount
 def test_a_container_that_runs_sees_each_change_at_once(make: Make) -> None:
     c = make(command="sleep 1000")
     (c / "ctl").write_text("start")

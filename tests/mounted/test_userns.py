@@ -43,7 +43,9 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("userns", "first"), [("auto", None), ("1000:2000:70000", 1000)])
+@pytest.mark.parametrize(
+    ("userns", "first"), [pytest.param("auto", None, marks=pytest.mark.mount), ("1000:2000:70000", 1000)]
+)
 def test_root_inside_is_another_outside(make: Make, userns: str, first: int | None) -> None:
     c = make(command="sleep 1000", userns=userns)
     (c / "ctl").write_text("start")
@@ -109,6 +111,7 @@ def test_a_volume_shows_its_owners_and_keeps_them(make: Make, directory: Path) -
     assert owner(directory / "new") == (7, 8)
 
 
+@pytest.mark.mount
 def test_a_volume_that_comes_while_it_runs_does_too(make: Make, directory: Path) -> None:
     c = make(command="sleep 1000", userns="auto")
     (c / "ctl").write_text("start")
@@ -186,6 +189,7 @@ def test_namespaces_of_the_machine_can_be_shared(make: Make, kind: str) -> None:
     assert set(lines[1:]) == {name for _, name in socket.if_nameindex()}
 
 
+@pytest.mark.mount
 def test_exec_terminal_and_user_work(make: Make) -> None:
     c = make(command="sleep 1000", userns="auto", user="1000")
     (c / "ctl").write_text("start")
@@ -208,6 +212,7 @@ def test_a_device_and_a_secret_are_the_container_s(make: Make) -> None:
     assert output(c) == "0:666\n5:400\nhush"
 
 
+@pytest.mark.mount
 def test_systemd_s_cgroup_is_the_container_s(make: Make) -> None:
     c = make(
         command="sh -c 'mkdir /sys/fs/cgroup/mine && echo $$ > /sys/fs/cgroup/mine/cgroup.procs && cat /proc/self/cgroup | grep ^0'",

@@ -70,6 +70,7 @@ def volume(engine: Engine) -> Iterator[Path]:
 # in a container that runs
 
 
+@pytest.mark.mount
 def test_a_volume_comes_to_and_goes_from_a_container_that_runs(running: Path, source: Path) -> None:
     assert refusal(running / "volumes", f"{source}:/new/place\n") == 0
     assert (running / "volumes").read_text() == f"{source}:/new/place\n"
@@ -105,6 +106,7 @@ def test_a_read_only_volume_can_t_be_written(running: Path, source: Path) -> Non
         (inside(running) / "v/x").touch()
 
 
+@pytest.mark.mount
 def test_volumes_change_while_it_is_paused(running: Path, source: Path) -> None:
     (running / "ctl").write_text("pause")
     assert refusal(running / "volumes", f"{source}:/v\n") == 0
