@@ -24,7 +24,7 @@ from pydock.overlay.registry.delivering import Delivery
 from pydock.overlay.registry.documents import Found, find_config, find_manifest
 from pydock.overlay.registry.endpoint import Endpoint, Proxies, completed
 from pydock.overlay.registry.fetching import Fetcher
-from pydock.overlay.registry.session import Session
+from pydock.overlay.registry.session import SILENCE, Session
 from pydock.overlay.registry.transfers import Transfers
 from pydock.overlay.store import Store
 
@@ -50,15 +50,23 @@ class _Turn:
 
 
 class Registries:
-    """*endpoint* tells what is set for a registry; *proxies* are asked for each session. In the loop's thread only."""
+    """*endpoint* tells what is set for a registry; *proxies* are asked for each session; *silence*: seconds.
+    In the loop's thread only."""
 
     def __init__(
-        self, store: Store, endpoint: Callable[[str], Endpoint], proxies: Callable[[], Proxies], transfers: Transfers
+        self,
+        store: Store,
+        endpoint: Callable[[str], Endpoint],
+        proxies: Callable[[], Proxies],
+        transfers: Transfers,
+        *,
+        silence: float = SILENCE,
     ) -> None:
         self._store = store
         self._endpoint = endpoint
         self._proxies = proxies
         self._transfers = transfers
+        self._silence = silence
         self._fetcher = Fetcher(store, transfers)
         self._turns: dict[Digest, _Turn] = {}
 
@@ -76,7 +84,7 @@ class Registries:
         return await self._pull_from(endpoint, reference, platform)
 
     async def _pull_from(self, endpoint: Endpoint, reference: Reference, platform: Platform | None) -> Image:
-        async with Session(endpoint, self._proxies()) as session:
+        async with self._session(endpoint) as session:
             found = await find_manifest(session, reference, platform)
             async with self._turn(found.digest):
                 return await self._bring(session, reference, found)
@@ -188,7 +196,7 @@ class Registries:
         slots = trio.Semaphore(_AT_ONCE)
         with store.intake() as intake:  # which keeps them from being removed meanwhile
             intake.reserve(map(Digest.parse, [image.digest, *blobs]))
-            async with Session(await self._complete(reference.host), self._proxies()) as session:
+            async with self._session(await self._complete(reference.host)) as session:
                 delivery = Delivery(store, self._transfers, session, reference)
                 failures: list[Exception] = []
 
@@ -226,7 +234,7 @@ class Registries:
         endpoint = await self._complete(host)
         if not endpoint.username and not endpoint.token:
             raise Invalid(f"write username and password to registries/{host} first")
-        async with Session(endpoint, self._proxies()) as session:
+        async with self._session(endpoint) as session:
             await session.ping()
 
     async def catalog(self, host: str) -> tuple[str, ...]:
@@ -245,7 +253,7 @@ class Registries:
 
     async def _pages(self, host: str, path: str, scope: str) -> AsyncIterator[bytes]:
         """Each page of a list (distribution specification, "Listing tags")."""
-        async with Session(await self._complete(host), self._proxies()) as session:
+        async with self._session(await self._complete(host)) as session:
             url = await session.url(path)
             for _ in range(_PAGES):
                 async with session.request("GET", url, scope=scope) as response:
@@ -254,6 +262,9 @@ class Registries:
                 if not following:
                     return
                 url = url.join(following)
+
+    def _session(self, endpoint: Endpoint) -> Session:
+        return Session(endpoint, self._proxies(), silence=self._silence)
 
     async def _complete(self, host: str) -> Endpoint:
         return await trio.to_thread.run_sync(completed, self._endpoint(host))

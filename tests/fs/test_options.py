@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydock.fs.options import Options, from_file, from_mount
+from pydock.overlay.registry.endpoint import Proxies
 from pydock.runtime.errors import Invalid
 
 
@@ -81,3 +82,36 @@ def test_a_bad_file_is_refused_in_words_that_name_it(tmp_path: Path, text: str, 
         from_file(file)
     assert words in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+def test_mirrors_and_proxies_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "pydock.toml"
+    file.write_text(
+        'root = "/srv/a"\n[registries."docker.io"]\nmirrors = ["m.example:5000", "n.example"]\n'
+        '[proxies]\nhttps = "http://p:3128"\nnone = "localhost"\n'
+    )
+    assert from_file(file) == Options(
+        root=Path("/srv/a"),
+        mirrors={"docker.io": ("m.example:5000", "n.example")},
+        proxies=Proxies(https="http://p:3128", none="localhost"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("registries = 1", "registries is not a table"),
+        ("[registries]\nx = 1", "registries"),
+        ('[registries."a b"]\nmirrors = []', "registries"),
+        ('[registries."a.example"]\nmirror = []', "a.example"),
+        ('[registries."a.example"]\nmirrors = "b"', "mirrors of a.example"),
+        ('[registries."a.example"]\nmirrors = ["http://b"]', "mirrors of a.example"),
+        ("[proxies]\nftp = 'x'", "http, https, none"),
+        ("[proxies]\nhttp = 1", "proxies"),
+    ],
+)
+def test_bad_mirrors_and_proxies_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "pydock.toml"
+    file.write_text(text)
+    with pytest.raises(Invalid, match=words):
+        from_file(file)

@@ -282,6 +282,11 @@ class Faulty(Server):
         super().__init__()
         self.bodies: dict[str, bytes] = {}  # what is answered at a path when all is well
 
+    def answer_by_path(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """The answer to the path of a whole URL, as proxies are asked."""
+        request.path = urllib.parse.urlsplit(request.path).path
+        Server.answer(self, request)
+
     def put(self, path: str, data: bytes, kind: str = "application/octet-stream") -> str:
         """Answer *data* at *path*, by parts, too; the digest."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
