@@ -335,6 +335,7 @@ class Container:
             await self.parting()
         elif self.record.pid:
             self.record.state = "paused" if frozen(self.cgroup) else "running"  # a pause may have been half told
+            self.record.by_hand = False  # a stop that the death has cut short was not done
             self.health.begin()
             await self.runs.agree()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -230,3 +232,21 @@ def test_what_was_never_started_is_not_started_at_the_mount(own_engine: Engine) 
     own_engine.kill()
     own_engine.start()
     assert (c / "state").read_text() == "created\n"
+
+
+def test_a_stop_that_was_cut_short_by_a_death_does_not_count(own_engine: Engine) -> None:
+    c = container_in(own_engine, command="sleep 1000", restart="unless-stopped", stop_signal="WINCH")
+    tell(c, "start")
+    stop = subprocess.Popen(["sh", "-c", f"echo stop 100 > {c}/ctl"], stderr=subprocess.DEVNULL)
+    kept = own_engine.root / "containers" / (c / "id").read_text().strip() / "state.json"
+    deadline = time.monotonic() + 20
+    while not json.loads(kept.read_text())["by_hand"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    own_engine.kill()
+    stop.wait(20)
+    own_engine.start()
+    pid = (c / "pid").read_text()
+    os.kill(int(pid), signal.SIGKILL)
+    ends(c, pid)
+    has(c, "running")
