@@ -12,8 +12,8 @@ size is told before.
 
 Whiteouts are overlayfs' own on disk (Documentation/filesystems/overlayfs.rst) and those of the OCI image-spec, layer.md, in
 the tar. A directory that is as below, and of which nothing is in the tar, is not in it either. Below an opaque directory all is
-new. Attributes are those that the unpacker keeps; sockets are left out, as everywhere. The order is that of the names, so a tree
-gives the same bytes whenever it is read.
+new. Attributes are those that the unpacker keeps, of files and directories; sockets are left out, as everywhere; holes are zeros,
+but for very large ones. The order is that of the names, so a tree gives the same bytes whenever it is read.
 
 The last thing on stderr is one line of JSON: ``{"entries": N}``, or ``{"error": WORDS, "errno": N or null}``, null for something that a
 layer can't hold. See :mod:`pydock.overlay.treetar` for the other end.
@@ -45,7 +45,8 @@ _PIECE: Final = 2048  # bytes of a path that are resolved at once
 _LONGEST: Final = 4095  # bytes of a path that an unpacker can open
 _BUFFER: Final = 1 << 20
 _SMALL: Final = 1 << 16  # bytes of a file that are read into the buffer
-_HOLES: Final = 1 << 20  # bytes of holes that are worth a sparse entry, which few programs can write again as it was
+#: Bytes of holes that are worth a sparse entry: podman takes such a layer, but can't push it again. Zeros are compressed well.
+_HOLES: Final = 1 << 26
 _SEGMENTS: Final = 1 << 20
 _KINDS: Final = {
     stat.S_IFLNK: tarformat.SYMLINK,

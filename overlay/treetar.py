@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from pydock.overlay.unpackers import PIPE_SIZE
 #: What of a tree: its changes of what is below, a whole layer as it is unpacked, or all that is seen of it.
 Mode = Literal["changes", "layer", "flat"]
 _CHUNK: Final = 1 << 20
+_LOOK: Final = 200  # milliseconds, the most until it is seen that the tar is not wanted any more
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -74,9 +76,15 @@ def _tar(tree: Path | int, mode: Mode, lower: int, made: Iterable[str], check: C
             child.stdin.close()
             with contextlib.suppress(OSError):  # EPERM where the user's share of pipe pages is used up
                 fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-            while chunk := child.stdout.read(_CHUNK):
+            poller = select.poll()
+            poller.register(child.stdout, select.POLLIN)
+            while True:
                 check()
-                yield chunk
+                if poller.poll(_LOOK):
+                    chunk = child.stdout.read(_CHUNK)
+                    if not chunk:
+                        break
+                    yield chunk
             output = child.stderr.read()
             child.wait()
         except BaseException:

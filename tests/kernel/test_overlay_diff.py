@@ -155,7 +155,7 @@ def step(tree: Path, kind: str, first: str, second: str, number: int) -> None:
                 for _ in range(number % 4):
                     file.seek(number % (3 << 20), os.SEEK_CUR)
                     file.write(b"data" * (number % 2000))
-                file.truncate(file.tell() + number % (5 << 20))
+                file.truncate(file.tell() + (number % 3) * (35 << 20))
         case "remove":
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         case "renew":
@@ -347,9 +347,9 @@ def test_a_huge_hole_takes_no_time_and_comes_back(layers: Layers) -> None:
 
 def test_little_holes_are_zeros_as_other_engines_want_them(layers: Layers) -> None:
     with (layers.upper / "x").open("wb") as sparse:
-        sparse.truncate(500_000)
+        sparse.truncate(20_000_000)
     (entry,) = members(layers.tar())
-    assert (entry.segments, entry.size) == (None, 500_000)
+    assert (entry.segments, entry.size) == (None, 20_000_000)
 
 
 def test_what_changes_meanwhile_gives_an_archive_all_the_same(layers: Layers) -> None:
@@ -465,6 +465,8 @@ def test_a_hundred_thousand_files_take_little_memory(layers: Layers) -> None:
     for chunk in treetar.changes_of(layers.upper, [layers.lower], (), lambda: None):
         size += len(chunk)
         for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+            if b"pydock.overlay.diff" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                continue
             status = Path(f"/proc/{pid}/status").read_text()
             peak = max(peak, int(status.partition("VmHWM:")[2].split()[0]) if "VmHWM:" in status else 0)
     assert size >= 100_000 * 512
