@@ -82,7 +82,7 @@ async def open_file(
             if not writing:
                 raise Refused(errno.EACCES, f"{file.directory.place(file.name)} can only be written")
             who, inflow = WriterOrCloser(caller, number), open_inflow(file.subject, caller)
-            return InletHandle(file, inflow, caller=who, nonblocking=bool(flags & os.O_NONBLOCK))
+            return InletHandle(file, inflow, who)
         case Bulk(open=open_extent):
             return BulkHandle(file, await open_extent(file.subject))
         case Control():

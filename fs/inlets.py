@@ -27,12 +27,11 @@ _ZEROS: Final = bytes(1 << 20)
 class InletHandle(Handle):
     """One open file, and what is made of it."""
 
-    def __init__(self, file: File, inflow: Inflow, *, caller: WriterOrCloser, nonblocking: bool) -> None:
+    def __init__(self, file: File, inflow: Inflow, caller: WriterOrCloser) -> None:
         super().__init__(file)
         file.draft = 0
         self.inflow = inflow
         self.caller = caller
-        self.nonblocking = nonblocking
         self.position = 0
         self.size = 0  # what truncate(2) has made of it
         self.failed = 0  # the errno
@@ -66,8 +65,7 @@ class InletHandle(Handle):
                 taken = self.inflow.take(view)
             except BlockingIOError:
                 try:
-                    if self.nonblocking:
-                        raise Refused(errno.EAGAIN, "") from None
+                    # which looks at the flags: tar opens with O_NONBLOCK, and takes it back when it is told to wait
                     await interruptible(self.caller, self.inflow.room, heeds_flags=True)
                 except Refused:
                     if len(view) == len(data):

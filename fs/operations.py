@@ -37,7 +37,7 @@ from pydock.fs.node import (
     Subject,
 )
 from pydock.fs.scratch import ScratchHandle, may_scratch, new_scratch, resize
-from pydock.fs.status import of_its_own, stat_of
+from pydock.fs.status import BLOCK, of_its_own, stat_of
 from pydock.fs.waiting import ControlHandle
 from pydock.runtime.errors import Forbidden
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
@@ -47,7 +47,6 @@ R = TypeVar("R")
 
 _LONG: Final = 86400.0
 _HIDDEN: Final = 2.0
-_BLOCK: Final = 4096
 _INVALIDATION: Final = 2.0  # seconds; so long only when a request on that directory hangs
 
 
@@ -96,7 +95,7 @@ class Operations(pyfuse3.Operations):
         entry.attr_timeout = 0 if found.fleeting else _LONG
         entry.st_mode, entry.st_nlink = found.mode, found.links
         entry.st_uid, entry.st_gid = found.uid, found.gid
-        entry.st_blksize = _BLOCK
+        entry.st_blksize = found.block
         entry.st_size = found.size
         entry.st_blocks = (found.size + 511) // 512
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = found.mtime
@@ -604,7 +603,7 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = _BLOCK
+        data.f_bsize = data.f_frsize = BLOCK
         data.f_namemax = 255
         return data
 

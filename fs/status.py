@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
+from typing import Final
 
 from pydock.fs.errors import translate
 from pydock.fs.handle import shown
 from pydock.fs.node import Bulk, Control, Directory, Document, File, Inlet, Link, Node, Report, Scratch, Stream
 
+BLOCK: Final = 4096
+_BULK_BLOCK: Final = 1 << 20  # a request's most
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """*size* in bytes, *mtime* in ns since the epoch. What is *fleeting* is asked for each time; so is the node of its name when
-    that is."""
+    """*size* in bytes, *mtime* in ns since the epoch, *block* the bytes that are best read at once. What is *fleeting* is asked for
+    each time; so is the node of its name when that is."""
 
     mode: int
     uid: int
@@ -21,6 +25,7 @@ class Status:
     size: int
     mtime: int
     links: int = 1
+    block: int = BLOCK
     fleeting: bool = False
     name_fleeting: bool = False
 
@@ -59,6 +64,7 @@ def _of_file(node: File) -> Status:
         0 if own is None else own.gid or 0,
         _size(node),
         mtime,
+        block=_BULK_BLOCK if isinstance(row, Bulk | Inlet) else BLOCK,
         fleeting=row.volatile or isinstance(row, Report | Document | Inlet),  # a document changes with any setting
         name_fleeting=of_its_own(node) or node.directory.unsteady,
     )
