@@ -56,9 +56,7 @@ class Container:
         self.volumes = MountedVolumes(engine, record, self._file, lambda: self.process.pidfd, self.runs.ids)
         self.process.before_end = self.runs.end_members
         self.execs = Execs(self)
-        self.secrets = SecretFiles(
-            engine, record, self._file, lambda: self.process.pidfd, self.runs.found_owner, self.volumes.lock
-        )
+        self.secrets = SecretFiles(engine, record, lambda: self.process.pidfd, self.runs.found_owner, self.volumes.lock)
         self.error_changed = record.changed
         self._restarting = False  # by the command
         self.restarts = Restarts(self)

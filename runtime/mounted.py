@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import trio
@@ -18,7 +18,7 @@ from pydock.runtime import syscalls
 from pydock.runtime.companion import Lost
 from pydock.runtime.confine.userns import IdMap
 from pydock.runtime.engine import Engine, persistently
-from pydock.runtime.errors import Busy, Failed, Unsupported
+from pydock.runtime.errors import Busy, Failed, PydockError, Unsupported
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.visit import Addition, MountId, Task
 from pydock.runtime.procfs import mounts_of
@@ -27,6 +27,7 @@ from pydock.runtime.shifting import Shift, show_shifted
 from pydock.runtime.volumes import Volume, open_live
 
 _TRIES: Final = 4
+_INSIDE: Final = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
 class MountedVolumes:
@@ -173,11 +174,16 @@ class MountedVolumes:
 
     # after a death
 
-    async def agree(self, items: Sequence[str]) -> None:
-        """After pydockd's own restart: make the container that runs what its settings say."""
+    async def agree(self, items: Sequence[str], *, found: bool = False) -> None:
+        """After pydockd's own restart: make the container that runs what its settings say. Of a run that was *found*, begun and not
+        written down before the death, the record knows no mounts."""
         for volume in map(Volume.parse, items):
             if volume.named and (known := self._engine.volumes.get(volume.source)) is not None:
                 known.claims.add(self._record.id)
+        if found:
+            self._record.mounts, self._record.mounting = {}, True
+            for item in items:
+                await self._find(item)
         if not self._record.mounting:
             return
         extra = {item for item in self._record.mounts if item not in items}
@@ -190,6 +196,13 @@ class MountedVolumes:
             await self._file.save()
             await self._visit([], [], opened)
         await self._settle(items)
+
+    async def _find(self, item: str) -> None:
+        with suppress(OSError, PydockError), ExitStack() as stack:
+            ((source, _),) = (await self._opened((item,), stack)).values()
+            target = Volume.parse(item).target
+            if ids := await trio.to_thread.run_sync(mounted_at, self._record.pid, target, source):
+                self._record.mounts[item] = ids
 
     async def _await_others(self) -> None:
         """What was asked for before comes to its end: by a monitor that lives; that of a dead one has died with it by the time that the
@@ -204,6 +217,20 @@ class MountedVolumes:
         self._record.mounts = {
             item: ids for item, ids in self._record.mounts.items() if item in wanted and ids[0] in there
         }
+
+
+def mounted_at(pid: int, target: str, source: int) -> list[int]:
+    """The ids of the mount at *target* in the root of process *pid*, its links followed inside; none when what is there is not that
+    which the descriptor *source* leads to."""
+    with ExitStack() as stack:
+        try:
+            root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, root)
+            there = syscalls.openat2(root, target, os.O_PATH, resolve=_INSIDE)
+        except OSError:
+            return []
+        stack.callback(os.close, there)
+        return _ids(there) if os.path.samestat(os.fstat(there), os.fstat(source)) else []
 
 
 def _ids(fd: int) -> list[int]:

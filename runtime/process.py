@@ -115,10 +115,11 @@ class Process:
         self._record = record
         self._file = file
         self._owner = owner
+        self.found = False  # by a pydockd that has just been started, though nobody had written down that it runs
         self._watch: trio.CancelScope | None = None  # of who awaits the exit by pidfd
         self._starting = False
         self._over = False
-        self._early: tuple[int | None, int] | None = None
+        self._early: dict[int | None, tuple[int | None, int]] = {}  # exits that were told during a start, by pid
         self.before_end: Callable[[], Awaitable[object]] | None = None  # awaited before the end of its output is
 
     # the beginning
@@ -130,7 +131,7 @@ class Process:
 
         A start that was begun is carried through. *prepare* calls ``streams.open_pipes`` before it returns.
         """
-        self._starting, self._early = True, None
+        self._starting, self._early = True, {}
         monitors = self.engine.monitors
         try:
             with ExitStack() as stack:
@@ -155,8 +156,8 @@ class Process:
         self.streams.news.ring()
         if monitors != self.engine.monitors:  # its parent died right after the start
             self.engine.spawn(self.watch_orphan)
-        if self._early is not None:
-            status, time = self._early
+        if early := self._early.get(started.pid):  # and not one of a run before, which may be told twice
+            status, time = early
             self.engine.spawn(lambda: self.exited(status, time))
         return started.warnings
 
@@ -232,7 +233,7 @@ class Process:
     async def exited(self, status: int | None, time: int, pid: int | None = None) -> None:
         """It, number *pid*, has ended, with wait(2) *status* (None: nobody can know), at *time* (ns)."""
         if self._starting:
-            self._early = (status, time)
+            self._early[pid] = (status, time)
             return
         if self.ending or self._record.pid == 0 or pid not in (None, self._record.pid):
             return
@@ -355,6 +356,7 @@ class Process:
             record.starttime,
         ):  # it was begun, and pydockd died before that was written down
             record.take(Run(pid, starttime, boot_id(), born(starttime)))
+            self.found = True
         record.boot = boot_id()
         self.pidfd = pidfd
         self.down = trio.Event()

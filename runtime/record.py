@@ -48,7 +48,6 @@ class Record(Life):
     layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image
     mounts: dict[str, list[int]] = field(default_factory=dict)  # of the run: by volume, as written, its mount's ids
-    secrets: int = 0  # the id of the mount of its secrets in this run
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
     range: int = 0  # the beginning of the ids that ``userns auto`` has given it
@@ -82,8 +81,9 @@ def new_record(identity: str, name: str) -> Record:
 
 
 def record_of(values: Mapping[str, object]) -> Record:
-    """The record in a ``state.json``; TypeError when it is none."""
-    record = Record(**cast("dict[str, str]", dict(values)))  # type: ignore[arg-type]
+    """The record in a ``state.json``, as far as it is known what that says; TypeError when it is none."""
+    known = {each.name for each in dataclasses.fields(Record)}
+    record = Record(**cast("dict[str, str]", {key: each for key, each in values.items() if key in known}))  # type: ignore[arg-type]
     record.layers, record.namespaces = tuple(record.layers), tuple(record.namespaces)
     record.defaults = {key: tuple(each) if isinstance(each, list) else each for key, each in record.defaults.items()}
     return record

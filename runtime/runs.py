@@ -176,7 +176,11 @@ class Runs:
         """It has gone on while pydockd was away: make good what the death has left half done to its mounts."""
         container = self._container
         items = container.spec.volumes or ()
-        agreements = {"volumes": lambda: container.volumes.agree(items), "secrets": container.secrets.agree}
+        found = container.process.found
+        agreements = {
+            "volumes": lambda: container.volumes.agree(items, found=found),
+            "secrets": container.secrets.agree,
+        }
         for what, agree in agreements.items():
             try:
                 await agree()

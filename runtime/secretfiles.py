@@ -22,8 +22,8 @@ from pydock.runtime.keeper import Keeper
 from pydock.runtime.monitor.inside import new_mount
 from pydock.runtime.monitor.launch import Launch, Volume
 from pydock.runtime.monitor.visit import Addition, Task
-from pydock.runtime.procfs import mounts_of
-from pydock.runtime.record import Record, RecordFile
+from pydock.runtime.mounted import mounted_at
+from pydock.runtime.record import Record
 
 PLACE: Final = "/run/secrets"
 #: The most bytes that one takes, and all of a container's.
@@ -41,7 +41,7 @@ _SAFE: Final = (
 
 
 class SecretFiles:
-    """The secrets of the container with *record*, which *file* keeps: of it, only the id of their mount.
+    """The secrets of the container with *record*.
 
     *pidfd* gives its first process, -1 for none, *owner* the user and group of that, who own them, as nobody else may read them.
     *lock* is that of the changes of its mounts.
@@ -51,14 +51,12 @@ class SecretFiles:
         self,
         engine: Engine,
         record: Record,
-        file: RecordFile,
         pidfd: Callable[[], int],
         owner: Callable[[], Awaitable[tuple[int, int]]],
         lock: trio.Lock,
     ) -> None:
         self._engine = engine
         self._record = record
-        self._file = file
         self._mount = -1  # of which views are made; to be held, or it is undone
         self._root = -1  # its directory
         self._pidfd = pidfd
@@ -142,25 +140,21 @@ class SecretFiles:
 
     def launched(self, launch: Launch, fds: list[int], owner: tuple[int, int]) -> Launch:
         """*launch* with the view of them, when there are any; its descriptor is appended to *fds*, the caller's to close. Blocks."""
-        self._record.secrets = 0
         if self._root < 0:
             return launch
         for name in os.listdir(self._root):
             os.chown(name, *owner, dir_fd=self._root, follow_symlinks=False)
         fds.append(self._engine.images.clone(self._mount, attributes=_SAFE))
-        self._record.secrets = syscalls.mount_id(fds[-1])
         return launch._replace(volumes=(*launch.volumes, Volume(len(fds) - 1, PLACE, True)))
 
     async def _appear(self) -> None:
         """Have a container that runs see them, if it does not yet."""
         pidfd = self._pidfd()
-        if pidfd < 0 or self._root < 0 or self._record.secrets in mounts_of(self._record.pid):
+        if pidfd < 0 or self._root < 0 or self._is_seen():
             return
         pidfd = os.dup(pidfd)  # the container may end meanwhile
         view = await trio.to_thread.run_sync(lambda: self._engine.images.clone(self._mount, attributes=_SAFE))
         try:
-            self._record.secrets = syscalls.mount_id(view)
-            await self._file.save()
             task = Task((), (), (Addition(1, PLACE, True),))
             _, failure = await self._engine.monitor.visit(pidfd, task, [view])
         finally:
@@ -168,6 +162,9 @@ class SecretFiles:
             os.close(pidfd)
         if failure is not None and failure[0] != errno.ESRCH:
             raise Failed(failure[0], f"secrets: {failure[1]}")
+
+    def _is_seen(self) -> bool:
+        return bool(mounted_at(self._record.pid, PLACE, self._root))
 
     async def recover(self) -> None:
         """After pydockd's own restart, when the keeper has some."""
@@ -177,7 +174,7 @@ class SecretFiles:
 
     async def agree(self) -> None:
         """After pydockd's own restart: have the container that runs see them, if the death came before that."""
-        if not self.names() or self._pidfd() < 0 or self._record.secrets in mounts_of(self._record.pid):
+        if not self.names() or self._pidfd() < 0 or self._is_seen():
             return
         async with self._lock:
             pidfd = os.dup(self._pidfd())
