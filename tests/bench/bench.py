@@ -1,6 +1,7 @@
 """Times pydock beside its peers, alternating in one run, and prints ratios: the machine may be noisy, its noise hits both.
 
-``bench.py DIRECTORY [ROUNDS]``; DIRECTORY holds ``cfs``, the file system in C.
+``bench.py DIRECTORY [ROUNDS [NAME...]]``; DIRECTORY holds ``cfs``, the file system in C. Without names all is measured: starts execs
+many logs status_files images crowd.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import Engine, put
+from images import Images
 from peers import bundle
 from pydock.runtime import syscalls
 from timing import alternate, rows, timed
 
 DIRECTORY = Path(sys.argv[1])
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 20
+CHOSEN = sys.argv[3:]
 PARENT = f"pydock-bench-{DIRECTORY.name}"  # process ids are the same in every run's PID namespace
 CGROUPS = Path("/sys/fs/cgroup")
 ROOTFS = DIRECTORY / "rootfs"
@@ -233,6 +236,22 @@ def status_files(engine: Engine) -> None:
         server.wait(10)
 
 
+def images(engine: Engine) -> None:
+    """Images, with another engine, whose store is in memory as the peers' are."""
+    place = DIRECTORY / "memory"
+    place.mkdir()
+    syscalls.mount("none", str(place), "tmpfs", 0, "size=6g")
+    try:
+        own = Engine(place, f"{PARENT}/images")
+        own.start()
+        try:
+            Images(own, place, ROUNDS).run()
+        finally:
+            own.end()
+    finally:
+        syscalls.umount2(str(place), syscalls.MNT_DETACH)
+
+
 def clear_cgroups() -> None:
     """What is left of the engine's and the peers' cgroups goes, with the processes in them if it came to that."""
     deadline = time.monotonic() + 5
@@ -263,11 +282,13 @@ def main() -> None:
     try:
         kernel, processors, load = platform.release(), os.cpu_count(), os.getloadavg()[0]
         print(f"{ROUNDS} rounds, alternating; Linux {kernel}, {processors} processors, load {load:.1f}\n", flush=True)
-        for measure in (starts, execs, many, logs, status_files):
-            measure(engine)
-            sys.stdout.flush()
+        for measure in (starts, execs, many, logs, status_files, images):
+            if measure.__name__ in CHOSEN or not CHOSEN:
+                measure(engine)
+                sys.stdout.flush()
         syscalls.setns(here, syscalls.CLONE_NEWNS)  # pydockd is started again where all cgroups can be seen
-        crowd(engine)
+        if "crowd" in CHOSEN or not CHOSEN:
+            crowd(engine)
         syscalls.setns(view, syscalls.CLONE_NEWNS)
     finally:
         syscalls.setns(here, syscalls.CLONE_NEWNS)
