@@ -201,7 +201,8 @@ PROGRAM: tuple[Entry[C], ...] = (
         doc="Whether it is started again when it has ended by itself: ``no`` (the default), ``on-failure`` (an exit code that is not "
         "0, or unknown), ``on-failure:N`` (N times at most), ``always``, or ``unless-stopped``. Before each try its state is "
         "``restarting``: for 100 ms, twice as long each time up to a minute, and again 100 ms after a run of ten seconds. ``wait`` "
-        "waits on; ``stop`` and ``kill`` end it. What a command has stopped or killed stays down; when pydock itself starts, as after "
+        "waits on; ``stop`` and ``kill`` end it. A try for which the disk has no room is followed by another. "
+        "What a command has stopped or killed stays down; when pydock itself starts, as after "
         "a reboot, ``always`` runs all the same and ``unless-stopped`` does not. Live.",
     ),
     Value(

@@ -263,7 +263,8 @@ STATUS: tuple[Entry[C], ...] = (
     Link(
         name="log",
         target=_log,
-        doc="stdout and stderr as the bytes came, a link to the file itself. ``: > log`` clears it.",
+        doc="stdout and stderr as the bytes came, a link to the file itself. ``: > log`` clears it. When the "
+        "disk is full ``error`` says so, and what is written waits until there is room.",
     ),
     Link(name="log.1", target=_log_1, doc="The older half of the log, once log has reached half of log_max."),
     Link(
