@@ -291,6 +291,72 @@ if [ -n "$systemd" ]; then
     gone debian
 fi
 
+# 8. Images: from a container, as an archive, and back
+
+new web 'sleep 1000'
+echo start > containers/web/ctl
+run web 'sh -c "echo hello > /greeting; rm /etc/group"'
+echo 'commit app:1 message="with a greeting" author=me cmd="cat /greeting"' > containers/web/ctl
+is "$(cat containers/web/state)" running
+gone web
+is "$(cat images/app:1/author)" me
+has "$(cat images/app:1/history)" "with a greeting"
+is "$(wc -l < images/app:1/layers)" 2
+has "$(cat images/app:1/waste)" /etc/group
+ln -s app:1 images/app:stable
+is "$(cat images/app:stable/id)" "$(cat images/app:1/id)"
+cp images/app:1/archive.tar "$T/app.tar"
+is "$(stat -c %s "$T/app.tar")" "$(stat -c %s images/app:1/archive.tar)"
+id=$(cat images/app:1/id)
+rmdir images/app:1 images/app:stable
+gzip "$T/app.tar"
+cp "$T/app.tar.gz" images/
+is "$(cat images/app:1/id)" "$id"
+head -c 1000 "$T/app.tar.gz" > "$T/bad.tar"
+refused 'cp $T/bad.tar images/' errors "can't be loaded"
+echo squash app:flat > images/app:1/ctl
+is "$(wc -l < images/app:flat/layers)" 1
+is "$(cat images/app:flat/waste)" "0 total"
+mkdir containers/greeter
+echo app:flat > containers/greeter/image
+echo start > containers/greeter/ctl
+is "$(cat containers/greeter/wait)" 0
+is "$(cat containers/greeter/log)" hello
+is "$(ls images/app:flat/containers)" greeter
+refused 'rmdir images/app:flat' errors greeter
+[ ! -e containers/greeter/rootfs/etc/group ]
+gone greeter
+
+# and to a registry, if there is one to be started
+
+if command -v docker-registry > /dev/null; then
+    R=127.0.0.1:5055
+    printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: "%s"}\n' "$T/registry" "$R" > "$T/registry.yml"
+    docker-registry serve "$T/registry.yml" > "$T/registry.log" 2>&1 &
+    registry=$!
+    mkdir registries/$R
+    echo 1 > registries/$R/insecure
+    until cat registries/$R/catalog 2> /dev/null; do sleep 0.1; done
+    echo push $R/team/app:1 > images/app:flat/ctl
+    is "$(cat registries/$R/catalog)" team/app
+    is "$(cat registries/$R/repositories/team/app/tags)" 1
+    digest=$(cat images/app:flat/digest)
+    rmdir images/app:flat
+    echo gc > ctl
+    echo pull $R/team/app@$digest > images/ctl
+    echo pull $R/team/app:1 > images/ctl
+    is "$(cat images/$R/team/app:1/digest)" "$digest"
+    has "$(cat images/$R/team/app:1/rootfs/greeting)" hello
+    refused 'echo pull $R/team/app:2 > images/ctl' errors "no such image"
+    refused 'echo login > registries/$R/ctl' registries/$R/error username
+    is "$(cat images/progress)" ""
+    rmdir images/$R/team/app:1 images/$R/team/app@$digest images/$R/team images/$R registries/$R
+    kill $registry
+else
+    rmdir images/app:flat
+fi
+rmdir images/app:1
+
 # Several at once, and none is left
 
 for i in 1 2 3; do
