@@ -162,7 +162,7 @@ class _Layout:
                 others.append(f"{entry.platform.os}/{entry.platform.architecture}")
             return None
         if entry.media_type in _MANIFESTS:
-            return entry if entry.artifact_type is None else None
+            return self._original(entry) if entry.artifact_type is None else None
         if entry.media_type not in _INDEXES:
             return None
         if depth == 0:
@@ -171,13 +171,20 @@ class _Layout:
         found = [chosen for child in inner.manifests if (chosen := self._chosen(child, others, depth - 1)) is not None]
         return found[0] if found else None
 
+    def _original(self, entry: Descriptor) -> Descriptor:
+        """The manifest that the image came with, where our own archive has it beside its OCI form."""
+        digest = documents.manifest_digest(entry)
+        if digest == entry.digest or (member := self._contents.find(_path(digest))) is None:
+            return entry
+        return Descriptor(media_type=documents.DOCKER_MANIFEST, digest=digest, size=member.size)
+
     def _blob(self, descriptor: Descriptor, whose: str) -> bytes:
         """A document that a descriptor leads to; its digest was checked when it came in, and its name tells it."""
         self._checked(descriptor, whose)
-        return self._contents.document(_path(descriptor), whose)
+        return self._contents.document(_path(descriptor.digest), whose)
 
     def _checked(self, descriptor: Descriptor, whose: str) -> Member:
-        member = self._contents.member(_path(descriptor), whose)
+        member = self._contents.member(_path(descriptor.digest), whose)
         if member.size != descriptor.size:
             raise Invalid(
                 f"{whose} says that {descriptor.digest} has {descriptor.size} bytes, but it has {member.size}"
@@ -196,9 +203,9 @@ class _Layout:
         return Found(references, self._blob(manifest.config, whose), layers, data)
 
 
-def _path(descriptor: Descriptor) -> str:
-    digest = Digest.parse(descriptor.digest)
-    return f"blobs/{digest.algorithm}/{digest.hex}"
+def _path(digest: str) -> str:
+    parsed = Digest.parse(digest)
+    return f"blobs/{parsed.algorithm}/{parsed.hex}"
 
 
 def _names(entry: Descriptor) -> tuple[Reference, ...]:

@@ -70,7 +70,7 @@ class Intake:
         with self._store._lock:
             manifest = documents.decode(self._store.manifest(image), Manifest, f"manifest {image.digest}")
             self._diff_ids = [Digest.parse(layer.diff_id) for layer in image.layers][:count]
-            self._layers = list(manifest.layers)[:count]
+            self._layers = list(documents.oci_form(manifest).layers)[:count]
             blobs = frozenset(Digest.parse(layer.digest) for layer in self._layers)
             self.needs |= Needs(blobs, frozenset(chain_ids(self._diff_ids)))
 
@@ -289,11 +289,24 @@ class Intake:
                 for document in (image.config, image.manifest):
                     self._bring(Digest.of(document))
                     self._store.blobs.put(document)
-                digest, size = Digest.of(image.manifest), len(image.manifest)
-                tags[reference] = Descriptor(media_type=image.media_type, digest=str(digest), size=size)
+                tags[reference] = self._entry(image)
             self._store._set_tags(tags)
             self._brought = Needs()
             return tuple(self._store.image(str(reference)) for reference in prepared)
+
+    def _entry(self, image: Prepared) -> Descriptor:
+        """The index's entry for an image, which leads to an OCI manifest in any case: other tools read the store in place."""
+        digest = str(Digest.of(image.manifest))
+        if image.media_type == documents.MANIFEST:
+            return Descriptor(media_type=image.media_type, digest=digest, size=len(image.manifest))
+        form = documents.encode(documents.oci_form(documents.decode(image.manifest, Manifest, f"manifest {digest}")))
+        self._bring(Digest.of(form))
+        return Descriptor(
+            media_type=documents.MANIFEST,
+            digest=str(self._store.blobs.put(form)),
+            size=len(form),
+            annotations={documents.ORIGINAL: digest},
+        )
 
     def take_blob(self, path: Path, digest: Digest) -> None:
         """Store the file at *path*, which is on the store's file system and has the content that *digest* says, as a blob."""

@@ -25,6 +25,15 @@ DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
+#: The digest of the manifest that an image came with, where an index names its OCI form.
+ORIGINAL: Final = "pydock.original.manifest"
+_DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar"
+_OCI_FORMS: Final = {
+    DOCKER_CONFIG: CONFIG,
+    _DOCKER_LAYER: LAYER,
+    _DOCKER_LAYER + ".gzip": LAYER_GZIP,
+    _DOCKER_LAYER + ".zstd": LAYER_ZSTD,
+}
 
 
 class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -222,3 +231,18 @@ def decode(data: bytes, kind: type[Document], what: str) -> Document:
 def encode(document: msgspec.Struct) -> bytes:
     """*document* as JSON, always the same bytes for equal values."""
     return msgspec.json.encode(document, order="deterministic")
+
+
+def oci_form(manifest: Manifest) -> Manifest:
+    """The OCI manifest that says what docker's *manifest* says, for tools that take no other in an image layout."""
+
+    def translated(descriptor: Descriptor) -> Descriptor:
+        kind = _OCI_FORMS.get(descriptor.media_type, descriptor.media_type)
+        return msgspec.structs.replace(descriptor, media_type=kind)
+
+    return Manifest(config=translated(manifest.config), layers=tuple(map(translated, manifest.layers)))
+
+
+def manifest_digest(entry: Descriptor) -> str:
+    """The digest of the manifest that the image of an index's *entry* came with."""
+    return (entry.annotations or {}).get(ORIGINAL, entry.digest)

@@ -53,12 +53,14 @@ def plan(store: Store, image: Image) -> Plan:
     manifest = documents.decode(data, Manifest, f"manifest {image.digest}")
     sizes = {layer.digest: layer.size for layer in (manifest.config, *manifest.layers)}
     reference = Reference.parse(image.reference)
-    own = Descriptor(
-        media_type=manifest.media_type,
-        digest=image.digest,
-        size=len(data),
-        annotations={CONTAINERD_NAME: reference.full, documents.REF_NAME: reference.full},
-    )
+    annotations = {CONTAINERD_NAME: reference.full, documents.REF_NAME: reference.full}
+    manifests = {image.digest: data}
+    if manifest.media_type != documents.MANIFEST:  # skopeo takes nothing else in a layout
+        annotations[documents.ORIGINAL] = image.digest
+        form = documents.encode(documents.oci_form(manifest))
+        manifests[str(Digest.of(form))] = form
+    digest, form = list(manifests.items())[-1]
+    own = Descriptor(media_type=documents.MANIFEST, digest=digest, size=len(form), annotations=annotations)
     saved = _Saved(
         config=_name(manifest.config.digest),
         repo_tags=None if reference.digest else (reference.full,),  # docker's tags have no digest
@@ -75,7 +77,8 @@ def plan(store: Store, image: Image) -> Plan:
     algorithms = sorted({Digest.parse(digest).algorithm for digest in (*sizes, image.digest)})
     for directory in ("blobs", *(f"blobs/{algorithm}" for algorithm in algorithms)):
         small += _head(f"{directory}/", None)
-    small += _head(_name(image.digest), len(data)) + data + tarwriter.padding(len(data))
+    for digest, content in manifests.items():
+        small += _head(_name(digest), len(content)) + content + tarwriter.padding(len(content))
     for digest, size in sizes.items():
         parts += [small + _head(_name(digest), size), (Digest.parse(digest), size)]
         small = tarwriter.padding(size)

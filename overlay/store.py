@@ -77,7 +77,7 @@ class Store:
             descriptor = self._tags().get(reference)
             if descriptor is None:
                 raise NotFound(f"no such image: {reference}")
-            return replace(self._load(descriptor.digest), reference=str(reference))
+            return replace(self._load(documents.manifest_digest(descriptor)), reference=str(reference))
 
     def known_layers(self) -> frozenset[tuple[str, str]]:
         """The digests of all layers of all images, compressed as they came and not."""
@@ -85,7 +85,8 @@ class Store:
             pairs: set[tuple[str, str]] = set()
             for descriptor in self._tags().values():
                 with suppress(Invalid, NotFound):
-                    pairs.update((layer.digest, layer.diff_id) for layer in self._load(descriptor.digest).layers)
+                    layers = self._load(documents.manifest_digest(descriptor)).layers
+                    pairs.update((layer.digest, layer.diff_id) for layer in layers)
             return frozenset(pairs)
 
     def manifest(self, image: Image) -> bytes:
@@ -264,10 +265,11 @@ class Store:
                 self.layers.remove(chain_id)
         self._images.clear()
         lost = []
-        for reference in self._tags():
+        for reference, entry in self._tags().items():
             try:
                 image = self.image(str(reference))
-                if any(not self.blobs.has(Digest.parse(layer.digest)) for layer in image.layers):
+                wanted = (entry.digest, *(layer.digest for layer in image.layers))
+                if not all(self.blobs.has(Digest.parse(digest)) for digest in wanted):
                     raise NotFound(f"{reference} lacks a blob")
                 self.unpack_layers(image)
             except (Invalid, NotFound):
@@ -365,10 +367,14 @@ class Store:
                 for child in index.manifests:
                     needs |= self._needs(child)
                 return needs
-            image = self._load(descriptor.digest)
+            image = self._load(documents.manifest_digest(descriptor))
         except (Invalid, NotFound):
             return needs
-        blobs = {Digest.parse(image.id), *(Digest.parse(layer.digest) for layer in image.layers)}
+        blobs = {
+            Digest.parse(image.id),
+            Digest.parse(image.digest),
+            *(Digest.parse(layer.digest) for layer in image.layers),
+        }
         return needs | Needs(frozenset(blobs), frozenset(Digest.parse(layer.chain_id) for layer in image.layers))
 
     def _needed(self) -> Needs:

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -318,7 +318,6 @@ class Bad:
 
     words: str
     data: bytes
-    store: dict[str, list[str]] = field(default_factory=lambda: CLEAN)
 
 
 GOOD = docker(["app:1"])
@@ -452,9 +451,9 @@ def test_a_bad_archive_is_refused_in_a_line_and_leaves_nothing(store: Store, wha
         load(store, bad.data)
     words = str(refused.value)
     assert bad.words in words
+    assert "file.tar" in words
     assert "\n" not in words
     assert len(words) < 600
-    assert "file.tar" in words
     assert store.references() == ()
     assert left(store) == CLEAN
 
@@ -527,6 +526,42 @@ def test_two_loads_of_the_same_image_at_once(store: Store) -> None:
 
 
 # going out
+
+
+DOCKER = "application/vnd.docker."
+DOCKER_MANIFEST = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": DOCKER + "distribution.manifest.v2+json",
+        "config": described(CONFIGURATION, DOCKER + "container.image.v1+json"),
+        "layers": [
+            described(COMPRESSIONS["gzip"](data), DOCKER + "image.rootfs.diff.tar.gzip") for data in (FIRST, SECOND)
+        ],
+    },
+    indent=2,
+).encode()
+
+
+def test_docker_s_manifest_is_kept_and_the_index_leads_others_to_an_oci_one(store: Store) -> None:
+    layers = tuple(COMPRESSIONS["gzip"](data) for data in (FIRST, SECOND))
+    entry = described(DOCKER_MANIFEST, DOCKER + "distribution.manifest.v2+json", **named("app:1"))
+    (image,) = load(store, packed(oci(entry, blobs=(*layers, CONFIGURATION, DOCKER_MANIFEST))))
+    assert image.digest == digest(DOCKER_MANIFEST)
+    assert store.manifest(image) == DOCKER_MANIFEST
+    (shown,) = json.loads((store.directory / "index.json").read_text())["manifests"]
+    form = json.loads((store.directory / "blobs" / shown["digest"].replace(":", "/")).read_text())
+    assert shown["mediaType"] == form["mediaType"] == MANIFEST
+    assert form["config"] == described(CONFIGURATION, CONFIG)
+    assert form["layers"] == [described(data, LAYER + "+gzip") for data in layers]
+    data = saved(store, image)
+    assert store.tag("app:1", "app:2").digest == image.digest
+    store.untag("app:1")
+    store.collect()
+    assert store.image("app:2").digest == image.digest
+    assert len(left(store)["blobs/sha256"]) == 5
+    store.untag("app:2")
+    assert left(store) == CLEAN
+    assert load(store, data) == (image,)
 
 
 def saved(store: Store, image: Image) -> bytes:
