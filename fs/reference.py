@@ -83,7 +83,11 @@ _SECTIONS: Final = (
     (
         "images/",
         "A directory an image, at the path that its reference is. ``ln -s OLD NEW`` gives a further name, mv another one, rmdir "
-        "takes a name away and, with the last one, the image: EBUSY while a container uses it.",
+        "takes a name away and, with the last one, the image: EBUSY while a container uses it. An archive of images that is "
+        "written here under any name (cp, cat, curl, dd, rsync, mv from elsewhere) is loaded on the way, from its beginning to "
+        "its end (ESPIPE otherwise): docker's format or an OCI layout, plain, gzip, zstd, xz or bzip2. When it is closed the name "
+        "is gone and the images are there, all of them or none; what is wrong with it fails write(2) or close(2). An image without "
+        "a name in it gets the file's, ``app:2.tar.gz`` is ``app:2``.",
         TOP,
     ),
     ("images/REFERENCE/", "", IMAGE),
