@@ -233,47 +233,21 @@ class Reader:
         if not block.startswith(b"ustar  \0", 257) and block.startswith(b"ustar", 257) and block[345]:
             name = _until_nul(block[345:500]) + b"/" + name
         sparse = self._old_gnu_map(block) if kind == b"S" else None
-        entry = Entry(
-            name=long_name or name,
-            kind=kind,
-            mode=_number(block[100:108], "mode", 0, _SIZE_MAX) & 0o7777,
-            uid=_number(block[108:116], "owner", 0, _SIZE_MAX),
-            gid=_number(block[116:124], "group", 0, _SIZE_MAX),
-            size=size,
-            mtime_ns=_number(block[136:148], "time", -(1 << 62), 1 << 62) * 10**9,
-            link=long_link or _until_nul(block[157:257]),
-            device=(0, 0),
-        )
+        uid, gid = _number(block[108:116], "owner", 0, _SIZE_MAX), _number(block[116:124], "group", 0, _SIZE_MAX)
+        mtime_ns = _number(block[136:148], "time", -(1 << 62), 1 << 62) * 10**9
+        name, link, device = long_name or name, long_link or _until_nul(block[157:257]), (0, 0)
+        xattrs: list[tuple[bytes, bytes]] = []
         if kind in (CHARACTER, BLOCK_DEVICE):
             major = _number(block[329:337], "device", 0, (1 << 32) - 1)
-            entry = replace(entry, device=(major, _number(block[337:345], "device", 0, (1 << 32) - 1)))
-        if local or self._global:
-            entry = self._extended(entry, local)
-        if entry.uid > _ID_MAX or entry.gid > _ID_MAX:
-            raise BadArchive(f"entry {shown(entry.name)} has an owner out of range, {entry.uid}:{entry.gid}")
-        if kind == b"D" or (kind in _DATA_TYPES and entry.name.endswith(b"/")):
-            self._expect(entry.size)  # GNU's incremental dumps list a directory's names there
-            return replace(entry, kind=DIRECTORY, size=0)
-        if kind not in _DATA_TYPES:
-            return replace(entry, size=0)  # links and nodes have no data, whatever the size field says
-        self._expect(entry.size)
-        if sparse is not None:
-            entry = self._with_holes(entry, *sparse)
-        elif local:
-            entry = self._pax_sparse(entry, local)
-        return replace(entry, kind=REGULAR)
-
-    def _extended(self, entry: Entry, local: list[tuple[bytes, bytes]]) -> Entry:
-        """*entry* with what pax headers say about it; an empty value takes a global one back."""
-        merged = {**self._global, **dict(local)}
-        name, link, size = entry.name, entry.link, entry.size
-        uid, gid, mtime_ns = entry.uid, entry.gid, entry.mtime_ns
-        xattrs = []
-        for key, value in merged.items():
+            device = (major, _number(block[337:345], "device", 0, (1 << 32) - 1))
+        # what pax headers say; an empty value takes a global one back
+        for key, value in ({**self._global, **dict(local)} if local or self._global else {}).items():
             if key.startswith(XATTR):
                 xattrs.append((key[len(XATTR) :], value))
             elif not value:
                 continue
+            elif key == b"mtime":
+                mtime_ns = _nanoseconds(value)
             elif key == b"path":
                 name = value
             elif key == b"linkpath":
@@ -284,18 +258,24 @@ class Reader:
                 uid = _decimal(value, "owner", _SIZE_MAX)
             elif key == b"gid":
                 gid = _decimal(value, "group", _SIZE_MAX)
-            elif key == b"mtime":
-                mtime_ns = _nanoseconds(value)
-        return replace(
-            entry,
-            name=name,
-            link=link,
-            size=size,
-            uid=uid,
-            gid=gid,
-            mtime_ns=mtime_ns,
-            xattrs=tuple(xattrs),
-        )
+        if uid > _ID_MAX or gid > _ID_MAX:
+            raise BadArchive(f"entry {shown(name)} has an owner out of range, {uid}:{gid}")
+        regular = kind in _DATA_TYPES
+        if kind == b"D" or (regular and name.endswith(b"/")):
+            self._expect(size)  # GNU's incremental dumps list a directory's names there
+            kind, size, regular = DIRECTORY, 0, False
+        elif regular:
+            self._expect(size)
+            kind = REGULAR
+        else:
+            size = 0  # links and nodes have no data, whatever the size field says
+        mode = _number(block[100:108], "mode", 0, _SIZE_MAX) & 0o7777
+        entry = Entry(name, kind, mode, uid, gid, size, mtime_ns, link, device, tuple(xattrs))
+        if not regular:
+            return entry
+        if sparse is not None:
+            return self._with_holes(entry, *sparse)
+        return self._pax_sparse(entry, local) if local else entry
 
     def _old_gnu_map(self, block: bytes) -> tuple[tuple[tuple[int, int], ...], int]:
         """The sparse map and real size of an old GNU sparse header, which may go on for more blocks."""

@@ -306,6 +306,7 @@ class Container:
     async def parting(self) -> None:
         """Its run has ended: with ``autoremove`` it goes before waiters are told."""
         if self.record.leaving and self.engine.remove is not None:
+            await self.pauses.read()
             try:
                 await self.engine.remove(self.name)
             except (PydockError, OSError) as error:

@@ -119,6 +119,8 @@ class Containers:
         container = self._by_name.get(name)
         if container is None:
             raise NotFound(f"containers/{name} does not exist")
+        if container.pauses.reading:  # the kernel lets nobody look a name up here while rmdir(2) waits
+            raise Busy(f"{name} is being committed: wait until that is done, or end it")
         async with container.lock:
             if container.alive:
                 raise Busy(f"{name} is {container.state}: stop it first")

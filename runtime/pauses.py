@@ -23,6 +23,17 @@ class Pauses:
 
     def __init__(self, container: Container) -> None:
         self._container = container
+        self._read = trio.Event()  # its files are not being read
+        self._read.set()
+
+    @property
+    def reading(self) -> bool:
+        """Whether its files are being read, which may take minutes."""
+        return not self._read.is_set()
+
+    async def read(self) -> None:
+        """Return when they are not."""
+        await self._read.wait()
 
     async def pause(self) -> str:
         """Freeze every process of its cgroup."""
@@ -62,6 +73,7 @@ class Pauses:
         """
         container = self._container
         async with container.lock:
+            self._read = trio.Event()
             held = pause and container.state == "running" and not frozen(container.cgroup)
             if held:
                 await container.save(held=True)
@@ -71,6 +83,7 @@ class Pauses:
                     await self.pause()
                 yield self._let_go
             finally:
+                self._read.set()
                 await self._let_go()
 
     async def _let_go(self) -> None:

@@ -327,8 +327,19 @@ def until(events: io.TextIOWrapper, words: str) -> None:
         pass
 
 
+@contextlib.contextmanager
+def stopped_reader() -> Iterator[None]:
+    """The process that reads a writable layer stands still within; returns once there is one."""
+    pid = reader()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def reader() -> int:
-    """The process that reads a writable layer, once there is one; stopped."""
+    """Its number, stopped."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for path in Path("/proc").glob("[0-9]*"):
@@ -348,12 +359,11 @@ def test_it_is_paused_while_it_is_read(busy: Path, tree: Path) -> None:
     with open(tree / "events") as events:
         shell = committing(busy)
         until(events, "container c pause")
-        stopped = reader()
-        assert (busy / "state").read_text() == "paused\n"
-        before = count(busy)
-        time.sleep(0.1)
-        assert count(busy) == before
-        os.kill(stopped, signal.SIGCONT)
+        with stopped_reader():
+            assert (busy / "state").read_text() == "paused\n"
+            before = count(busy)
+            time.sleep(0.1)
+            assert count(busy) == before
         until(events, "container c resume")
     assert shell.wait(60) == 0
     assert goes_on(busy)
@@ -382,9 +392,9 @@ def test_a_signal_ends_it_and_nothing_is_left(engine: Engine, busy: Path, tree: 
     with open(tree / "events") as events:
         shell = committing(busy)
         until(events, "container c pause")
-        reader()
-        shell.send_signal(signal.SIGINT)
-        until(events, "container c resume")
+        with stopped_reader():
+            shell.send_signal(signal.SIGTERM)
+            until(events, "container c resume")
     assert shell.wait(60) != 0
     assert goes_on(busy)
     assert not (tree / "images/made:1").exists()
@@ -409,9 +419,11 @@ def test_what_is_killed_meanwhile_is_an_image_nevertheless(busy: Path, tree: Pat
     with open(tree / "events") as events:
         shell = committing(busy)
         until(events, "container c pause")
-        stopped = reader()
-        (busy / "ctl").write_text("kill")
-    os.kill(stopped, signal.SIGCONT)
+        with stopped_reader():
+            (busy / "ctl").write_text("kill")
+            with pytest.raises(OSError, match="busy"):
+                busy.rmdir()
+            assert "c is being committed" in (tree / "errors").read_text().splitlines()[-1]
     assert shell.wait(60) == 0
     assert (busy / "state").read_text() == "exited\n"
     assert (busy / "exit_code").read_text() == "137\n"
@@ -423,12 +435,11 @@ def test_whoever_asks_for_a_resume_meanwhile_gets_it(busy: Path, tree: Path) -> 
     with open(tree / "events") as events:
         shell = committing(busy)
         until(events, "container c pause")
-        stopped = reader()
         thread = threading.Thread(target=lambda: outcomes.append(tell(busy, "resume")))
-        thread.start()
-        thread.join(0.5)
-        assert thread.is_alive()
-        os.kill(stopped, signal.SIGCONT)
+        with stopped_reader():
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive()
         thread.join(60)
     assert shell.wait(60) == 0
     assert outcomes == ["resumed"]
@@ -447,10 +458,8 @@ def test_an_engine_that_is_killed_meanwhile_leaves_nobody_paused(own_engine: Eng
     with open(own_engine.tree / "events") as events:
         shell = committing(c)
         until(events, "container c pause")
-        stopped = reader()
-    own_engine.kill()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(stopped, signal.SIGCONT)
+    with stopped_reader():
+        own_engine.kill()
     assert shell.wait(60) != 0
     own_engine.start()
     assert goes_on(c)
