@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import trio
-from pydock.runtime.errors import Busy
+from pydock.runtime.errors import Busy, PydockError
 from pydock.runtime.settings import Settings
 from pydock.runtime.spec import Spec
 
@@ -30,6 +31,7 @@ class Configuration:
     def __init__(self, container: Container, spec: Spec) -> None:
         self._container = container
         self._settings = Settings(spec, container.directory, container.engine.settler)
+        self._limits = trio.Lock()  # of changes of the cgroup's limits
 
     @property
     def spec(self) -> Spec:
@@ -107,13 +109,14 @@ class Configuration:
                 f"image can't be changed: {container.name} has a writable layer on {self.spec.image}: reset discards it"
             )
         before = self.spec
-        try:
-            await self._reach(spec, changed)
-            await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._reach(before, changed)
-            raise
+        async with self._limiting() if "cgroup" in changed else nullcontext():
+            try:
+                await self._reach(spec, changed)
+                await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._reach(before, changed)
+                raise
         await container.process.streams.limit_log()
         await container.restarts.review()
         container.engine.events.publish("container", container.name, "set", setting="spec.toml")
@@ -133,21 +136,48 @@ class Configuration:
 
     async def write_cgroup(self, name: str, value: str, caller: int) -> None:
         """Write a file of the cgroup, for the process *caller*; what limits it then becomes part of the spec."""
-        cgroup, before = self._container.cgroup, self.spec.cgroup
+        cgroup = self._container.cgroup
+        if name.startswith("cgroup.") or name == "tasks":  # no limit: about the processes
+            await trio.to_thread.run_sync(cgroup.write, name, value, caller)
+            return
 
         def write() -> dict[str, str]:
             cgroup.write(name, value, caller)
             return cgroup.limits()
 
-        limits = await trio.to_thread.run_sync(write)
-        if limits == dict(self.spec.cgroup):
-            return
-        try:
-            await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(limits)))
-        except OSError:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._apply_cgroup, before)
-            raise
+        async with self._limiting():
+            before, limits = self.spec.cgroup, await trio.to_thread.run_sync(write)
+            try:
+                await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(limits)))
+            except OSError:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._apply_cgroup, before)
+                raise
+
+    @asynccontextmanager
+    async def _limiting(self) -> AsyncIterator[None]:
+        """The kernel has the limits first, then the settings: that is known on disk meanwhile, for :meth:`agree`."""
+        container = self._container
+        async with self._limits:
+            container.record.limiting = True
+            try:
+                await container.save()
+                yield
+            finally:
+                container.record.limiting = False
+                container.engine.spawn(
+                    container.keep
+                )  # behind the reply: a death before it makes agree() find all well
+
+    async def agree(self) -> None:
+        """After pydockd's own restart: have the kernel's limits be those that are set, if the death left that open."""
+        container = self._container
+        if container.record.limiting:
+            container.record.limiting = False
+            try:
+                await trio.to_thread.run_sync(self._apply_cgroup, self.spec.cgroup)
+            except (PydockError, OSError) as error:
+                container.failed(f"cgroup: not as it was set: {error}")
 
     async def set_oom_score(self, value: int | None) -> None:
         """``oom_score_adj`` is about to become *value*."""

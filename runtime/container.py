@@ -318,6 +318,7 @@ class Container:
 
     async def adopt(self, left: Left) -> None:
         """After pydockd's own restart: see :meth:`Process.adopt`."""
+        await self.configuration.agree()
         for each in self.execs:  # before the container, whose end ends them
             await each.adopt(left)
         await self.pauses.recover()

@@ -181,7 +181,7 @@ class MountedVolumes:
             if volume.named and (known := self._engine.volumes.get(volume.source)) is not None:
                 known.claims.add(self._record.id)
         if found:
-            self._record.mounts, self._record.mounting = {}, True
+            self._record.mounts, self._record.mounting = {}, bool(items)
             for item in items:
                 await self._find(item)
         if not self._record.mounting:

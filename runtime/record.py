@@ -50,6 +50,7 @@ class Record(Life):
     mounts: dict[str, list[int]] = field(default_factory=dict)  # of the run: by volume, as written, its mount's ids
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
+    limiting: bool = False  # the limits of its cgroup are being changed: a death now leaves open which are in force
     range: int = 0  # the beginning of the ids that ``userns auto`` has given it
     namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them
     restarts: int = 0  # by its restart policy, since it was started by hand

@@ -185,7 +185,7 @@ class Runs:
             try:
                 await agree()
             except (PydockError, OSError) as error:
-                container.failed(f"{what}: not as they were set: {error}")
+                container.failed(f"{what}: not as they were set: {getattr(error, 'strerror', None) or error}")
 
     def shares_pids(self) -> bool:
         """Whether its PID namespace is not its own."""

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -310,6 +311,12 @@ def differences(engine: Engine, slot: Slot, model: Model | None) -> str:
         for name, value in model.settings
         if (shown := (path / name).read_text()) != f"{value}\n"
     ]
+    limits = {
+        f"cgroup/{key}": limit
+        for key, limit in tomllib.loads((path / "spec.toml").read_text()).get("cgroup", {}).items()
+    }
+    if limits != {name: value for name, value in model.settings if name.startswith("cgroup/")}:
+        wrong.append(f"spec.toml has {limits}")
     if (volumes := (path / "volumes").read_text().splitlines()) != list(model.volumes):
         wrong.append(f"volumes are {volumes}")
     env = [line for line in (path / "env").read_text().splitlines() if line.startswith("V")]
