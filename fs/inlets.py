@@ -104,8 +104,8 @@ class InletHandle(Handle):
         except Exception as error:
             if isinstance(error, Interrupted):
                 await self.inflow.abandon()
-            self.failed = translate(error)[0]
-            raise
+            self.failed, words = translate(error)
+            raise Refused(self.failed, words) from None
         finally:
             self.inflow.close()
 

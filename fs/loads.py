@@ -44,7 +44,9 @@ async def load(images: Images, loading: Loading, source: int) -> tuple[Image, ..
 
         nursery.start_soon(heed)
         try:
-            outcome.append(await trio.to_thread.run_sync(loading.run, source))
+            # a thread of its own: writers may take their time, and everybody's threads are few
+            thread = trio.CapacityLimiter(1)
+            outcome.append(await trio.to_thread.run_sync(loading.run, source, limiter=thread))
         except Aborted:
             await trio.lowlevel.checkpoint_if_cancelled()
             outcome.append(Aborted())

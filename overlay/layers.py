@@ -81,17 +81,22 @@ def _unpack_into(unpackers: Unpackers, directory: int, chunks: Iterable[bytes]) 
     return report
 
 
+def need_room(directory: int, size: int, what: str) -> None:
+    """ENOSPC, with *what* was to be done in its words, if *size* bytes more would leave the file system of *directory* no room to
+    spare: everybody's writes would fail before long."""
+    status = os.fstatvfs(directory)
+    if status.f_bavail * status.f_frsize < size + min(_SPARE, status.f_blocks * status.f_frsize // 20):
+        raise OSError(errno.ENOSPC, f"{what} would fill the disk")
+
+
 def with_room(directory: int, chunks: Iterable[bytes], what: str = "unpacking the layer") -> Iterator[bytes]:
-    """*chunks* for as long as the file system of *directory* has room to spare: a few bytes may expand to what fills any disk, and
-    everybody's writes would fail before the layer's do. ENOSPC, with *what* was done in its words."""
+    """*chunks* for as long as :func:`need_room` finds some: a few bytes may expand to what fills any disk."""
     since = _LOOK_EVERY
     for chunk in chunks:
         since += len(chunk)
         if since >= _LOOK_EVERY:
             since = 0
-            status = os.fstatvfs(directory)
-            if status.f_bavail * status.f_frsize < min(_SPARE, status.f_blocks * status.f_frsize // 20):
-                raise OSError(errno.ENOSPC, f"{what} would fill the disk")
+            need_room(directory, 0, what)
         yield chunk
 
 

@@ -30,7 +30,7 @@ from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid
 from pydock.overlay.image import Image
 from pydock.overlay.intake import Aborted, Intake, Prepared
-from pydock.overlay.layers import with_room
+from pydock.overlay.layers import need_room, with_room
 from pydock.overlay.members import DATA, END, FRAME, MEMBER
 from pydock.overlay.reference import Reference
 from pydock.overlay.trees import remove_tree
@@ -142,11 +142,11 @@ class Loading:
                 for _ in frames.data_chunks():
                     raise RuntimeError("the reader of the archive tells of data where there are none")
             else:
-                contents.add(name, self._stored(name, frames.data_chunks(), directory, intake))
+                contents.add(name, self._stored(name, told.size, frames.data_chunks(), directory, intake))
         return contents
 
-    def _stored(self, name: str, chunks: Iterator[bytes], directory: Path, intake: Intake) -> Member:
-        """The member of that name, in a file of its own, unless it is a blob that is there."""
+    def _stored(self, name: str, told: int, chunks: Iterator[bytes], directory: Path, intake: Intake) -> Member:
+        """The member of that name, in a file of its own, unless it is a blob that is there. It has *told* bytes."""
         wanted = blob_digest(name)
         found, size = hashlib.new(wanted.algorithm if wanted else "sha256"), 0
         if wanted is not None:
@@ -159,6 +159,7 @@ class Loading:
         self._count += 1
         path = directory / str(self._count)
         with path.open("xb", buffering=0) as file:
+            need_room(file.fileno(), told, _WHAT)
             for chunk in with_room(file.fileno(), chunks, _WHAT):
                 found.update(chunk)
                 size += _write(file, chunk)
