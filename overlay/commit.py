@@ -19,6 +19,7 @@ import msgspec
 from pydock.overlay import manifest as documents
 from pydock.overlay import mount, treetar
 from pydock.overlay.digest import Digest
+from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import ARCHITECTURE, Image
 from pydock.overlay.intake import Intake
 from pydock.overlay.manifest import ConfigFile, History, ImageConfig, RootFs
@@ -145,7 +146,10 @@ def _base(store: Store, source: Source) -> Image | None:
     """The image that has the layers of *source* as its first ones: the very one, if it still has a name."""
     found = None
     for name in store.references() if source.image_id else ():
-        image = store.image(name)
+        try:
+            image = store.image(name)
+        except OverlayError:  # it has gone since, or is damaged
+            continue
         if image.id == source.image_id:
             return image
         if found is None and _places(store, image)[: len(source.layers)] == source.layers:

@@ -211,37 +211,41 @@ class Walk:
     def _tell(self, above: bytes, name: bytes, here: int, below: int) -> None:
         path = _join(above, name)
         self._check(path, name)
-        with ExitStack() as stack:
-            file, status = -1, os.stat(name, dir_fd=here, follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode):
-                try:
-                    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-                    file = os.open(name, flags, dir_fd=here)
-                except OSError as error:
-                    if error.errno in (errno.ELOOP, errno.ENXIO):
-                        return  # it is another one by now
-                    raise
-                stack.callback(os.close, file)
-                status = os.fstat(file)
-                if not stat.S_ISREG(status.st_mode):
-                    return
-                if status.st_size == 0 and path in self._made and self._lower >= 0 and _status(below, name) is None:
-                    return
-            elif stat.S_ISSOCK(status.st_mode) or stat.S_ISDIR(status.st_mode):
-                return
-            if status.st_nlink > 1:
-                first = self._first.setdefault((status.st_dev, status.st_ino), path)
-                if first != path:
-                    link = _entry(path, tarformat.HARDLINK, status, link=first)
-                    self._emit(tarwriter.head(link))
-                    return
-            if file >= 0:
-                self._file(path, file, status)
-                return
-            link_target = os.readlink(name, dir_fd=here) if stat.S_ISLNK(status.st_mode) else b""
-            self._emit(tarwriter.head(_entry(path, _KINDS[stat.S_IFMT(status.st_mode)], status, link=link_target)))
+        status = os.stat(name, dir_fd=here, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode):
+            try:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                file = os.open(name, flags, dir_fd=here)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO):
+                    return  # it is another one by now
+                raise
+            try:
+                self._file(path, file, name, below)
+            finally:
+                os.close(file)
+        elif (kind := _KINDS.get(stat.S_IFMT(status.st_mode))) and not self._is_told(path, status):
+            link = os.readlink(name, dir_fd=here) if kind == tarformat.SYMLINK else b""
+            self._emit(tarwriter.head(_entry(path, kind, status, link=link)))
 
-    def _file(self, path: bytes, file: int, status: os.stat_result) -> None:
+    def _is_told(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether it is one of several names of something, and not the first: then it is told as such."""
+        if status.st_nlink == 1:
+            return False
+        first = self._first.setdefault((status.st_dev, status.st_ino), path)
+        if first == path:
+            return False
+        self._emit(tarwriter.head(_entry(path, tarformat.HARDLINK, status, link=first)))
+        return True
+
+    def _file(self, path: bytes, file: int, name: bytes, below: int) -> None:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            return
+        if status.st_size == 0 and path in self._made and self._lower >= 0 and _status(below, name) is None:
+            return
+        if self._is_told(path, status):
+            return
         segments = _segments(file, status) if status.st_blocks * 512 + _HOLES <= status.st_size else None
         entry = _entry(path, tarformat.REGULAR, status, xattrs=_xattrs(file), size=status.st_size, segments=segments)
         self._emit(tarwriter.head(entry))

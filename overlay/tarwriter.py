@@ -8,6 +8,7 @@ tar's manual, "Storing Sparse Files".
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable
 from typing import Final
@@ -89,7 +90,12 @@ def _time(nanoseconds: int) -> bytes:
 
 def _pax_header(records: Iterable[tuple[bytes, bytes]]) -> bytes:
     data = b"".join(_record(key, value) for key, value in records)
-    return _block(_PAX_NAME, _PAX, mode=0o644, size=len(data)) + data + padding(len(data))
+    return _pax_block(len(data)) + data + padding(len(data))
+
+
+@functools.lru_cache(maxsize=1024)  # most are of the same few lengths, and a checksum takes time
+def _pax_block(size: int) -> bytes:
+    return _block(_PAX_NAME, _PAX, mode=0o644, size=size)
 
 
 def _record(key: bytes, value: bytes) -> bytes:
