@@ -55,10 +55,10 @@ class BlobWriter:
     def follow(self, stop: threading.Event) -> Iterator[bytes]:
         """What has been written and what is, until :meth:`end`; Ended once *stop* is set. Blocks: for a thread of its own."""
         with self._path.open("rb", buffering=0) as file:
-            done = 0
+            done = 0  # may be ahead of the size, which is told behind the write
             while True:
                 with self._changed:
-                    while not stop.is_set() and not self._whole and self.size == done:
+                    while not stop.is_set() and not self._whole and self.size <= done:
                         self._changed.wait(_LOOK)
                 if stop.is_set():
                     raise Ended

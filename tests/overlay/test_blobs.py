@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from pydock.overlay.blobs import Blobs
 from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid, NotFound
+from pydock.overlay.partials import Ended
 
 
 @pytest.fixture
@@ -56,3 +59,25 @@ def test_collect_removes_what_is_not_kept_and_says_how_much(blobs: Blobs) -> Non
     kept, gone = blobs.put(b"kept"), blobs.put(b"garbage")
     assert blobs.collect(frozenset((kept,))) == len(b"garbage")
     assert (blobs.has(kept), blobs.has(gone)) == (True, False)
+
+
+def test_a_blob_is_followed_while_it_is_written(blobs: Blobs) -> None:
+    stop = threading.Event()
+    for _ in range(20):
+        with blobs.writer() as writer, ThreadPoolExecutor(2) as pool:
+            followers = [pool.submit(lambda w: b"".join(w.follow(stop)), writer) for _ in range(2)]
+            pieces = [b"%d" % number * (number % 50) for number in range(2000)]
+            for piece in pieces:
+                writer.write(piece)
+            writer.end()
+            assert [follower.result() for follower in followers] == [b"".join(pieces)] * 2
+
+
+def test_a_follower_is_told_to_stop(blobs: Blobs) -> None:
+    stop = threading.Event()
+    with blobs.writer() as writer, ThreadPoolExecutor(1) as pool:
+        writer.write(b"begun")
+        follower = pool.submit(lambda: list(writer.follow(stop)))
+        stop.set()
+        with pytest.raises(Ended):
+            follower.result()
