@@ -39,6 +39,7 @@ from pydock.fs.mounting import (
     tell_ready,
     watch_mount,
 )
+from pydock.fs.networks import NetworksDirectory
 from pydock.fs.node import Directory
 from pydock.fs.operations import Operations
 from pydock.fs.options import Options, from_file, from_mount
@@ -65,6 +66,8 @@ from pydock.runtime.execs import Exec
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
+from pydock.runtime.network.attaching import Attachments
+from pydock.runtime.network.store import NetworkStore
 from pydock.runtime.process import GRACE
 from pydock.runtime.state import Settler
 from pydock.runtime.volumestore import VolumeStore
@@ -142,6 +145,7 @@ class Daemon:
                 log_max=options.log_max,
                 hierarchy=self.hierarchy,
                 images=Library(self.store, self.host),
+                attachments=Attachments(NetworkStore(options.root / "networks", events, settler)),
                 volumes=VolumeStore(options.root / "volumes", options.run / "empty", events, settler),
                 events=events,
                 settler=settler,
@@ -152,6 +156,7 @@ class Daemon:
             )
             containers = Containers(engine)
             await trio.to_thread.run_sync(engine.volumes.read)
+            await trio.to_thread.run_sync(engine.attachments.store.read)
             await trio.to_thread.run_sync(containers.read)
             await trio.to_thread.run_sync(self._recover_images, containers)
             async with trio.open_nursery() as starting:
@@ -218,7 +223,12 @@ class Daemon:
         def counts() -> dict[str, int]:
             references = self.store.references()
             layers = {layer.chain_id for reference in references for layer in self.store.image(reference).layers}
-            return {"images": len(references), "layers": len(layers), "volumes": len(engine.volumes), "networks": 0}
+            return {
+                "images": len(references),
+                "layers": len(layers),
+                "volumes": len(engine.volumes),
+                "networks": len(engine.attachments.store),
+            }
 
         async def reload() -> str:
             fresh = await trio.to_thread.run_sync(from_file)
@@ -263,6 +273,7 @@ class Daemon:
         root.add(images_tree)
         volumes_tree = VolumesDirectory(containers, containers_directory.settled_all, root)
         root.add(volumes_tree)
+        root.add(NetworksDirectory(containers, containers_directory.settled_all, root))
         root.add(RegistriesDirectory(accounts, root))
         operations = Operations(root, nursery)
 

@@ -16,6 +16,7 @@ from pydock.fs.containers.execs import EXEC
 from pydock.fs.containers.health import HEALTH
 from pydock.fs.imagefiles import IMAGE
 from pydock.fs.images import TOP
+from pydock.fs.networks import NETWORK
 from pydock.fs.node import Blob, Bulk, Control, Document, Entry, Folder, Link, List, Report, Stream, Value
 from pydock.fs.registries import REGISTRY
 from pydock.fs.root import TABLE as ROOT
@@ -91,6 +92,12 @@ _SECTIONS: Final = (
         TOP,
     ),
     ("images/REFERENCE/", "", IMAGE),
+    (
+        "networks/NAME/",
+        "mkdir makes a network with the next subnet that is free, to be named in a container's ``network``; rmdir removes it, EBUSY "
+        "while a container names it. ``bridge`` is made when a container first names it, and stays.",
+        NETWORK,
+    ),
     (
         "registries/HOST[:PORT]/",
         "mkdir makes a place for the settings of a registry, and is not needed where nothing is to be set; rmdir forgets them.",

@@ -70,6 +70,10 @@ class Configuration:
         async with self._container.volumes.lock:
             await self._with_volumes(items, lambda: self.change("volumes", items, live=True))
 
+    async def change_network(self, items: tuple[str, ...] | None) -> None:
+        """Set the network, with the links of the container that runs."""
+        await self._container.network.change(items, lambda: self.change("network", items, live=True))
+
     async def _with_volumes(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
         container = self._container
         if container.record.pid:

@@ -25,6 +25,7 @@ from pydock.runtime.health import Health
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.members import Members
 from pydock.runtime.mounted import MountedVolumes
+from pydock.runtime.network.container import ContainerNetwork
 from pydock.runtime.pauses import Pauses
 from pydock.runtime.process import GRACE, End, Left, Process
 from pydock.runtime.record import Record, RecordFile, State
@@ -61,6 +62,7 @@ class Container:
         self._restarting = False  # by the command
         self.restarts = Restarts(self)
         self.health = Health(self)
+        self.network = ContainerNetwork(self)
         self.pauses = Pauses(self)
         self._saving = False
 

@@ -26,6 +26,7 @@ from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
+from pydock.runtime.network.words import memberships
 from pydock.runtime.process import GRACE, Left, Process
 from pydock.runtime.record import new_record, record_of
 from pydock.runtime.rootfs import detach
@@ -51,6 +52,7 @@ class Containers:
         self._by_id: dict[str, Container] = {}
         engine.volumes.users = self.volume_users
         engine.find = self._neighbour
+        engine.attachments.store.users = self.network_users
         engine.user_namespaces = lambda: {container.id: container.spec.userns for container in self}
         engine.remove = self.remove
 
@@ -140,6 +142,7 @@ class Containers:
         with trio.move_on_after(GRACE, shield=True):
             await container.root.close()
             await container.secrets.forget()
+            await container.network.gone()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(remove_tree, trash)
 
@@ -162,6 +165,14 @@ class Containers:
             container.record.name = name
             raise
         self.engine.events.publish("container", new, "rename", before=name)
+
+    def network_users(self, name: str) -> tuple[str, ...]:
+        """The containers whose settings have the network *name*."""
+        return tuple(
+            container.name
+            for container in self
+            if any(each.network == name for each in memberships(container.spec.network))
+        )
 
     def volume_users(self, name: str) -> tuple[str, ...]:
         """The containers whose settings have the volume *name*."""

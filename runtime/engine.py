@@ -22,6 +22,7 @@ from pydock.runtime.formats import now, print_time
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
+from pydock.runtime.network.attaching import Attachments
 from pydock.runtime.sharing import Find
 from pydock.runtime.shifting import Shift
 from pydock.runtime.state import Settler
@@ -106,6 +107,7 @@ class Engine:
     hierarchy: Hierarchy
     images: Images
     volumes: VolumeStore
+    attachments: Attachments
     events: Events
     settler: Settler
     monitor: Monitor

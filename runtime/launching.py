@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccom
 from pydock.runtime.engine import Defaults
 from pydock.runtime.errors import Invalid
 from pydock.runtime.monitor import launch as plain
+from pydock.runtime.network.words import joined, memberships
 from pydock.runtime.shifting import Shift
 from pydock.runtime.spec import Spec
 
@@ -45,6 +47,8 @@ class Given:
     joined: sharing.Joined
     delegated: Path | None = None
     shift: Shift | None = None
+    network: int | None = None  # a descriptor of the network namespace, or of a process in it, that is joined
+    hosts: tuple[tuple[str, str], ...] = ()  # addresses and names in /etc/hosts
 
 
 def capability_names(spec: Spec) -> tuple[str, ...]:
@@ -75,12 +79,13 @@ def hostname(spec: Spec, identity: str) -> str:
     return spec.hostname or (os.uname().nodename if machine else identity[:12])
 
 
-def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, str]]:
+def _etc(place: Place, spec: Spec, given: Given, *, host_network: bool) -> list[tuple[Path, str]]:
     """/etc/hostname, /etc/hosts and /etc/resolv.conf, which docker gives every container."""
     place.files.mkdir(parents=True, exist_ok=True, mode=0o755)
     name = hostname(spec, place.id)
     hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
-    resolver = ""
+    hosts += "".join(f"{address}\t{other}\n" for address, other in given.hosts)
+    resolver = _resolver() if given.hosts or given.network is not None else ""
     if host_network:
         for path in ("/etc/hosts", "/etc/resolv.conf"):
             try:
@@ -96,6 +101,15 @@ def _etc(place: Place, spec: Spec, *, host_network: bool) -> list[tuple[Path, st
     return made
 
 
+def _resolver() -> str:
+    """The machine's own, but for those on its loopback, which nobody else reaches."""
+    try:
+        lines = Path("/etc/resolv.conf").read_text().splitlines()
+    except OSError:
+        return ""
+    return "".join(f"{line}\n" for line in lines if not re.match(r"\s*nameserver\s+(127\.|::1)", line))
+
+
 def remove_files(files: Path) -> None:
     """What ``prepare`` has written for a container, in ``Place.files``. What can't be removed is written over the next time."""
     with suppress(OSError):
@@ -106,14 +120,20 @@ def remove_files(files: Path) -> None:
 
 def namespaces(spec: Spec) -> tuple[str, ...]:
     """The namespaces that are made for it."""
+    user = ("user",) if spec.userns and spec.userns != userns.HOST else ()
     own = {
-        "net": spec.network != ("host",),
+        "net": not (spec.network == ("host",) or joined(spec.network) or (memberships(spec.network) and not user)),
         "pid": sharing.own_namespace(spec.pid_mode),
         "ipc": sharing.own_namespace(spec.ipc_mode),
         "uts": sharing.own_namespace(spec.uts_mode),
     }
-    user = ("user",) if spec.userns and spec.userns != userns.HOST else ()
     return (*user, *(kind for kind in plain.KINDS if own.get(kind, True)))
+
+
+def own_namespaces(spec: Spec) -> tuple[str, ...]:
+    """Those that are its own, or at least not the machine's: what is set there is nobody else's business."""
+    made = namespaces(spec)
+    return made if "net" in made or spec.network == ("host",) or joined(spec.network) else (*made, "net")
 
 
 def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plain.Launch, list[int]]:
@@ -170,7 +190,7 @@ def prepare(
         raise Invalid(f'hostname: "{spec.hostname}" would change the machine\'s: unset it, or uts_mode')
     mounts: list[plain.Volume] = []
     warnings: list[str] = []
-    for path, target in _etc(place, spec, host_network=host_network):
+    for path, target in _etc(place, spec, given, host_network=host_network):
         if given.shift is not None:
             os.chown(path, given.shift.ids.uid, given.shift.ids.gid)
         mounts.append(plain.Volume(owned(_cloned(str(path))), target, False))
@@ -187,6 +207,7 @@ def prepare(
     if spec.ipc_mode == "host" and os.path.isdir("/dev/shm"):
         made.append(plain.Made("/dev/shm", owned(_cloned("/dev/shm"))))
     ipc = None if given.joined.ipc is None else owned(os.dup(given.joined.ipc))
+    network = None if given.network is None else owned(os.dup(given.network))
 
     nodes: list[devices.Node] = []
     rules: list[DeviceRule] = []
@@ -214,7 +235,10 @@ def prepare(
         user=spec.user if spec.user is not None else defaults.user,
         hostname=hostname(spec, place.id),
         new=namespaces(spec),
-        join=() if ipc is None else (plain.Join(ipc, ("ipc",)),),
+        join=(
+            *(() if ipc is None else (plain.Join(ipc, ("ipc",)),)),
+            *(() if network is None else (plain.Join(network, ("net",)),)),
+        ),
         root=0,
         read_only=bool(spec.readonly),
         privileged=privileged,
@@ -230,7 +254,7 @@ def prepare(
         cgroups_writable=bool(spec.systemd),
         masked=() if privileged else masks.MASKED,
         read_only_paths=() if privileged else masks.READ_ONLY,
-        sysctls=tuple(_sysctl(text, namespaces(spec)) for text in spec.sysctls or ()),
+        sysctls=tuple(_sysctl(text, own_namespaces(spec)) for text in spec.sysctls or ()),
         rlimits=rlimits_of(spec),
         capabilities=mask,
         no_new_privileges=bool(spec.no_new_privileges),

@@ -118,6 +118,8 @@ class Process:
         self.found = False  # by a pydockd that has just been started, though nobody had written down that it runs
         self._watch: trio.CancelScope | None = None  # of who awaits the exit by pidfd
         self._starting = False
+        self._born = trio.Event()
+        self._born_pid = 0
         self._over = False
         self._early: dict[int | None, tuple[int | None, int]] = {}  # exits that were told during a start, by pid
         self.before_end: Callable[[], Awaitable[object]] | None = None  # awaited before the end of its output is
@@ -131,7 +133,7 @@ class Process:
 
         A start that was begun is carried through. *prepare* calls ``streams.open_pipes`` before it returns.
         """
-        self._starting, self._early = True, {}
+        self._starting, self._early, self._born = True, {}, trio.Event()
         monitors = self.engine.monitors
         try:
             with ExitStack() as stack:
@@ -161,6 +163,11 @@ class Process:
             self.engine.spawn(lambda: self.exited(status, time))
         return started.warnings
 
+    async def born(self) -> int:
+        """Its process id as soon as it is there, while it is being started: it waits for its launch then."""
+        await self._born.wait()
+        return self._born_pid
+
     async def _launch(
         self, first: Launch, fds: Sequence[int], prepare: Prepare, stack: ExitStack, *, terminal: bool
     ) -> tuple[Started, Run]:
@@ -177,6 +184,8 @@ class Process:
         def on_birth(pid: int, starttime: int) -> None:
             runs.append(Run(pid, starttime, boot_id(), now()))
             born.set()
+            self._born_pid = pid
+            self._born.set()
 
         async def aside(call: Callable[[], Awaitable[None]]) -> None:
             try:

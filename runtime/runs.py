@@ -44,13 +44,13 @@ class Runs:
         async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
             union = await container.root.union(source)
             await container.volumes.claim(container.spec.volumes or ())
-            shifted = await self._opened(given, stack)
+            shifted = await self._connected(await self._opened(given, stack), stack)
             made = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, shifted)
             await container.root.keep_clone()
             return made
 
         container.record.namespaces = ()
-        async with container.volumes.lock:
+        async with container.network.lock, container.volumes.lock:
             first, fds = launching.first(container.id, container.spec, container.cgroup, given)
             try:
                 warnings = await container.process.start(first, prepare, fds=fds, terminal=bool(container.spec.tty))
@@ -81,6 +81,12 @@ class Runs:
         userns = await self._container.engine.monitor.user_namespace(*given.shift.ids)
         stack.callback(os.close, userns)
         return dataclasses.replace(given, shift=Shift(userns, given.shift.ids))
+
+    async def _connected(self, given: launching.Given, stack: ExitStack) -> launching.Given:
+        """With the network namespace that it joins."""
+        network = self._container.network
+        descriptor = await network.prepare(stack, self.ids())
+        return dataclasses.replace(given, network=descriptor, hosts=tuple(network.names()))
 
     def _prepare(
         self, defaults: Defaults, union: int, stack: ExitStack, given: launching.Given

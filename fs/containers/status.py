@@ -225,6 +225,13 @@ STATUS: tuple[Entry[C], ...] = (
         show=lambda c: _time(c.container.record.finished),
         doc="When its last run ended. Empty while it runs.",
     ),
+    Value(
+        name="address",
+        volatile=True,
+        changed=_changed,
+        show=lambda c: "\n".join(c.container.network.addresses()) or None,
+        doc="``NETWORK ADDRESS/BITS MAC`` a line, of the networks that it is a member of. Empty while it does not run.",
+    ),
     Control(
         name="ctl",
         doc="Commands, one a line; the write returns when the command is done, with its errno. Reading lists them; reading from the "

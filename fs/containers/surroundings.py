@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pydock.fs.containers.rows import C, boolean, own_items, show_list, spec_of, store_field, store_list
 from pydock.fs.node import Entry, List, Value
 from pydock.runtime import launching, volumes
-from pydock.runtime.errors import Invalid, NotFound
-from pydock.runtime.formats import parse_size, quote
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import parse_size
+from pydock.runtime.network.container import parse, settled
+from pydock.runtime.network.words import DEFAULT, memberships
 
 
 async def _store_image(subject: C, text: str | None, caller: int) -> None:
@@ -55,13 +57,17 @@ def _tmpfs(subject: C, line: str) -> tuple[str, ...]:
     return (str(volumes.Tmpfs.parse(line)),)
 
 
-_NETWORKS = ("none", "host")
-
-
 def _network(subject: C, line: str) -> tuple[str, ...]:
-    if line not in _NETWORKS:
-        raise NotFound(f"network {quote(line)} does not exist: none or host")
-    return (line,)
+    container = subject.container
+    item = parse(line, container.name, container.engine.find)
+    for each in memberships((item,)):
+        if each.network != DEFAULT:
+            container.engine.attachments.store.find(each.network)
+    return (item,)
+
+
+async def _store_network(subject: C, items: tuple[str, ...] | None) -> None:
+    await subject.container.configuration.change_network(settled(items))
 
 
 def _show_network(subject: C) -> Sequence[str]:
@@ -119,8 +125,10 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         show=_show_network,
         own=own_items("network"),
         parse=_network,
-        store=store_list("network"),
-        key=lambda item: "",  # either takes the other's place
-        doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's.",
+        store=_store_network,
+        key=lambda item: item.split()[0],
+        doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's, ``container:NAME`` that of "
+        "another container, which must run. Else it is a member of networks: ``bridge``, or NAME of networks/, with "
+        "``ip=ADDRESS``, ``mac=ADDRESS`` and ``alias=NAME`` as options, a line each. Live: networks are joined and left while it runs.",
     ),
 )

@@ -145,6 +145,10 @@ class Monitor(Server):
                     syscalls.setns(fds[join.source], flags_of(("pid",)))
                     entered = True
             if "user" in launch.new:
+                if (
+                    "net" in launch.new
+                ):  # from birth, so that links can be put into it, and it belongs to the user namespace
+                    flags |= syscalls.CLONE_NEWNET
                 return self._fork_into_user_namespace(launch, flags, cgroup, run)
             pid = syscalls.clone3(flags, signal.SIGCHLD, cgroup)
             if pid == 0:

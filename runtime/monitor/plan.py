@@ -41,13 +41,14 @@ def first_steps(launch: Launch) -> list[Step]:
     new = _unshared(launch)
     if new:
         steps.append(identity.UnshareNamespaces(new))
-    if "net" in new:
+    if "net" in launch.new:
         steps.append(identity.RaiseLoopback())
     return steps
 
 
 def _unshared(launch: Launch) -> tuple[str, ...]:
-    return tuple(kind for kind in launch.new if kind not in ("pid", "user"))
+    born = ("pid", "user", "net") if "user" in launch.new else ("pid",)
+    return tuple(kind for kind in launch.new if kind not in born)
 
 
 def later_steps(launch: Launch) -> list[Step]:

@@ -1,0 +1,235 @@
+"""``networks/``: mkdir makes a network with a subnet that is free, rmdir removes one that no container names."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
+
+import trio
+from pydock.fs.links import ContainerLinks
+from pydock.fs.metadata import Attributes, Metadata
+from pydock.fs.node import Directory, Entry, Folder, Node, Report, Subject, Value
+from pydock.fs.subject import Place
+from pydock.runtime.containers import Containers
+from pydock.runtime.engine import Engine
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
+from pydock.runtime.network import nft
+from pydock.runtime.network.addresses import parse_address, parse_subnet
+from pydock.runtime.network.store import NetworkRecord
+from pydock.runtime.network.words import Membership
+
+
+class NetworkSubject:
+    """One network, as the subject of its directory."""
+
+    def __init__(self, network: NetworkRecord, containers: Containers, settled: Callable[[], Awaitable[None]]) -> None:
+        self.network = network
+        self.containers = containers
+        self.settled = settled
+        self.error_changed = network.created
+        kept = {path: Attributes(*values) for path, values in network.files.items()}
+        self.metadata = Metadata(born=network.created, files=kept, changed=self._keep)
+
+    @property
+    def engine(self) -> Engine:
+        return self.containers.engine
+
+    def _keep(self) -> None:
+        self.network.files = self.metadata.plain()
+        self.engine.spawn(lambda: self.engine.attachments.store.save(self.network))
+
+    @property
+    def label(self) -> str:
+        return f"networks/{self.network.name}"
+
+    def failed(self, words: str) -> None:
+        self.network.error = words
+        self.error_changed = now()
+        self.engine.failures.add(self.label, words)
+
+    def succeeded(self) -> None:
+        if self.network.error:
+            self.network.error = ""
+            self.error_changed = now()
+
+
+N = NetworkSubject
+
+
+async def _change(subject: N, **values: object) -> None:
+    await subject.engine.attachments.change(subject.network, **values)
+
+
+def _subnet(version: int, name: str, gateway: str) -> Callable[[N, str | None, int], Awaitable[None]]:
+    async def store(subject: N, text: str | None, caller: int) -> None:
+        if not text:
+            if version == 4:
+                raise Invalid(f"{name} is needed: write the one that is wanted")
+            await _change(subject, **{name: "", gateway: ""})
+            return
+        await _change(subject, **{name: str(parse_subnet(text, version))})
+
+    return store
+
+
+def _gateway(name: str, subnet: str) -> Callable[[N, str | None, int], Awaitable[None]]:
+    async def store(subject: N, text: str | None, caller: int) -> None:
+        where = {str(each): each for each in subject.network.subnets}.get(str(getattr(subject.network, subnet)))
+        if where is None:
+            raise Invalid(f"{name}: there is no {subnet}")
+        await _change(subject, **{name: str(parse_address(text or "", where, name))})
+
+    return store
+
+
+def _boolean(name: str, doc: str) -> Value[N]:
+    async def store(subject: N, text: str | None, caller: int) -> None:
+        default = name == "masquerade"
+        await _change(subject, **{name: default if text is None else parse_boolean(text)})
+
+    return Value(name=name, show=lambda s: print_boolean(bool(getattr(s.network, name))), store=store, doc=doc)
+
+
+async def _store_mtu(subject: N, text: str | None, caller: int) -> None:
+    if text and not (text.isascii() and text.isdigit() and 68 <= int(text) <= 65535):
+        raise Invalid(f"mtu: {quote(text)} is not a number of bytes from 68 to 65535")
+    await _change(subject, mtu=int(text) if text else 0)
+
+
+class Members(ContainerLinks):
+    """``members/``: ``ln -s`` connects a container, rm disconnects it."""
+
+    growing = True
+
+    def __init__(self, subject: N) -> None:
+        super().__init__(
+            "members", subject, lambda: subject.engine.attachments.store.users(subject.network.name), subject.settled
+        )
+        self._network = subject
+
+    async def link(self, name: str, target: str) -> None:
+        container = self._network.containers.get(target.rstrip("/").rpartition("/")[2])
+        if container is None or container.name != name:
+            raise Invalid(f"members/{name}: the link has to have the name of the container that it leads to")
+        items = container.spec.network or ()
+        await container.configuration.change_network((*_members(items), self._network.network.name))
+
+    async def unlink(self, name: str) -> None:
+        container = self._network.containers.get(name)
+        if container is None:
+            return
+        own = self._network.network.name
+        left = tuple(item for item in _members(container.spec.network or ()) if Membership.parse(item).network != own)
+        await container.configuration.change_network(left or None)
+
+
+def _members(items: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(item for item in items if item not in ("none", "host") and not item.startswith("container:"))
+
+
+async def _rules(subject: N) -> str:
+    text = await trio.to_thread.run_sync(nft.listed)
+    bridge, subnets = subject.network.bridge, [f" {subnet} " for subnet in subject.network.subnets]
+    return "".join(
+        f"{line.strip()}\n"
+        for line in text.splitlines()
+        if f'"{bridge}"' in line or any(subnet in line for subnet in subnets)
+    )
+
+
+NETWORK: tuple[Entry[N], ...] = (
+    Value(
+        name="subnet",
+        show=lambda s: s.network.subnet,
+        store=_subnet(4, "subnet", "gateway"),
+        doc="Its addresses, ADDRESS/BITS. mkdir takes the next that this machine does not route. EADDRINUSE for one that overlaps "
+        "another network or a route; EBUSY, as for all settings here, while a container names it.",
+    ),
+    Value(
+        name="gateway",
+        show=lambda s: s.network.gateway,
+        store=_gateway("gateway", "subnet"),
+        doc="The machine's own address in it. The default is the first of the subnet.",
+    ),
+    Value(
+        name="subnet6",
+        show=lambda s: s.network.subnet6 or None,
+        store=_subnet(6, "subnet6", "gateway6"),
+        doc="The same for IPv6; unset it has none.",
+    ),
+    Value(
+        name="gateway6",
+        show=lambda s: s.network.gateway6 or None,
+        store=_gateway("gateway6", "subnet6"),
+        doc="The same for IPv6.",
+    ),
+    Value(
+        name="mtu",
+        show=lambda s: str(s.network.mtu or 1500),
+        store=_store_mtu,
+        doc="Bytes of the largest packet. The default is 1500.",
+    ),
+    _boolean(
+        "internal", "1 leaves it without a way out: its members reach each other and nothing else. The default is 0."
+    ),
+    _boolean(
+        "isolate", "1 keeps packets of other networks out, and its own in, but for the way out. The default is 0."
+    ),
+    _boolean("masquerade", "1 gives what leaves the machine the machine's address. The default is 1."),
+    Folder(
+        name="members",
+        make=Members,
+        doc="A link to each container that names it. ``ln -s ../../../containers/NAME`` connects one, rm disconnects it: also "
+        "while it runs.",
+    ),
+    Report(
+        name="rules", render=_rules, doc="What the packet filter has about it, in nft(8)'s own text, with counters."
+    ),
+    Value(
+        name="error",
+        volatile=True,
+        changed=lambda s: s.error_changed,
+        show=lambda s: s.network.error or None,
+        doc="One line on what failed last, as why it can't be removed. Empty after the next success.",
+    ),
+)
+
+
+class NetworkDirectory(Directory):
+    """``networks/NAME/``."""
+
+    scratchable = True
+
+    def __init__(self, subject: NetworkSubject, parent: Directory) -> None:
+        super().__init__(subject.network.name, parent, subject, cast("tuple[Entry[Subject], ...]", NETWORK))
+
+
+class NetworksDirectory(Directory):
+    """``networks/``."""
+
+    def __init__(self, containers: Containers, settled: Callable[[], Awaitable[None]], parent: Directory) -> None:
+        super().__init__("networks", parent, Place("networks", containers.engine), ())
+        self._containers = containers
+        self._settled = settled
+        self._nodes: dict[str, NetworkDirectory] = {}
+
+    def dynamic(self, name: str) -> Node | None:
+        network = self._containers.engine.attachments.store.get(name)
+        if network is None:
+            return None
+        node = self._nodes.get(name)
+        if node is None or cast(NetworkSubject, node.subject).network is not network:
+            node = self._nodes[name] = NetworkDirectory(NetworkSubject(network, self._containers, self._settled), self)
+        return node
+
+    def dynamic_names(self) -> Sequence[str]:
+        return [network.name for network in self._containers.engine.attachments.store]
+
+    async def make(self, name: str) -> None:
+        await self._containers.engine.attachments.store.create(name)
+
+    async def remove(self, name: str) -> None:
+        await self._settled()
+        await self._containers.engine.attachments.remove(name)
+        self._nodes.pop(name, None)

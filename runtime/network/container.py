@@ -1,0 +1,143 @@
+"""The network of one container: none, the machine's, another container's, or links to networks; and how that changes while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import trio
+from pydock.runtime import syscalls
+from pydock.runtime.errors import Busy, Invalid, NotFound
+from pydock.runtime.formats import quote
+from pydock.runtime.network import links
+from pydock.runtime.network.attaching import Attachments, shown
+from pydock.runtime.network.words import HOST, Membership, is_alone, joined, memberships
+
+if TYPE_CHECKING:
+    from pydock.runtime.confine.userns import IdMap
+    from pydock.runtime.container import Container
+
+
+class ContainerNetwork:
+    """That of *container*. *lock* orders what changes its links: a start, a change of the setting."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self.lock = trio.Lock()
+
+    @property
+    def _attachments(self) -> Attachments:
+        return self._container.engine.attachments
+
+    async def prepare(self, stack: ExitStack, ids: IdMap | None) -> int | None:
+        """What a start joins: a descriptor of a network namespace or of a process in it, which *stack* closes; None when it
+        makes one of its own, or is in the machine's. NotFound, Busy, Invalid, OSError."""
+        container = self._container
+        items = container.spec.network
+        if (name := joined(items)) is not None:
+            descriptor = os.dup(self._neighbour(name))
+        elif (wanted := memberships(items)) and ids is not None:
+            await self._connect_born(wanted)
+            return None
+        elif wanted:
+            descriptor = await self._attachments.namespace(container.id, wanted)
+        else:
+            return None
+        stack.callback(os.close, descriptor)
+        return descriptor
+
+    async def _connect_born(self, wanted: tuple[Membership, ...]) -> None:
+        """In a user namespace it has a network namespace from birth: nobody else's would be its own to look at."""
+        container = self._container
+        pidfd = syscalls.pidfd_open(await container.process.born())
+        try:
+            namespace = await trio.to_thread.run_sync(links.namespace_of, pidfd)
+        finally:
+            os.close(pidfd)
+        try:
+            await self._attachments.join(container.id, namespace, wanted, ())
+        finally:
+            os.close(namespace)
+        await self._attachments.store.forget(container.id, frozenset(each.network for each in wanted))
+
+    def _neighbour(self, name: str) -> int:
+        found = self._container.engine.find(name)
+        if found is None:
+            raise NotFound(f"network: there is no container {quote(name)}")
+        if found.name == self._container.name:
+            raise Invalid(f"network: {name} can't join itself")
+        if found.state not in ("running", "paused") or found.pidfd < 0:
+            raise Busy(f"network: {name} is not running: it is {found.state}")
+        return found.pidfd
+
+    async def change(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
+        """The setting becomes *items*, which *keep* keeps; a running container's links are changed before, or nothing is."""
+        container = self._container
+        before, after = memberships(container.spec.network), memberships(items)
+        for each in after:
+            if each.network != "bridge":
+                self._attachments.store.find(each.network)
+        async with self.lock:
+            if not container.record.pid:
+                await keep()
+                await self._attachments.store.forget(container.id, frozenset(each.network for each in after))
+                return
+            if not before or not after:
+                container.configuration.refuse_alive("network")
+            namespace = await trio.to_thread.run_sync(links.namespace_of, container.process.pidfd)
+            try:
+                gone = tuple(each for each in before if each not in after)
+                kept = tuple(each for each in before if each in after)
+                if changed := {each.network for each in gone} & {each.network for each in after}:
+                    names = ", ".join(sorted(changed))
+                    raise Busy(f"network: what it has in {names} can't be changed while it runs: leave it first")
+                await self._attachments.join(container.id, namespace, after, kept)
+                await keep()
+                await self._attachments.leave(container.id, namespace, gone, after)
+            finally:
+                os.close(namespace)
+
+    def addresses(self) -> list[str]:
+        """``NETWORK ADDRESS/BITS MAC`` a line, while it runs."""
+        container = self._container
+        if not container.record.pid:
+            return []
+        found = self._attachments.addresses(container.id, memberships(container.spec.network))
+        return [line for network, lease in found for line in shown(network, lease)]
+
+    def names(self) -> list[tuple[str, str]]:
+        """Its own addresses and names, for its /etc/hosts."""
+        found = self._attachments.addresses(self._container.id, memberships(self._container.spec.network))
+        return [(text, self._container.name) for _, lease in found for text in lease.addresses]
+
+    async def gone(self) -> None:
+        """It has been removed: its addresses are others' from now on."""
+        await self._attachments.store.forget(self._container.id)
+
+
+def settled(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """*items* as they hold: what was written last and can only be alone takes the others' place, and gives way to others."""
+    if not items:
+        return items
+    if is_alone(items[-1]):
+        return items[-1:]
+    return tuple(item for item in items if not is_alone(item))
+
+
+def parse(line: str, own: str, find: Callable[[str], object | None]) -> str:
+    """A line of ``network`` of the container called *own*, in canonical form. Invalid; NotFound for a container that there is not."""
+    text = line.strip()
+    name = joined((text,))
+    if name is not None:
+        if name == own:
+            raise Invalid(f"network: {own} can't join itself")
+        if find(name) is None:
+            raise NotFound(f"network: there is no container {quote(name)}")
+        return text
+    if is_alone(text):
+        return text
+    if text.split()[0] in (HOST, "none"):
+        raise Invalid(f"network: {text.split()[0]} takes no options")
+    return str(Membership.parse(text))

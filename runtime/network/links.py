@@ -1,0 +1,193 @@
+"""The kernel's side: bridges, pairs of links, addresses and routes. Everything here blocks; OSError with the kernel's errno.
+
+A call is a conversation of its own: a socket takes a millisecond, and nothing is shared between threads. What is done in another
+network namespace is done by a thread that is there for the moment, as setns(2) is about a thread alone. See rtnetlink(7), veth(4).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pydock.runtime import syscalls
+from pydock.runtime.network.addresses import Interface, Network
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+T = TypeVar("T")
+
+_OWN: Final = "/proc/thread-self/ns/net"
+_LOOPBACK: Final = 1  # the index of lo in every namespace
+_MAIN: Final = 254  # the routing table
+_SETTINGS: Final = Path("/proc/sys/net")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The container's end of a link: its name there, its hardware address, and what it is configured with."""
+
+    name: str
+    mac: str
+    addresses: tuple[Interface, ...]
+    gateways: tuple[str, ...] = ()  # one of each IP version at most
+    mtu: int = 0
+
+
+@contextmanager
+def _talking() -> Iterator[IPRoute]:
+    """A conversation with the kernel about the thread's namespace. pyroute2 is loaded when it is used: it takes a third of a second."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as ip:
+            yield ip
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code)) from None
+
+
+@contextmanager
+def _in(namespace: int) -> Iterator[None]:
+    """This thread is in *namespace* within."""
+    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(namespace, syscalls.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(own)
+
+
+def new_namespace() -> int:
+    """A network namespace with nothing but lo, which is up; a descriptor, which keeps it alive."""
+    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        try:
+            made = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+            with _talking() as ip:
+                ip.link("set", index=_LOOPBACK, state="up")
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(own)
+    return made
+
+
+def namespace_of(pidfd: int) -> int:
+    """The network namespace of a process: a descriptor."""
+    with _in(pidfd):
+        return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def routed() -> list[tuple[Network, str]]:
+    """The networks that the machine routes, but for the default, and by which link: ``is routed to eth0``."""
+    found: list[tuple[Network, str]] = []
+    with _talking() as ip:
+        names = {link["index"]: link.get("ifname") for link in ip.get_links()}
+        for route in ip.get_routes(table=_MAIN):
+            target = route.get("dst")
+            if target and route["dst_len"]:
+                network = ip_network(f"{target}/{route['dst_len']}", strict=False)
+                if not network.is_link_local and not network.is_multicast:
+                    found.append((network, f"is routed to {names.get(route.get('oif'), 'nowhere')}"))
+    return found
+
+
+def has_ipv6() -> bool:
+    """Whether the machine speaks IPv6 at all."""
+    return (_SETTINGS / "ipv6").is_dir()
+
+
+def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> None:
+    """Have a bridge with these addresses and no others, up; one that is there is made so."""
+    wanted = set(gateways)
+    with _talking() as ip:
+        found = ip.link_lookup(ifname=name)
+        if not found:
+            ip.link("add", ifname=name, kind="bridge", **({"mtu": mtu} if mtu else {}))
+            found = ip.link_lookup(ifname=name)
+        (index,) = found
+        with suppress(OSError):  # a kernel without IPv6; no host is to be waited for by a bridge that is one alone
+            (_SETTINGS / "ipv6/conf" / name / "accept_dad").write_text("0")
+        present = {
+            ip_interface(f"{each.get('address')}/{each['prefixlen']}")
+            for each in ip.get_addr(index=index)
+            if each["scope"] == 0
+        }
+        for address in present - wanted:
+            ip.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        for address in wanted - present:
+            ip.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        ip.link("set", index=index, state="up")
+
+
+def remove_link(name: str) -> None:
+    """Remove a link of the machine's, with its other end; none is fine."""
+    with _talking() as ip:
+        for index in ip.link_lookup(ifname=name):
+            ip.link("del", index=index)
+
+
+def connect(bridge: str, name: str, namespace: int, end: End) -> None:
+    """A link from *bridge*, there called *name*, to *namespace*, where it is *end*. What is there by that name is replaced."""
+    with _talking() as ip:
+        (master,) = ip.link_lookup(ifname=bridge) or (None,)
+        if master is None:
+            raise OSError(errno.ENODEV, f"the bridge {bridge} is gone")
+        for stale in ip.link_lookup(ifname=name):
+            ip.link("del", index=stale)
+        mtu = {"mtu": end.mtu} if end.mtu else {}
+        peer = {"ifname": end.name, "net_ns_fd": namespace, "address": end.mac, **mtu}
+        ip.link("add", ifname=name, kind="veth", master=master, state="up", peer=peer, **mtu)
+    with _in(namespace), _talking() as ip:
+        (index,) = ip.link_lookup(ifname=end.name)
+        with suppress(OSError):
+            (_SETTINGS / "ipv6/conf" / end.name / "accept_dad").write_text("0")
+        for address in end.addresses:
+            ip.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        ip.link("set", index=index, state="up")
+        for gateway in end.gateways:
+            ip.route("replace", dst="default" if ":" not in gateway else "::/0", gateway=gateway, oif=index)
+
+
+def disconnect(namespace: int, name: str, gateways: tuple[str, ...], through: str) -> None:
+    """Remove the link called *name* in *namespace*; the default routes are by *gateways* on the link *through* from then on."""
+    with _in(namespace), _talking() as ip:
+        for index in ip.link_lookup(ifname=name):
+            ip.link("del", index=index)
+        for index in ip.link_lookup(ifname=through) if gateways else []:
+            for gateway in gateways:
+                ip.route("replace", dst="default" if ":" not in gateway else "::/0", gateway=gateway, oif=index)
+
+
+def links_in(namespace: int) -> dict[str, str]:
+    """The names of the links in *namespace* by their hardware address."""
+    with _in(namespace), _talking() as ip:
+        return {
+            str(link.get("address")): str(link.get("ifname")) for link in ip.get_links() if link["index"] != _LOOPBACK
+        }
+
+
+def links_like(prefix: str) -> list[str]:
+    """The names of the machine's links that begin with *prefix*."""
+    with _talking() as ip:
+        names = [str(link.get("ifname")) for link in ip.get_links()]
+    return sorted(name for name in names if name.startswith(prefix))
+
+
+def forward(*, ipv6: bool) -> None:
+    """Have the machine forward packets; where it does already, nothing is changed."""
+    for path in ("ipv4/ip_forward", *(("ipv6/conf/all/forwarding",) if ipv6 else ())):
+        file = _SETTINGS / path
+        if file.read_text().strip() != "1":
+            file.write_text("1")

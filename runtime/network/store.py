@@ -1,0 +1,273 @@
+"""The networks of one engine: ``ROOT/networks/NAME.json``, the default one among them, and who has which address.
+
+A network has a bridge from its first use on, until it is removed. Its subnet can be changed as long as nobody names it. Leases are
+of containers that name it, and stay theirs until they name it no more: an address outlives a restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Final
+
+import trio
+from pydock.runtime.errors import Busy, Exists, Forbidden, Invalid, NotFound
+from pydock.runtime.events import Events
+from pydock.runtime.formats import checked_name, now, quote
+from pydock.runtime.network import links
+from pydock.runtime.network.addresses import (
+    Interface,
+    Network,
+    check_free,
+    first_address,
+    free_address,
+    free_subnet,
+    free_subnet6,
+    mac_of,
+    parse_address,
+)
+from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership
+from pydock.runtime.state import Settler, clear_halves, read_json, replace_json
+
+_SUFFIX: Final = ".json"
+_BRIDGE: Final = "pd-"
+
+
+@dataclass(slots=True)
+class Lease:
+    """What a container has in a network: addresses without bits, and a hardware address."""
+
+    addresses: list[str]
+    mac: str
+
+
+@dataclass(slots=True)
+class NetworkRecord:
+    """One network. *subnet6* is empty on a machine without IPv6. *files* are the modes, owners and times of its files in the tree."""
+
+    name: str
+    id: str
+    created: int
+    subnet: str
+    gateway: str
+    subnet6: str = ""
+    gateway6: str = ""
+    mtu: int = 0
+    internal: bool = False
+    isolate: bool = False
+    masquerade: bool = True
+    last: str = ""  # the IPv4 address that was given out last
+    leases: dict[str, Lease] = field(default_factory=dict)
+    files: dict[str, list[int | None]] = field(default_factory=dict)
+    error: str = ""
+    lock: trio.Lock = field(default_factory=trio.Lock, compare=False)
+
+    @property
+    def bridge(self) -> str:
+        """The name of its link."""
+        return f"{_BRIDGE}{self.id}"
+
+    @property
+    def subnets(self) -> tuple[Network, ...]:
+        """Of both IP versions, as far as it has them."""
+        return tuple(ip_network(text) for text in (self.subnet, self.subnet6) if text)
+
+    @property
+    def gateways(self) -> tuple[Interface, ...]:
+        """The bridge's own addresses."""
+        pairs = ((self.gateway, self.subnet), (self.gateway6, self.subnet6))
+        return tuple(ip_interface(f"{address}/{ip_network(subnet).prefixlen}") for address, subnet in pairs if subnet)
+
+    def interfaces(self, lease: Lease) -> tuple[Interface, ...]:
+        """A lease's addresses, with the bits of their subnets."""
+        bits = {subnet.version: subnet.prefixlen for subnet in self.subnets}
+        return tuple(ip_interface(f"{text}/{bits[ip_address(text).version]}") for text in lease.addresses)
+
+    def plain(self) -> dict[str, object]:
+        """What is kept."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return kept | {"leases": {key: asdict(lease) for key, lease in self.leases.items()}}
+
+
+_KEPT: Final = (
+    *("name", "id", "created", "subnet", "gateway", "subnet6", "gateway6"),
+    *("mtu", "internal", "isolate", "masquerade", "last", "files"),
+)
+
+
+class NetworkStore:
+    """Those in *directory*. *users* are the containers that name a network, by name; all that blocks is in threads."""
+
+    def __init__(self, directory: Path, events: Events, settler: Settler) -> None:
+        self.users: Callable[[str], tuple[str, ...]] = lambda name: ()
+        self._directory = directory
+        self._events = events
+        self._settler = settler
+        self._networks: dict[str, NetworkRecord] = {}
+        self._lock = trio.Lock()
+
+    def __iter__(self) -> Iterator[NetworkRecord]:
+        return iter(self._networks.values())
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    def get(self, name: str) -> NetworkRecord | None:
+        return self._networks.get(name)
+
+    def find(self, name: str) -> NetworkRecord:
+        """The network of that name; NotFound."""
+        network = self._networks.get(name)
+        if network is None:
+            raise NotFound(f"network {quote(name)} does not exist: mkdir networks/{name} makes one")
+        return network
+
+    def read(self) -> None:
+        """Read what is on disk; before anything else."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        clear_halves(self._directory)
+        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+            values = read_json(path)
+            if values is None:
+                continue
+            leases = values.pop("leases", {})
+            network = NetworkRecord(**{name: values[name] for name in _KEPT if name in values})  # type: ignore[arg-type]
+            if isinstance(leases, dict):
+                network.leases = {key: Lease(each["addresses"], each["mac"]) for key, each in leases.items()}
+            self._networks[network.name] = network
+
+    async def create(self, name: str) -> NetworkRecord:
+        """mkdir: with the next subnets that are free."""
+        checked_name(name)
+        async with self._lock:
+            if name in self._networks or name in (HOST, NONE):
+                raise Exists(f"networks/{name} exists")
+            network = await trio.to_thread.run_sync(self._new, name)
+            self._networks[name] = network
+            try:
+                await self.save(network)
+            except BaseException:
+                del self._networks[name]
+                raise
+        self._events.publish("network", name, "create", subnet=network.subnet)
+        return network
+
+    def _new(self, name: str) -> NetworkRecord:
+        taken = [network for network, _ in self.taken()]
+        subnet = free_subnet(taken)
+        subnet6 = free_subnet6(taken) if links.has_ipv6() else None
+        return NetworkRecord(
+            name,
+            os.urandom(4).hex(),
+            now(),
+            str(subnet),
+            str(first_address(subnet)),
+            str(subnet6 or ""),
+            str(first_address(subnet6)) if subnet6 else "",
+        )
+
+    def taken(self, but: NetworkRecord | None = None) -> list[tuple[Network, str]]:
+        """What is in use: by the machine's routes, by other networks than *but*. Blocks."""
+        own = {each.bridge for each in self._networks.values()}
+        found = [each for each in links.routed() if each[1].rpartition(" ")[2] not in own]
+        for network in tuple(self._networks.values()):
+            if network is not but:
+                found += [(subnet, f"is that of networks/{network.name}") for subnet in network.subnets]
+        return found
+
+    async def default(self) -> NetworkRecord:
+        """The one that is there from the start; made when it is first asked for."""
+        return self._networks.get(DEFAULT) or await self.create(DEFAULT)
+
+    async def change(self, network: NetworkRecord, **values: object) -> None:
+        """Change settings, before its first use; Busy when somebody names it. *subnet* takes along the gateway."""
+        async with network.lock:
+            if users := self.users(network.name):
+                raise Busy(f"networks/{network.name} is in use by {', '.join(users)}: its settings can't be changed")
+            for key in ("subnet", "subnet6"):
+                if text := values.get(key):
+                    subnet = ip_network(str(text))
+                    check_free(subnet, await trio.to_thread.run_sync(self.taken, network))
+                    values[key.replace("subnet", "gateway")] = str(first_address(subnet))
+            before = {key: getattr(network, key) for key in values}
+            leases = network.leases
+            try:
+                for key, value in values.items():
+                    setattr(network, key, value)
+                network.leases, network.last = {}, ""
+                await self.save(network)
+                await trio.to_thread.run_sync(links.remove_link, network.bridge)
+            except BaseException:
+                for key, value in before.items():
+                    setattr(network, key, value)
+                network.leases = leases
+                raise
+
+    async def remove(self, name: str) -> None:
+        """rmdir: Busy while a container names it; the default one is Forbidden."""
+        network = self.find(name)
+        async with network.lock:
+            if name == DEFAULT:
+                raise Forbidden(f"networks/{DEFAULT} is there from the start and can't be removed")
+            if users := self.users(name):
+                raise Busy(f"networks/{name} is in use by {', '.join(users)}")
+            del self._networks[name]
+            await trio.to_thread.run_sync(self._path(name).unlink)
+            await trio.to_thread.run_sync(links.remove_link, network.bridge)
+        self._events.publish("network", name, "remove")
+
+    async def save(self, network: NetworkRecord) -> None:
+        """Keep it on disk."""
+        path = self._path(network.name)
+        await trio.to_thread.run_sync(replace_json, path, network.plain())
+        self._settler.touched(path)
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}{_SUFFIX}"
+
+    async def lease(self, network: NetworkRecord, container: str, wanted: Membership) -> Lease:
+        """The addresses of *container* (its id) in the network: its own from before, what it asks for, or the next that are free.
+
+        With the network's lock. Taken when an address is another's or there is none left, Invalid for one that can't be had.
+        """
+        others = {
+            ip_address(text) for key, each in network.leases.items() if key != container for text in each.addresses
+        }
+        others |= {gateway.ip for gateway in network.gateways}
+        asked = {ip_address(text).version: text for text in wanted.addresses}
+        had = {ip_address(text).version: text for text in getattr(network.leases.get(container), "addresses", ())}
+        if set(asked) - {subnet.version for subnet in network.subnets}:
+            raise Invalid(f"network: {network.name} has no IPv6")
+        found = []
+        for subnet in network.subnets:
+            text = asked.get(subnet.version) or had.get(subnet.version)
+            if text:
+                address = parse_address(text, subnet, f"network: {network.name}")
+                if address in others:
+                    raise Busy(f"network: {address} is in use in {network.name}")
+            else:
+                after = ip_address(network.last) if network.last and subnet.version == 4 else None
+                address = free_address(subnet, others, after)
+                if subnet.version == 4:
+                    network.last = str(address)
+            found.append(str(address))
+        lease = Lease(found, wanted.mac or mac_of(ip_address(found[0])))
+        if network.leases.get(container) != lease:
+            network.leases[container] = lease
+            await self.save(network)
+        return lease
+
+    async def forget(self, container: str, but: frozenset[str] = frozenset()) -> None:
+        """Give back the leases of *container* in all networks but these."""
+        for network in tuple(self._networks.values()):
+            if network.name not in but and network.leases.pop(container, None) is not None:
+                await self.save(network)
+
+
+def link_name(network: NetworkRecord, container: str) -> str:
+    """The machine's end of the link of *container* (its id): the same one each time."""
+    return f"pv-{hashlib.sha256(f'{network.id} {container}'.encode()).hexdigest()[:11]}"

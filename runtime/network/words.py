@@ -1,0 +1,91 @@
+"""What a container's ``network`` says: ``host``, ``none``, ``container:NAME``, or lines of networks that it is a member of.
+
+A line is ``NAME [ip=ADDRESS]… [mac=ADDRESS] [alias=NAME]…``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import checked_name, quote
+from pydock.runtime.network.addresses import parse_mac
+
+HOST: Final = "host"
+NONE: Final = "none"
+#: The network that is there from the start.
+DEFAULT: Final = "bridge"
+_CONTAINER: Final = "container:"
+_KEYS: Final = ("ip", "mac", "alias")
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """One line about a network."""
+
+    network: str
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, line: str) -> Membership:
+        """Invalid for a key or value that is none."""
+        name, *words = line.split()
+        checked_name(name)
+        found: dict[str, list[str]] = {key: [] for key in _KEYS}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if key not in found or not equals:
+                raise Invalid(f"network: {quote(word)} is not one of ip=ADDRESS, mac=ADDRESS, alias=NAME")
+            found[key].append(value)
+        if len(found["mac"]) > 1:
+            raise Invalid("network: one mac= at most")
+        return cls(
+            name,
+            tuple(map(_address, found["ip"])),
+            parse_mac(found["mac"][0]) if found["mac"] else "",
+            tuple(dict.fromkeys(map(checked_host, found["alias"]))),
+        )
+
+    def __str__(self) -> str:
+        parts = [self.network, *(f"ip={each}" for each in self.addresses)]
+        parts += [f"mac={self.mac}"] if self.mac else []
+        return " ".join((*parts, *(f"alias={each}" for each in self.aliases)))
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise Invalid(f"network: ip: {quote(text)} is not an address") from None
+
+
+def checked_host(text: str) -> str:
+    """A host's name as the DNS takes it (RFC 1123, and the underscore), in lower case. Invalid."""
+    if len(text) > 253 or not all(_LABEL.fullmatch(part) for part in text.split(".")):
+        raise Invalid(f"{quote(text)} is not a name of a host")
+    return text.lower()
+
+
+def memberships(items: tuple[str, ...] | None) -> tuple[Membership, ...]:
+    """The networks that a setting names; none for host, none and container:NAME."""
+    if not items or items[0] in (HOST, NONE) or joined(items) is not None:
+        return ()
+    return tuple(Membership.parse(item) for item in items)
+
+
+def joined(items: tuple[str, ...] | None) -> str | None:
+    """The name in ``container:NAME``, or None."""
+    if items and items[0].startswith(_CONTAINER):
+        return items[0].removeprefix(_CONTAINER)
+    return None
+
+
+def is_alone(item: str) -> bool:
+    """Whether *item* is the only one that there may be."""
+    return item in (HOST, NONE) or item.startswith(_CONTAINER)
