@@ -18,16 +18,15 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import pyfuse3
 import trio
 from pydock.fs.containers.directory import ContainersDirectory
 from pydock.fs.imagefiles import Images
-from pydock.fs.imageroots import ImageRoots, clear
+from pydock.fs.imageroots import ImageRoots
 from pydock.fs.images import collect, images_directory, prune_images
-from pydock.fs.library import Library
+from pydock.fs.library import Library, chains, recover
 from pydock.fs.mounting import (
     locked,
     mount_points,
@@ -46,7 +45,6 @@ from pydock.fs.options import Options, from_file, from_mount
 from pydock.fs.registries import Accounts, RegistriesDirectory
 from pydock.fs.root import Root, RootDirectory, root_metadata, version
 from pydock.fs.volumes import VolumesDirectory
-from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.host import HostImage
 from pydock.overlay.image import Image
@@ -158,7 +156,7 @@ class Daemon:
             await trio.to_thread.run_sync(engine.volumes.read)
             await trio.to_thread.run_sync(engine.attachments.store.read)
             await trio.to_thread.run_sync(containers.read)
-            await trio.to_thread.run_sync(self._recover_images, containers)
+            await trio.to_thread.run_sync(recover, self.store, self.host, options, containers)
             async with trio.open_nursery() as starting:
                 for companion in companions:
                     starting.start_soon(attending.start, companion.run)
@@ -171,28 +169,8 @@ class Daemon:
             await containers.let_go()
         self._alive = any(container.alive or container.secrets.any for container in containers)
 
-    def _recover_images(self, containers: Containers) -> None:
-        clear(self.options.run / "images")
-        self.host.clear(frozenset(layer for container in containers for layer in container.record.layers))
-        for reference in self.store.recover(keep=self._chains(containers)):
-            log.error("image %s was not whole after a loss of power, and is gone", reference)
-        if "busybox:latest" not in self.store.references() and not (self.options.root / "busybox.made").exists():
-            try:
-                make_busybox(self.store)
-            except (OverlayError, OSError) as error:
-                log.warning("no busybox:latest: %s", error)
-            else:
-                self.store.settle()
-                (self.options.root / "busybox.made").touch()  # who removes it does not get it back
-
     def _proxies(self) -> Proxies:
         return self.options.proxies or Proxies.from_environment()
-
-    @staticmethod
-    def _chains(containers: Containers) -> frozenset[str]:
-        """The chain ids of the layers below writable layers: they stay on disk whatever becomes of the tag."""
-        names = {Path(layer).name for container in containers for layer in container.record.layers}
-        return frozenset(name.replace("-", ":", 1) for name in names if name.startswith("sha256-"))
 
     async def _serve(self, engine: Engine, containers: Containers, nursery: trio.Nursery) -> None:
         image_roots = ImageRoots(self.store, self.options.run / "images", nursery)
@@ -216,7 +194,7 @@ class Daemon:
             registries,
             transfers,
             users,
-            lambda: self._chains(containers),
+            lambda: chains(containers),
             lambda: prune(),
         )
 

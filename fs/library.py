@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from pydock.fs.imageroots import clear
+from pydock.fs.options import Options
 from pydock.overlay import composing, host, mount
+from pydock.overlay.busybox import make_busybox
+from pydock.overlay.errors import OverlayError
 from pydock.overlay.host import HostImage
 from pydock.overlay.manifest import Healthcheck
 from pydock.overlay.store import Store
+from pydock.runtime.container import Container
 from pydock.runtime.engine import Defaults, Source
 from pydock.runtime.shifting import Shift
+
+log = logging.getLogger("pydockd")
 
 
 class Library:
@@ -65,3 +74,25 @@ class Library:
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:
         return mount.clone(fd, attributes=attributes)
+
+
+def chains(containers: Iterable[Container]) -> frozenset[str]:
+    """The chain ids of the layers below writable layers: they stay on disk whatever becomes of the tag."""
+    names = {Path(layer).name for container in containers for layer in container.record.layers}
+    return frozenset(name.replace("-", ":", 1) for name in names if name.startswith("sha256-"))
+
+
+def recover(store: Store, host: HostImage, options: Options, containers: Iterable[Container]) -> None:
+    """Clear away what a death has left of images, and make the first one. Blocks; before anything is mounted."""
+    clear(options.run / "images")
+    host.clear(frozenset(layer for container in containers for layer in container.record.layers))
+    for reference in store.recover(keep=chains(containers)):
+        log.error("image %s was not whole after a loss of power, and is gone", reference)
+    if "busybox:latest" not in store.references() and not (options.root / "busybox.made").exists():
+        try:
+            make_busybox(store)
+        except (OverlayError, OSError) as error:
+            log.warning("no busybox:latest: %s", error)
+        else:
+            store.settle()
+            (options.root / "busybox.made").touch()  # who removes it does not get it back

@@ -9,7 +9,6 @@ changes, and waiters wake, only when the log is complete and the exit code is ke
 
 from __future__ import annotations
 
-import functools
 import os
 import select
 import signal
@@ -29,7 +28,7 @@ from pydock.runtime.formats import now
 from pydock.runtime.monitor.client import Started
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.protocol import Exit, start_time
-from pydock.runtime.procfs import stat_of
+from pydock.runtime.procfs import boot_id, stat_of
 from pydock.runtime.record import Life, RecordFile, Run, State
 from pydock.runtime.streams import Streams
 
@@ -86,12 +85,6 @@ class Owner(Protocol):
 
     def failed(self, words: str) -> None:
         """Something of it went wrong."""
-
-
-@functools.cache
-def boot_id() -> str:
-    """The kernel's id of this boot (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def exit_code_of(status: int) -> int:

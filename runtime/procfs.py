@@ -6,7 +6,14 @@ not be UTF-8, and have carriage returns, brackets, and whatever looks like a lin
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+
+
+@functools.cache
+def boot_id() -> str:
+    """The kernel's id of this boot (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def lines_of(pid: int | str, name: str) -> list[str]:

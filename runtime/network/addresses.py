@@ -87,7 +87,8 @@ def parse_subnet(text: str, version: int) -> Network:
     smallest = _SMALLEST if version == 4 else _SMALLEST6
     if subnet.prefixlen > smallest:
         raise Invalid(f"{quote(text)} is too small: /{smallest} has room for the gateway and a container")
-    if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified or subnet.network_address.is_link_local:
+    first = subnet.network_address
+    if first.is_loopback or first.is_multicast or first.is_unspecified or first.is_link_local:
         raise Invalid(f"{quote(text)} is not for hosts")
     return subnet
 

@@ -1,0 +1,306 @@
+"""Networks: made, joined and left, also while a container runs; addresses that stay; a way out, and none. Real packets only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine
+
+Make = Callable[..., Path]
+ErrnoOf = Callable[[Path, str], int]
+
+
+@pytest.fixture
+def networks(engine: Engine) -> Iterator[Path]:
+    """``networks/``; those that the test makes are removed after it."""
+    path = engine.tree / "networks"
+    yield path
+    engine.clear()
+    for each in path.iterdir():
+        if each.name != "bridge":
+            each.rmdir()
+    assert [link for link in links() if link.startswith("pv-")] == []
+
+
+def links() -> list[str]:
+    return [path.name for path in Path("/sys/class/net").iterdir()]
+
+
+def new(networks: Path, name: str, **settings: str) -> Path:
+    path = networks / name
+    path.mkdir()
+    for key, value in settings.items():
+        (path / key).write_text(value)
+    return path
+
+
+def started(make: Make, name: str, *lines: str, command: str = "sleep 1000") -> Path:
+    c = make(name, command=command, network="".join(f"{line}\n" for line in lines))
+    (c / "ctl").write_text("start")
+    return c
+
+
+def inside(c: Path, command: str) -> tuple[str, str]:
+    """Exit code and output of a command in a container."""
+    x = c / "exec/x"
+    x.mkdir()
+    (x / "command").write_text(command)
+    (x / "ctl").write_text("start")
+    code = (x / "wait").read_text().strip()
+    said = (x / "log").read_text()
+    x.rmdir()
+    return code, said
+
+
+def addresses(c: Path) -> list[tuple[str, str]]:
+    """Network and address, without bits."""
+    return [(line.split()[0], line.split()[1].partition("/")[0]) for line in (c / "address").read_text().splitlines()]
+
+
+def reaches(c: Path, address: str) -> bool:
+    return inside(c, f"ping {'-6' if ':' in address else '-4'} -c 1 -W 2 {address}")[0] == "0"
+
+
+def test_a_network_has_a_subnet_that_nobody_has(networks: Path) -> None:
+    one, two = new(networks, "one"), new(networks, "two")
+    assert (one / "subnet").read_text() != (two / "subnet").read_text()
+    for path in (one, two):
+        assert (path / "gateway").read_text().strip() == (path / "subnet").read_text().partition("/")[0][:-1] + "1"
+        assert (path / "subnet6").read_text().startswith("fd")
+        assert [(path / name).read_text() for name in ("mtu", "internal", "isolate", "masquerade")] == [
+            "1500\n",
+            "0\n",
+            "0\n",
+            "1\n",
+        ]
+
+
+def test_a_subnet_that_the_machine_routes_is_not_taken(own_engine: Engine) -> None:
+    subprocess.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1"], check=True)
+    try:
+        subprocess.run(["ip", "addr", "add", "10.213.0.77/16", "dev", "up0"], check=True)
+        subprocess.run(["ip", "link", "set", "up0", "up"], check=True)
+        path = own_engine.tree / "networks/n"
+        path.mkdir()
+        assert (path / "subnet").read_text() == "172.24.0.0/24\n"
+        with pytest.raises(OSError, match="ddress already in use"):
+            (path / "subnet").write_text("10.213.7.0/24")
+        assert "up0" in (path / "error").read_text()
+        path.rmdir()
+    finally:
+        subprocess.run(["ip", "link", "del", "up0"], check=True)
+
+
+@pytest.mark.parametrize("userns", ["", "auto"])
+def test_members_reach_each_other_and_the_gateway(networks: Path, make: Make, userns: str) -> None:
+    front = new(networks, "front")
+    a = make("a", command="sleep 1000", network="front", **({"userns": userns} if userns else {}))
+    (a / "ctl").write_text("start")
+    b = started(make, "b", "front")
+    for _, address in addresses(b):
+        assert reaches(a, address)
+    for name in ("gateway", "gateway6"):
+        assert reaches(a, (front / name).read_text().strip())
+    assert sorted(path.name for path in (front / "members").iterdir()) == ["a", "b"]
+    assert inside(a, "cat /etc/hosts")[1].endswith("".join(f"{address}\ta\n" for _, address in addresses(a)))
+
+
+def test_an_address_is_kept_across_restarts_and_given_back_in_the_end(networks: Path, make: Make) -> None:
+    new(networks, "front")
+    a, b = started(make, "a", "front"), started(make, "b", "front")
+    before = (a / "address").read_text()
+    (a / "ctl").write_text("stop 0")
+    assert (a / "address").read_text() == ""
+    c = started(make, "c", "front")
+    (a / "ctl").write_text("start")
+    assert (a / "address").read_text() == before
+    assert len({address for each in (a, b, c) for _, address in addresses(each)}) == 6
+
+
+def test_address_and_hardware_address_may_be_asked_for(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
+    front = new(networks, "front", subnet="10.99.0.0/24")
+    a = started(make, "a", "front ip=10.99.0.9 mac=0a:00:00:00:00:09")
+    assert (a / "address").read_text().splitlines()[0] == "front 10.99.0.9/24 0a:00:00:00:00:09"
+    assert "0a:00:00:00:00:09" in inside(a, "cat /sys/class/net/eth0/address")[1]
+    for line, number in (
+        ("front ip=10.99.0.9", errno.EBUSY),
+        ("front ip=10.98.0.9", errno.EINVAL),
+        ("front ip=10.99.0.1", errno.EBUSY),
+    ):
+        b = make("b", command="true", network=line)
+        assert errno_of(b / "ctl", "start") == number, (b / "error").read_text()
+        b.rmdir()
+    assert (front / "gateway").read_text() == "10.99.0.1\n"
+
+
+def test_networks_are_joined_and_left_while_it_runs(networks: Path, make: Make) -> None:
+    front, back = new(networks, "front"), new(networks, "back")
+    a, b = started(make, "a", "front"), started(make, "b", "back")
+    (address,) = (each for network, each in addresses(b) if ":" not in each)
+    with open(a / "network", "a") as file:
+        file.write("back\n")
+    assert (a / "network").read_text() == "front\nback\n"
+    assert {network for network, _ in addresses(a)} == {"front", "back"}
+    assert reaches(a, address)
+    assert f"default via {(front / 'gateway').read_text().strip()} " in inside(a, "ip route")[1]
+    with open(a / "network", "a") as file:
+        file.write("-front\n")
+    assert {network for network, _ in addresses(a)} == {"back"}
+    assert f"default via {(back / 'gateway').read_text().strip()} " in inside(a, "ip route")[1]
+    assert sorted(inside(a, "ls /sys/class/net")[1].split()) == ["eth1", "lo"]
+    assert reaches(a, address)
+
+
+def test_links_in_members_connect_and_disconnect(networks: Path, make: Make, engine: Engine) -> None:
+    front, back = new(networks, "front"), new(networks, "back")
+    a = started(make, "a", "front")
+    os.symlink("../../../containers/a", back / "members/a")
+    assert (a / "network").read_text() == "front\nback\n"
+    assert os.path.samefile(back / "members/a", a)
+    (front / "members/a").unlink()
+    assert (a / "network").read_text() == "back\n"
+    with pytest.raises(OSError, match="nvalid argument"):
+        os.symlink("../../../containers/nobody", back / "members/nobody")
+
+
+def test_one_that_runs_can_not_change_between_kinds_of_network(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
+    new(networks, "front")
+    a, b = started(make, "a", "front"), started(make, "b", "none")
+    assert errno_of(a / "network", "host\n") == errno.EBUSY
+    assert errno_of(b / "network", "front\n") == errno.EBUSY
+    assert errno_of(a / "network", "nosuch\n") == errno.ENOENT
+    assert ((a / "network").read_text(), (b / "network").read_text()) == ("front\n", "none\n")
+
+
+def test_a_network_that_is_named_is_busy_and_says_by_whom(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
+    front = new(networks, "front")
+    a = make("a", network="front")
+    with pytest.raises(OSError, match="busy"):
+        front.rmdir()
+    assert (front / "error").read_text() == "networks/front is in use by a\n"
+    assert errno_of(front / "subnet", "10.77.0.0/24") == errno.EBUSY
+    a.rmdir()
+    front.rmdir()
+
+
+def test_an_internal_one_has_no_way_out(networks: Path, make: Make) -> None:
+    front, inner = new(networks, "front"), new(networks, "inner", internal="1")
+    a, b = started(make, "a", "inner"), started(make, "b", "inner", "front")
+    assert "default" not in inside(a, "ip route")[1]
+    assert f"default via {(front / 'gateway').read_text().strip()} " in inside(b, "ip route")[1]
+    assert all(reaches(a, each) for network, each in addresses(b) if network == "inner")
+    assert "drop" in (inner / "rules").read_text()
+
+
+def test_another_container_s_network_is_joined(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
+    new(networks, "front")
+    a = started(make, "a", "front")
+    b = started(make, "b", "container:a", command="cat /sys/class/net/eth0/address")
+    assert (b / "wait").read_text() == "0\n"
+    assert (b / "log").read_text().strip() in (a / "address").read_text()
+    (a / "ctl").write_text("kill")
+    assert errno_of(b / "ctl", "start") == errno.EBUSY
+    assert "not running" in (b / "error").read_text()
+    assert errno_of(b / "network", "container:b") == errno.EINVAL
+    assert errno_of(b / "network", "container:nobody") == errno.ENOENT
+
+
+def test_the_default_network_is_made_when_it_is_first_named(own_engine: Engine) -> None:
+    c = own_engine.tree / "containers/c"
+    c.mkdir()
+    (c / "image").write_text("busybox")
+    (c / "command").write_text("sleep 1000")
+    (c / "network").write_text("bridge")
+    (c / "ctl").write_text("start")
+    assert [network for network, _ in addresses(c)] == ["bridge", "bridge"]
+    (c / "ctl").write_text("kill")
+    c.rmdir()
+    with pytest.raises(OSError, match="not permitted"):
+        (own_engine.tree / "networks/bridge").rmdir()
+    for link in [each for each in links() if each.startswith("pd-")]:
+        subprocess.run(["ip", "link", "del", link], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "number"),
+    [
+        ("subnet", "10.1.2.3/24", errno.EINVAL),
+        ("subnet", "", errno.EINVAL),
+        ("subnet6", "fe80::/64", errno.EINVAL),
+        ("gateway", "10.99.0.0", errno.EINVAL),
+        ("gateway", "x", errno.EINVAL),
+        ("mtu", "67", errno.EINVAL),
+        ("mtu", "big", errno.EINVAL),
+        ("internal", "maybe", errno.EINVAL),
+    ],
+)
+def test_a_bad_setting_is_refused(networks: Path, errno_of: ErrnoOf, name: str, text: str, number: int) -> None:
+    path = new(networks, "n", subnet="10.99.0.0/24")
+    before = (path / name).read_text()
+    assert errno_of(path / name, text + "\n") == number
+    assert (path / "error").read_text() != ""
+    assert (path / name).read_text() == before
+
+
+def test_settings_of_a_network_hold(networks: Path, make: Make) -> None:
+    path = new(networks, "n", subnet="10.99.0.0/24", gateway="10.99.0.254", subnet6="", mtu="1400")
+    a = started(make, "a", "n")
+    assert [network for network, _ in addresses(a)] == ["n"]
+    assert inside(a, "cat /sys/class/net/eth0/mtu")[1] == "1400\n"
+    assert "default via 10.99.0.254 " in inside(a, "ip route")[1]
+    assert (path / "subnet6").read_text() == ""
+
+
+def test_a_full_network_is_told(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
+    new(networks, "n", subnet="10.99.0.0/30", subnet6="")
+    started(make, "a", "n")
+    b = make("b", command="true", network="n")
+    assert errno_of(b / "ctl", "start") == errno.EADDRINUSE
+    assert "full" in (b / "error").read_text()
+
+
+def test_what_leaves_the_machine_has_the_machine_s_address(networks: Path, make: Make, outside: str) -> None:
+    new(networks, "n")
+    a = started(make, "a", "n")
+    assert reaches(a, "198.51.100.2")
+    code, said = inside(a, "sh -c 'echo | nc -w 5 198.51.100.2 7'")
+    assert (code, said.strip()) == ("0", "198.51.100.1"), said
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """A host beyond the machine, which knows the machine's address and no other; its port 7 tells who asks."""
+    host = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "ip link set lo up; echo ready; exec sleep 1000"], stdout=subprocess.PIPE
+    )
+    assert host.stdout is not None
+    assert host.stdout.readline() == b"ready\n"
+    there = ["nsenter", f"--net=/proc/{host.pid}/ns/net"]
+    teller = None
+    try:
+        for command in (
+            f"ip link add out0 type veth peer name eth0 netns {host.pid}",
+            "ip addr add 198.51.100.1/24 dev out0",
+            "ip link set out0 up",
+        ):
+            subprocess.run(command.split(), check=True)
+        for command in ("ip addr add 198.51.100.2/24 dev eth0", "ip link set eth0 up"):
+            subprocess.run([*there, *command.split()], check=True)
+        teller = subprocess.Popen([*there, "socat", "TCP-LISTEN:7,reuseaddr,fork", "SYSTEM:echo $SOCAT_PEERADDR"])
+        while subprocess.run([*there, "sh", "-c", "ss -ltn | grep -q :7"], check=False).returncode:
+            pass
+        yield "198.51.100.2"
+    finally:
+        for process in (teller, host):
+            if process is not None:
+                process.terminate()
+                process.wait(30)
+        host.stdout.close()
