@@ -258,7 +258,10 @@ class Process:
         code = None if status is None else exit_code_of(status)
         ended = {"pid": 0, "finished": time, "exit_code": code, "changed": now()}
         after = self._owner.after(code, time)
-        await side_by_side(lambda: self._write_down({**ended, **after}), self.streams.release)
+        try:
+            await side_by_side(lambda: self._write_down({**ended, **after}), self.streams.release)
+        except (OSError, Failed) as error:  # the next start of the engine clears what is left
+            self._owner.failed(f"its pipes are not cleared away: {error}")
         while after != (other := self._owner.after(code, time)):
             after = other
             await self._write_down({**ended, **after})
