@@ -76,7 +76,7 @@ def test_services_stay_within_the_container_and_its_limits(make: Make, debian: s
     c = boot(make, debian)
     (c / "cgroup/memory.max").write_text("128M")
     (c / "cgroup/memory.swap.max").write_text("0")
-    assert inside(c, "systemd-run", "--quiet", "--unit=long", "sleep", "1000") == ""
+    assert inside(c, "systemd-run", "--quiet", "--unit=long", "--property=Type=exec", "sleep", "1000") == ""
     lines = [line.split() for line in (c / "processes").read_text().splitlines()]
     (pid,) = [line[0] for line in lines if line[6:] == ["/usr/bin/sleep", "1000"] or line[6:] == ["/bin/sleep", "1000"]]
     place = (c / "cgroup/path").read_text().strip()
