@@ -233,7 +233,10 @@ class Monitor(Server):
     def _visit(self, peer: Peer, message: Message, fds: list[int]) -> None:
         """A child changes mounts in a container; its answer is passed on as it is. One after another in each container, also those
         of a pydockd that has died meanwhile: its successor looks at what there is, and must not be overtaken."""
-        task, pid = visit.from_message(message), visit.pid_of(fds[0])
+        task = visit.from_message(message)
+        if not fds:
+            raise ValueError("a pidfd is needed")
+        pid = visit.pid_of(fds[0])
         held, fds[:] = fds[:], []
         waiting = self.visits.setdefault(pid, deque())
         waiting.append(functools.partial(self._begin_visit, pid, peer, message.get("seq"), task, held))

@@ -243,3 +243,23 @@ def containers(small: Callable[[str], Small], root: Path) -> Iterator[Containers
     yield made
     if made.monitor.sock is not None:
         made.end()
+
+
+@pytest.fixture(scope="module")
+def module_containers() -> Iterator[Containers]:
+    """One monitor for the tests of a module: where the machine is emulated its start takes five seconds."""
+    run = Path(tempfile.mkdtemp(prefix="pydock-test-"))
+    monitor = Small("monitor", run)
+    yield Containers(monitor, run)
+    monitor.kill()
+    assert monitor.errors() == ""
+    shutil.rmtree(run)
+
+
+@pytest.fixture
+def shared_containers(module_containers: Containers, root: Path) -> Iterator[Containers]:
+    """``containers`` with the monitor of the module."""
+    module_containers.root = root
+    yield module_containers
+    module_containers.end()
+    module_containers.monitor.events.clear()

@@ -19,6 +19,12 @@ from pydock.runtime.monitor.launch import CgroupMount, Device, Rlimit, Tmpfs, Vo
 
 pytestmark = [pytest.mark.mount, pytest.mark.device]
 
+
+@pytest.fixture
+def containers(shared_containers):
+    return shared_containers
+
+
 MASKED = ("/proc/kcore", "/proc/keys", "/proc/acpi", "/sys/firmware", "/proc/no-such")
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/sys", "/proc/no-such")
 DOCKER = 0xA80425FB  # docker's fourteen capabilities

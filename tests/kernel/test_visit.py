@@ -17,6 +17,11 @@ CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECU
 pytestmark = pytest.mark.mount
 
 
+@pytest.fixture
+def containers(shared_containers):
+    return shared_containers
+
+
 class Outcome(NamedTuple):
     ids: tuple[MountId, ...]  # of what was to be added
     moved: dict[int, int]
@@ -154,7 +159,15 @@ def test_a_number_that_belongs_to_another_mount_now_is_busy(containers, source: 
     assert unique == 0 or box.change(remove=[MountId(number, unique + 1)]).refused == errno.EBUSY
 
 
-@pytest.mark.parametrize("fields", [{}, {"remove": 1, "keep": [], "add": []}, {"remove": [], "keep": [], "add": [[1]]}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"remove": 1, "keep": [], "add": []},
+        {"remove": [], "keep": [], "add": [[1]]},
+        {"remove": [], "keep": [], "add": []},  # of nobody
+    ],
+)
 def test_a_request_that_makes_no_sense_is_refused(containers, fields: dict[str, object]) -> None:
     with pytest.raises(containers.Refused):
         containers.monitor.ask("visit", [], **fields)
