@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+import threading
 from pathlib import Path
 
 
@@ -16,7 +17,8 @@ def remove_tree(path: str | bytes | Path, *, aside: str | bytes | Path) -> None:
     """Remove whatever is at *path*; nothing there is fine. Symlinks are removed, never followed.
 
     Directories found inside are first renamed into *aside* (a directory on the same file system in which names
-    beginning with ``.removed-`` are this function's), so that no path ever gets deeper than that.
+    beginning with ``.removed-`` are this function's), so that no path ever gets deeper than that. The names are the thread's own:
+    many may work in the same directory.
     """
     aside_bytes = os.fsencode(aside)
     numbers = itertools.count()
@@ -35,7 +37,7 @@ def remove_tree(path: str | bytes | Path, *, aside: str | bytes | Path) -> None:
                     os.unlink(entry.path)
                     continue
                 while True:
-                    name = os.path.join(aside_bytes, b".removed-%d-%d" % (os.getpid(), next(numbers)))
+                    name = os.path.join(aside_bytes, b".removed-%d-%d" % (threading.get_native_id(), next(numbers)))
                     if not os.path.lexists(name):
                         break
                 os.rename(entry.path, name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,13 @@ def test_names_in_use_aside_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "tree" / "below").mkdir(parents=True)
     remove_tree(tmp_path / "tree", aside=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f".removed-{os.getpid()}-0"]
+
+
+def test_many_work_in_the_same_place(tmp_path: Path) -> None:
+    trees = [tmp_path / str(number) for number in range(40)]
+    for tree in trees:
+        for name in range(20):
+            (tree / f"{name}/below").mkdir(parents=True)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda tree: remove_tree(tree, aside=tmp_path), trees))
+    assert list(tmp_path.iterdir()) == []
