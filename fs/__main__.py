@@ -162,12 +162,22 @@ class Daemon:
                     starting.start_soon(attending.start, companion.run)
             nursery.start_soon(settler.run)
             await containers.adopt()
+            await self._filter(engine)
             nursery.start_soon(containers.take_exits)
             await self._serve(engine, containers, nursery)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(GRACE):
             await containers.let_go()
         self._alive = any(container.alive or container.secrets.any for container in containers)
+
+    @staticmethod
+    async def _filter(engine: Engine) -> None:
+        """The packet filter may be another's since, or nobody's."""
+        if len(engine.attachments.store):
+            try:
+                await engine.attachments.filter()
+            except OSError as error:
+                log.error("networks: %s", error.strerror)
 
     def _proxies(self) -> Proxies:
         return self.options.proxies or Proxies.from_environment()

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from pydock.runtime.container import Container
 
 #: Settings that may change while it runs.
-LIVE: Final = frozenset({"restart", "stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup"})
+LIVE: Final = frozenset(
+    ["restart", "stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup", "network", "ports"]
+)
+#: Those of them that a document does not change while it runs.
+_BY_THEMSELVES: Final = frozenset({"network", "ports"})
 
 
 def _file(setting: str) -> str:
@@ -74,6 +78,10 @@ class Configuration:
         """Set the network, with the links of the container that runs."""
         await self._container.network.change(items, lambda: self.change("network", items, live=True))
 
+    async def change_ports(self, items: tuple[str, ...] | None) -> None:
+        """Set the published ports, those of the run as well."""
+        await self._container.network.change_ports(items, lambda: self.change("ports", items, live=True))
+
     async def _with_volumes(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
         container = self._container
         if container.record.pid:
@@ -104,9 +112,9 @@ class Configuration:
         changed = {
             item.name for item in dataclasses.fields(Spec) if getattr(spec, item.name) != getattr(self.spec, item.name)
         }
-        if container.alive and not changed <= LIVE:
+        if container.alive and (fixed := changed - (LIVE - _BY_THEMSELVES)):
             raise Busy(
-                f"{', '.join(sorted(changed - LIVE))} can't be changed while {container.name} is {container.state}: stop it first"
+                f"{', '.join(sorted(fixed))} can't be changed while {container.name} is {container.state}: stop it first"
             )
         if container.record.layers and "image" in changed:
             raise Busy(

@@ -53,6 +53,8 @@ class Containers:
         engine.volumes.users = self.volume_users
         engine.find = self._neighbour
         engine.attachments.store.users = self.network_users
+        engine.attachments.addresses_of = lambda identity: self._by_id[identity].network.targets()
+        engine.attachments.claims.name_of = lambda identity: self._by_id[identity].name
         engine.user_namespaces = lambda: {container.id: container.spec.userns for container in self}
         engine.remove = self.remove
 

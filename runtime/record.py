@@ -51,6 +51,7 @@ class Record(Life):
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
     limiting: bool = False  # the limits of its cgroup are being changed: a death now leaves open which are in force
+    ports: tuple[str, ...] = ()  # that the run has published, each as its own item
     range: int = 0  # the beginning of the ids that ``userns auto`` has given it
     namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them
     restarts: int = 0  # by its restart policy, since it was started by hand
@@ -86,6 +87,7 @@ def record_of(values: Mapping[str, object]) -> Record:
     known = {each.name for each in dataclasses.fields(Record)}
     record = Record(**cast("dict[str, str]", {key: each for key, each in values.items() if key in known}))  # type: ignore[arg-type]
     record.layers, record.namespaces = tuple(record.layers), tuple(record.namespaces)
+    record.ports = tuple(record.ports)
     record.defaults = {key: tuple(each) if isinstance(each, list) else each for key, each in record.defaults.items()}
     return record
 

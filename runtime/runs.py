@@ -56,6 +56,7 @@ class Runs:
                 warnings = await container.process.start(first, prepare, fds=fds, terminal=bool(container.spec.tty))
             except BaseException:
                 container.volumes.ended()
+                container.network.unpublish()
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(launching.remove_files, self.place().files)
                 raise
@@ -86,6 +87,7 @@ class Runs:
         """With the network namespace that it joins."""
         network = self._container.network
         descriptor = await network.prepare(stack, self.ids())
+        await network.publish()
         return dataclasses.replace(given, network=descriptor, hosts=tuple(network.names()))
 
     def _prepare(
@@ -170,6 +172,7 @@ class Runs:
         """A run has ended: clear what it leaves besides its output."""
         container = self._container
         container.volumes.ended()
+        container.network.unpublish()
         kills = await trio.to_thread.run_sync(self._clear)
         if kills > 0:
             limit = await trio.to_thread.run_sync(container.cgroup.read, "memory.max")
@@ -181,6 +184,7 @@ class Runs:
     async def agree(self) -> None:
         """It has gone on while pydockd was away: make good what the death has left half done to its mounts."""
         container = self._container
+        container.network.adopt()
         items = container.spec.volumes or ()
         found = container.process.found
         agreements = {

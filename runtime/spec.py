@@ -54,6 +54,7 @@ class Spec:
     shm_size: int | None = None
     volumes: tuple[str, ...] | None = None
     network: tuple[str, ...] | None = None
+    ports: tuple[str, ...] | None = None
     pid_mode: str | None = None
     ipc_mode: str | None = None
     uts_mode: str | None = None
@@ -123,6 +124,7 @@ _LISTS: Final = frozenset(
         "tmpfs",
         "volumes",
         "network",
+        "ports",
         "health_command",
     ]
 )

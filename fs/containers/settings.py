@@ -77,6 +77,12 @@ class _Checked:
     async def change_volumes(self, items: tuple[str, ...] | None) -> None:
         self.taken["volumes"] = items
 
+    async def change_network(self, items: tuple[str, ...] | None) -> None:
+        self.taken["network"] = items
+
+    async def change_ports(self, items: tuple[str, ...] | None) -> None:
+        self.taken["ports"] = items
+
     async def set_oom_score(self, value: int | None) -> None:
         """Comes when the whole is applied."""
 

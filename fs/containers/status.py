@@ -232,6 +232,14 @@ STATUS: tuple[Entry[C], ...] = (
         show=lambda c: "\n".join(c.container.network.addresses()) or None,
         doc="``NETWORK ADDRESS/BITS MAC`` a line, of the networks that it is a member of. Empty while it does not run.",
     ),
+    Value(
+        name="ports.bound",
+        volatile=True,
+        changed=_changed,
+        show=lambda c: "\n".join(c.container.network.bound()) or None,
+        doc="The ports that it has of the machine, as in ``ports``, with HOST 0 and ``auto`` as the ports that were got. Empty "
+        "while it does not run.",
+    ),
     Control(
         name="ctl",
         doc="Commands, one a line; the write returns when the command is done, with its errno. Reading lists them; reading from the "

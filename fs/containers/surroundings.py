@@ -9,6 +9,7 @@ from pydock.fs.node import Entry, List, Value
 from pydock.runtime import launching, volumes
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_size
+from pydock.runtime.network import ports
 from pydock.runtime.network.container import parse, settled
 from pydock.runtime.network.words import DEFAULT, memberships
 
@@ -68,6 +69,10 @@ def _network(subject: C, line: str) -> tuple[str, ...]:
 
 async def _store_network(subject: C, items: tuple[str, ...] | None) -> None:
     await subject.container.configuration.change_network(settled(items))
+
+
+async def _store_ports(subject: C, items: tuple[str, ...] | None) -> None:
+    await subject.container.configuration.change_ports(items)
 
 
 def _show_network(subject: C) -> Sequence[str]:
@@ -130,5 +135,17 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's, ``container:NAME`` that of "
         "another container, which must run. Else it is a member of networks: ``bridge``, or NAME of networks/, with "
         "``ip=ADDRESS``, ``mac=ADDRESS`` and ``alias=NAME`` as options, a line each. Live: networks are joined and left while it runs.",
+    ),
+    List(
+        name="ports",
+        show=show_list("ports"),
+        own=own_items("ports"),
+        parse=lambda c, line: (ports.parse(line),),
+        store=_store_ports,
+        key=ports.key,
+        doc="``[IP:]HOST[-END]:CONTAINER[-END][/tcp|udp|sctp]`` a line: ports of the machine that lead to the container's, from "
+        "outside, from the machine itself (127.0.0.1 too) and from other containers. An IPv6 address is in brackets; HOST 0 is any "
+        "port that is free; ``auto`` publishes what the image exposes, each at such a port. Claimed at the start: EADDRINUSE when "
+        "somebody listens there, and ``error`` tells who. Live.",
     ),
 )

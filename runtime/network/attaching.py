@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 
 import trio
 from pydock.runtime.network import links, nft
 from pydock.runtime.network.links import End
+from pydock.runtime.network.ports import Claims
 from pydock.runtime.network.store import Lease, NetworkRecord, NetworkStore, link_name
 from pydock.runtime.network.words import DEFAULT, Membership
 
@@ -18,16 +20,24 @@ class Attachments:
 
     def __init__(self, store: NetworkStore) -> None:
         self.store = store
+        self.claims = Claims()
+        self.addresses_of: Callable[[str], tuple[str, ...]] = (
+            lambda container: ()
+        )  # where a container's published ports lead to
         self._filter = trio.Lock()
         self._filtered = ""  # the table that is in force
 
     async def filter(self) -> None:
         """Have the packet filter say what the networks' records say."""
         async with self._filter:
-            text = nft.render(self.store)
+            text = nft.render(self.store, self.published())
             if text != self._filtered:
                 await trio.to_thread.run_sync(nft.apply, text)
                 self._filtered = text
+
+    def published(self) -> list[nft.Published]:
+        """Everybody's ports, for the packet filter."""
+        return [nft.Published(self.addresses_of(container), ports) for container, ports in self.claims.all().items()]
 
     async def change(self, network: NetworkRecord, **values: object) -> None:
         """Change settings of a network that nobody names. Busy, Taken, OSError."""

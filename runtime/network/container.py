@@ -13,6 +13,7 @@ from pydock.runtime.errors import Busy, Invalid, NotFound
 from pydock.runtime.formats import quote
 from pydock.runtime.network import links
 from pydock.runtime.network.attaching import Attachments, shown
+from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
 from pydock.runtime.network.words import HOST, Membership, is_alone, joined, memberships
 
 if TYPE_CHECKING:
@@ -99,6 +100,86 @@ class ContainerNetwork:
             finally:
                 os.close(namespace)
 
+    # ports
+
+    async def publish(self) -> None:
+        """Claim what ``ports`` say for a run that is about to begin. Taken, Invalid, OSError; then nothing is claimed."""
+        container, claims = self._container, self._attachments.claims
+        if not container.spec.ports:
+            return
+        if not memberships(container.spec.network):
+            raise Invalid(
+                "ports: there is no network to publish them from: write bridge, or a network's name, to network"
+            )
+        await self._claim(container.spec.ports)
+        try:
+            await self._attachments.filter()
+        except BaseException:
+            claims.release(container.id)
+            container.record.ports = ()
+            raise
+
+    async def _claim(self, items: tuple[str, ...]) -> None:
+        """Have what *items* say; what it has of that already stays as it is."""
+        container, claims = self._container, self._attachments.claims
+        had, kept, fresh = list(claims.of(container.id)), [], []
+        for wanted in _expanded(items, container):
+            found = next((each for each in had if wanted.is_had_by(each)), None)
+            if found is None:
+                fresh.append(wanted)
+            else:
+                had.remove(found)
+                kept.append(found)
+        bound = await trio.to_thread.run_sync(claims.find, fresh, kept, container.id)
+        claims.adopt(container.id, bound)
+        container.record.ports = tuple(map(print_kept, bound))
+
+    def unpublish(self) -> None:
+        """The run has ended: its ports are free."""
+        if self._attachments.claims.of(self._container.id):
+            self._attachments.claims.release(self._container.id)
+            self._container.record.ports = ()
+            self._container.engine.spawn(self._attachments.filter)
+
+    async def change_ports(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
+        """``ports`` become *items*: of a running container at once, or not at all."""
+        container, claims = self._container, self._attachments.claims
+        async with self.lock:
+            if not container.record.pid or not memberships(container.spec.network):
+                await keep()
+                return
+            before, recorded = claims.of(container.id), container.record.ports
+            try:
+                await self._claim(items or ())
+                await self._attachments.filter()
+                await container.save()
+                await keep()
+            except BaseException:
+                claims.adopt(container.id, before)
+                container.record.ports = recorded
+                with trio.CancelScope(shield=True):
+                    await self._attachments.filter()
+                raise
+
+    def adopt(self) -> None:
+        """It goes on after pydockd was away: its ports are its own."""
+        if self._container.record.ports:
+            self._attachments.claims.adopt(self._container.id, map(parse_kept, self._container.record.ports))
+
+    def targets(self) -> tuple[str, ...]:
+        """Its addresses that published ports lead to: those in the first network that has a way out."""
+        found = self._attachments.addresses(self._container.id, memberships(self._container.spec.network))
+        for network, lease in found:
+            if not network.internal:
+                return tuple(lease.addresses)
+        return tuple(found[0][1].addresses) if found else ()
+
+    # what is to be seen
+
+    def bound(self) -> list[str]:
+        """The ports of the machine that it has."""
+        return [text.partition(" ")[0] for text in self._container.record.ports]
+
     def addresses(self) -> list[str]:
         """``NETWORK ADDRESS/BITS MAC`` a line, while it runs."""
         container = self._container
@@ -115,6 +196,16 @@ class ContainerNetwork:
     async def gone(self) -> None:
         """It has been removed: its addresses are others' from now on."""
         await self._attachments.store.forget(self._container.id)
+
+
+def _expanded(items: tuple[str, ...], container: Container) -> list[Port]:
+    """*items* as ports, ``auto`` as what the image exposes."""
+    found: list[Port] = []
+    for item in items:
+        ports = exposed(container.defaults().ports) if item == AUTO else [Port.parse(item)]
+        for port in ports:
+            found += [port] if port.host else port.single()
+    return list(dict.fromkeys(found))
 
 
 def settled(items: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -119,6 +119,8 @@ def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> None:
         (index,) = found
         with suppress(OSError):  # a kernel without IPv6; no host is to be waited for by a bridge that is one alone
             (_SETTINGS / "ipv6/conf" / name / "accept_dad").write_text("0")
+        # what the machine itself sends from its loopback to a published port leaves by the bridge
+        (_SETTINGS / "ipv4/conf" / name / "route_localnet").write_text("1")
         present = {
             ip_interface(f"{each.get('address')}/{each['prefixlen']}")
             for each in ip.get_addr(index=index)

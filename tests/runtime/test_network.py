@@ -203,7 +203,7 @@ def record(name: str, **values: object) -> NetworkRecord:
 def test_the_table_is_replaced_as_a_whole() -> None:
     text = nft.render([])
     assert text.startswith("add table inet pydock\ndelete table inet pydock\ntable inet pydock {\n")
-    assert "masquerade" not in text
+    assert "elements" not in text
 
 
 def test_rules_of_networks() -> None:
@@ -214,4 +214,4 @@ def test_rules_of_networks() -> None:
     assert 'ip6 saddr fd00::/64 oifname != "pd-ida" counter masquerade' in text
     assert 'iifname "pd-idb" oifname != "pd-idb" counter drop' in text
     assert 'oifname "pd-ida" iifname "pd-*" iifname != "pd-ida" counter drop' in text
-    assert "pd-idc" not in text
+    assert 'oifname != "pd-idc" counter masquerade' not in text

@@ -1,0 +1,258 @@
+"""Published ports: what a container's ``ports`` say, in docker's words, and who has which port of the machine.
+
+``[IP:]HOST[-END]:CONTAINER[-END][/tcp|udp|sctp]``; an IPv6 address is in brackets; HOST 0 is any port that is free, and ``auto`` is
+all that the image exposes, each at such a port. Nobody listens for a published port, the packet filter sends its packets on; so whether
+it is free is asked by binding to it for a moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Final
+
+from pydock.runtime.errors import Invalid, Taken
+from pydock.runtime.formats import quote
+
+AUTO: Final = "auto"
+PROTOCOLS: Final = ("tcp", "udp", "sctp")
+_HIGHEST: Final = 65535
+_ITEM: Final = re.compile(
+    r"(?:(?P<ip>\[[0-9a-fA-F:.]+\]|[0-9.]+):)?(?P<host>\d{1,5})(?:-(?P<host_end>\d{1,5}))?"
+    r":(?P<inner>\d{1,5})(?:-(?P<inner_end>\d{1,5}))?(?:/(?P<protocol>[a-z]+))?",
+    re.ASCII,
+)
+_EXPOSED: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/([a-z]+))?", re.ASCII)
+_TABLES: Final = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
+_LISTENING: Final = {"tcp": "0A", "udp": "07"}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One item: *count* ports from *host* on, of the machine's *address* (empty: of all), are *inner* and those behind it inside."""
+
+    address: str
+    host: int
+    inner: int
+    count: int = 1
+    protocol: str = "tcp"
+    chosen: bool = False  # of the machine's ports any would have done
+
+    @classmethod
+    def parse(cls, text: str) -> Port:
+        """Invalid for what is none."""
+        match = _ITEM.fullmatch(text.strip())
+        if match is None:
+            raise Invalid(f"ports: {quote(text)} is not [IP:]HOST[-END]:CONTAINER[-END][/tcp|udp|sctp]")
+        host, inner = int(match["host"]), int(match["inner"])
+        host_end, inner_end = int(match["host_end"] or host), int(match["inner_end"] or inner)
+        protocol = match["protocol"] or "tcp"
+        if protocol not in PROTOCOLS:
+            raise Invalid(f"ports: {quote(protocol)} is none of {', '.join(PROTOCOLS)}")
+        if not host <= host_end <= _HIGHEST or not 0 < inner <= inner_end <= _HIGHEST or (host == 0 and host_end):
+            raise Invalid(
+                f"ports: {quote(text)} has a port beyond 1 to {_HIGHEST}, or a range that ends before it begins"
+            )
+        if host_end - host != inner_end - inner and not (host == host_end == 0):
+            raise Invalid(f"ports: {quote(text)} has ranges of different lengths")
+        return cls(_address(match["ip"] or "", text), host, inner, inner_end - inner + 1, protocol)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that it is about."""
+        return (4, 6) if not self.address else (ip_address(self.address).version,)
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        host, inner = _span(self.host, self.count if self.host else 1), _span(self.inner, self.count)
+        return f"{address}{':' if address else ''}{host}:{inner}/{self.protocol}"
+
+    def overlaps(self, other: Port) -> bool:
+        """Whether a port of the machine is in both."""
+        return (
+            self.protocol == other.protocol
+            and self.host < other.host + other.count
+            and other.host < self.host + self.count
+            and (not self.address or not other.address or self.address == other.address)
+        )
+
+    def is_had_by(self, bound: Port) -> bool:
+        """Whether who has *bound* has what this asks for."""
+        return bound == (self if self.host else replace(self, host=bound.host, chosen=True))
+
+    def single(self) -> Iterator[Port]:
+        """Each port by itself."""
+        for index in range(self.count):
+            yield replace(self, host=self.host and self.host + index, inner=self.inner + index, count=1)
+
+
+def _span(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+def _address(text: str, item: str) -> str:
+    if not text:
+        return ""
+    try:
+        address: IPv4Address | IPv6Address = ip_address(text.strip("[]"))
+    except ValueError:
+        raise Invalid(f"ports: {quote(item)}: {quote(text)} is not an address") from None
+    return "" if int(address) == 0 and address.version == 4 else str(address)
+
+
+def parse(line: str) -> str:
+    """A line of ``ports``, as it is written. Invalid."""
+    text = line.strip()
+    if text != AUTO:
+        Port.parse(text)
+    return text
+
+
+def key(item: str) -> str:
+    """What makes two items the same: the place on the machine, or inside when any will do."""
+    if item == AUTO:
+        return AUTO
+    port = Port.parse(item)
+    return f"{port.address} {port.host}-{port.count} {port.protocol}" + ("" if port.host else f" {port.inner}")
+
+
+def exposed(texts: Iterable[str]) -> list[Port]:
+    """What an image's EXPOSE says, each at any port that is free; what is none is passed over."""
+    found = []
+    for text in texts:
+        match = _EXPOSED.fullmatch(text)
+        if match is not None and (match[3] or "tcp") in PROTOCOLS:
+            first, last = int(match[1]), int(match[2] or match[1])
+            found += [
+                Port("", 0, inner, 1, match[3] or "tcp") for inner in range(first, min(last, _HIGHEST) + 1) if inner
+            ]
+    return found
+
+
+def print_kept(port: Port) -> str:
+    """*port* as a record keeps it."""
+    return f"{port} chosen" if port.chosen else str(port)
+
+
+def parse_kept(text: str) -> Port:
+    """The inverse of :func:`print_kept`."""
+    item, _, chosen = text.partition(" ")
+    return replace(Port.parse(item), chosen=bool(chosen))
+
+
+class Claims:
+    """Who has which ports of the machine. In the loop's thread, but for what is said to block."""
+
+    def __init__(self) -> None:
+        self._bound: dict[str, tuple[Port, ...]] = {}  # by the container's id
+        self.name_of: Callable[[str], str] = lambda container: container[:12]
+
+    def of(self, container: str) -> tuple[Port, ...]:
+        """What it has."""
+        return self._bound.get(container, ())
+
+    def all(self) -> dict[str, tuple[Port, ...]]:
+        """Everybody's."""
+        return dict(self._bound)
+
+    def adopt(self, container: str, ports: Iterable[Port]) -> None:
+        """It has these and no others."""
+        bound = tuple(ports)
+        if bound:
+            self._bound[container] = bound
+        else:
+            self.release(container)
+
+    def release(self, container: str) -> None:
+        """It has none any more."""
+        self._bound.pop(container, None)
+
+    def find(self, wanted: Iterable[Port], kept: Iterable[Port], container: str) -> tuple[Port, ...]:
+        """*wanted*, with a free port where any will do; *kept* are the container's own already. Taken, with who has it. Blocks."""
+        had = tuple(kept)
+        found: list[Port] = list(had)
+        fresh: list[Port] = []
+        for port in wanted:
+            chosen = port if port.host else self._any(port, found)
+            for other in found:
+                if chosen.overlaps(other):
+                    raise Taken(f"ports: {chosen} is published twice")
+            for owner, theirs in tuple(self._bound.items()):
+                if owner != container and any(chosen.overlaps(each) for each in theirs):
+                    raise Taken(f"ports: {chosen} is taken by container {self.name_of(owner)}")
+            _check_free(chosen)
+            found.append(chosen)
+            fresh.append(chosen)
+        return (*had, *fresh)
+
+    def _any(self, port: Port, found: list[Port]) -> Port:
+        for _ in range(200):
+            kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+            family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+            with socket.socket(family, kind) as probe:
+                probe.bind((port.address or "0.0.0.0", 0))
+                chosen = replace(port, host=probe.getsockname()[1], chosen=True)
+            others = (each for theirs in self._bound.values() for each in theirs)
+            if not any(chosen.overlaps(each) for each in (*found, *others)):
+                return chosen
+        raise Taken("ports: there is no port left that is free")
+
+
+def _check_free(port: Port) -> None:
+    """Whether nobody on the machine listens there. Taken, with who does; Invalid for an address that is not the machine's."""
+    if port.protocol == "sctp":
+        return
+    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+    for each in port.single() if port.count <= 64 else ():
+        for version in port.versions:
+            try:
+                with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind) as probe:
+                    if version == 6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(port.protocol == "tcp"))
+                    probe.bind((port.address or ("0.0.0.0" if version == 4 else "::"), each.host))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise Taken(f"ports: {each} is taken by {_listener(each)}") from None
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise Invalid(f"ports: {port.address} is not an address of this machine") from None
+                if error.errno != errno.EAFNOSUPPORT:
+                    raise
+    if port.count > 64:
+        busy = _listening(port.protocol)
+        for number in sorted(busy):
+            if port.host <= number < port.host + port.count:
+                one = replace(port, host=number, inner=port.inner + number - port.host, count=1)
+                raise Taken(f"ports: {one} is taken by {_listener(one)}")
+
+
+def _listening(protocol: str) -> dict[int, str]:
+    """The ports that somebody listens on, with the socket's inode."""
+    found = {}
+    for table in _TABLES[protocol]:
+        with suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING[protocol]:
+                    found[int(fields[1].rpartition(":")[2], 16)] = fields[9]
+    return found
+
+
+def _listener(port: Port) -> str:
+    """Who listens there, as far as it can be seen: ``nginx (pid 12)``."""
+    inode = _listening(port.protocol).get(port.host)
+    wanted = f"socket:[{inode}]"
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and inode:
+            with suppress(OSError):
+                for descriptor in (process / "fd").iterdir():
+                    with suppress(OSError):
+                        if str(descriptor.readlink()) == wanted:
+                            return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+    return "another process"

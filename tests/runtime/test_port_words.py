@@ -1,0 +1,174 @@
+"""Published ports as words, and who has which."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from pydock.runtime.errors import Invalid, Taken
+from pydock.runtime.network import nft, ports
+from pydock.runtime.network.ports import Claims, Port, exposed
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("8080:80", Port("", 8080, 80)),
+        ("8080:80/tcp", Port("", 8080, 80)),
+        ("53:53/udp", Port("", 53, 53, 1, "udp")),
+        ("9:9/sctp", Port("", 9, 9, 1, "sctp")),
+        ("127.0.0.1:8080:80", Port("127.0.0.1", 8080, 80)),
+        ("0.0.0.0:8080:80", Port("", 8080, 80)),
+        ("[::1]:8080:80", Port("::1", 8080, 80)),
+        ("[FE80:0::1]:8080:80", Port("fe80::1", 8080, 80)),
+        ("8000-8009:80-89", Port("", 8000, 80, 10)),
+        ("0:80", Port("", 0, 80)),
+        ("0:80-82", Port("", 0, 80, 3)),
+        ("1-65535:1-65535", Port("", 1, 1, 65535)),
+        (" 1:2 ", Port("", 1, 2)),
+    ],
+)
+def test_items_are_understood(text: str, wanted: Port) -> None:
+    assert Port.parse(text) == wanted
+    assert Port.parse(str(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "80",
+            ":80",
+            "80:",
+            "a:80",
+            "80:a",
+            "80:80/icmp",
+            "80:80/",
+            "80:80/TCP",
+            "80:80:80:80",
+            "-80:80",
+            "80:-80",
+        ),
+        *(
+            "65536:80",
+            "80:65536",
+            "80:0",
+            "8000-8001:80",
+            "8000:80-81",
+            "8001-8000:81-80",
+            "0-1:80-81",
+            "8000-:80",
+            "8000--1:80",
+        ),
+        *(
+            "1.2.3:80:80",
+            "1.2.3.400:80:80",
+            "::1:80:80",
+            "[::1:80:80",
+            "[1.2.3.4]x:80:80",
+            "host:80:80",
+            "[]:80:80",
+            "80 :80",
+            "80:80 tcp",
+        ),
+        *(
+            "80:80/tcp/udp",
+            "80,81:80,81",
+            "0x50:80",
+            "８０:80",
+            "*:80",
+            "80:80\t81:81",
+            "1e3:80",
+            "+80:80",
+            "80:80/udp6",
+        ),
+    ],
+)
+def test_what_is_none_is_invalid(text: str) -> None:
+    with pytest.raises(Invalid, match="ports"):
+        Port.parse(text)
+
+
+def test_what_an_image_exposes() -> None:
+    assert exposed(["80", "443/tcp", "53/udp", "7000-7001", "x", "1/icmp", "0"]) == [
+        Port("", 0, 80),
+        Port("", 0, 443),
+        Port("", 0, 53, 1, "udp"),
+        Port("", 0, 7000),
+        Port("", 0, 7001),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [
+        ("80:80", "80:81", True),
+        ("80:80", "81:80", False),
+        ("80:80", "80:80/udp", False),
+        ("127.0.0.1:80:80", "80:80", True),
+        ("127.0.0.1:80:80", "127.0.0.2:80:80", False),
+        ("80-90:80-90", "90-95:1-6", True),
+        ("80-90:80-90", "91-95:1-5", False),
+    ],
+)
+def test_what_overlaps(one: str, other: str, wanted: bool) -> None:
+    assert Port.parse(one).overlaps(Port.parse(other)) is wanted
+    assert Port.parse(other).overlaps(Port.parse(one)) is wanted
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        found.listen()
+        yield found.getsockname()[1]
+
+
+def free() -> int:
+    with socket.socket() as found:
+        found.bind(("0.0.0.0", 0))
+        return int(found.getsockname()[1])
+
+
+def test_who_listens_is_named(listener: int) -> None:
+    with pytest.raises(Taken, match=r"is taken by .*\(pid \d+\)"):
+        Claims().find([Port("", listener, 80)], [], "a")
+    with pytest.raises(Taken, match=f"{listener}:"):
+        Claims().find([Port("", listener - 50, 1, 100)], [], "a")
+
+
+def test_who_has_published_is_named_and_nobody_publishes_twice() -> None:
+    claims, port = Claims(), free()
+    claims.name_of = {"a": "web"}.__getitem__
+    claims.adopt("a", claims.find([Port("", port, 80)], [], "a"))
+    with pytest.raises(Taken, match="taken by container web"):
+        claims.find([Port("127.0.0.1", port, 80)], [], "b")
+    with pytest.raises(Taken, match="published twice"):
+        claims.find([Port("", port, 81)], claims.of("a"), "a")
+    claims.release("a")
+    assert claims.find([Port("127.0.0.1", port, 80)], [], "b") == (Port("127.0.0.1", port, 80),)
+
+
+def test_any_port_is_one_that_nobody_has() -> None:
+    found = Claims().find([Port("", 0, 80), Port("", 0, 81), Port("", 0, 53, 1, "udp")], [], "a")
+    assert len({port.host for port in found if port.protocol == "tcp"}) == 2
+    assert all(port.host and port.chosen for port in found)
+    assert [ports.parse_kept(ports.print_kept(port)) for port in found] == list(found)
+    assert Port("", 0, 80).is_had_by(found[0])
+    assert not Port("", 0, 81).is_had_by(found[0])
+    assert not Port("", found[0].host, 80).is_had_by(found[0])  # that one is asked for by its number
+
+
+def test_an_address_that_is_not_the_machine_s_is_invalid() -> None:
+    with pytest.raises(Invalid, match="not an address of this machine"):
+        Claims().find([Port("203.0.113.9", free(), 80)], [], "a")
+
+
+def test_published_ports_are_elements_of_maps() -> None:
+    item = (Port("", 8080, 80), Port("127.0.0.1", 53, 53, 1, "udp"), Port("", 9000, 90, 2))
+    text = nft.render([], [nft.Published(("10.0.0.2", "fd00::2"), item)])
+    assert "tcp . 8080 : 10.0.0.2 . 80, tcp . 9000 : 10.0.0.2 . 90, tcp . 9001 : 10.0.0.2 . 91" in text
+    assert "127.0.0.1 . udp . 53 : 10.0.0.2 . 53" in text
+    assert "tcp . 8080 : fd00::2 . 80" in text
