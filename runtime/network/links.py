@@ -151,6 +151,9 @@ def connect(bridge: str, name: str, namespace: int, end: End) -> None:
         mtu = {"mtu": end.mtu} if end.mtu else {}
         peer = {"ifname": end.name, "net_ns_fd": namespace, "address": end.mac, **mtu}
         ip.link("add", ifname=name, kind="veth", master=master, state="up", peer=peer, **mtu)
+        (port,) = ip.link_lookup(ifname=name)
+        # where bridges ask the packet filter (br_netfilter), what a container sends to its own published port turns back at its link
+        ip.brport("set", index=port, mode=1)
     with _in(namespace), _talking() as ip:
         (index,) = ip.link_lookup(ifname=end.name)
         with suppress(OSError):

@@ -105,12 +105,12 @@ def test_an_address_of_the_machine_s_is_the_only_one(web: Callable[..., Path], t
     assert said((tree / "networks/front/gateway").read_text().strip(), port) == "ECONNREFUSED"
 
 
-def test_containers_reach_it(web: Callable[..., Path], tree: Path) -> None:
+def test_containers_reach_it_and_it_reaches_itself(web: Callable[..., Path], tree: Path) -> None:
     port = free()
-    web("a", f"{port}:80")
-    b = web("b")
+    a, b = web("a", f"{port}:80"), web("b")
     gateway = (tree / "networks/front/gateway").read_text().strip()
     assert inside(b, f"sh -c 'echo | nc -w 5 {gateway} {port}'") == "from a\n"
+    assert inside(a, f"sh -c 'echo | nc -w 5 {gateway} {port}'") == "from a\n"
 
 
 def test_ports_come_and_go_while_it_runs_and_a_connection_stays(make: Make, network: str) -> None:
