@@ -162,6 +162,9 @@ class Daemon:
                     starting.start_soon(attending.start, companion.run)
             nursery.start_soon(settler.run)
             await containers.adopt()
+            await engine.attachments.names.begin(
+                Companion("names", run, join=join, on_connect=engine.attachments.names.connected), attending
+            )
             await self._filter(engine)
             nursery.start_soon(containers.take_exits)
             await self._serve(engine, containers, nursery)

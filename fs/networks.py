@@ -128,6 +128,10 @@ def _members(items: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(item for item in items if item not in ("none", "host") and not item.startswith("container:"))
 
 
+async def _names(subject: N) -> str:
+    return "".join(f"{line}\n" for line in subject.engine.attachments.names.lines(subject.network.name))
+
+
 async def _rules(subject: N) -> str:
     text = await trio.to_thread.run_sync(nft.listed)
     bridge, subnets = subject.network.bridge, [f" {subnet} " for subnet in subject.network.subnets]
@@ -182,6 +186,13 @@ NETWORK: tuple[Entry[N], ...] = (
         make=Members,
         doc="A link to each container that names it. ``ln -s ../../../containers/NAME`` connects one, rm disconnects it: also "
         "while it runs.",
+    ),
+    Report(
+        name="names",
+        render=_names,
+        doc="What DNS answers at its gateway, ``NAME ADDRESS`` a line: the names, short ids and aliases of its members that run. "
+        "Addresses have names as well. Members see these names only; other questions are passed on to the machine's resolvers, but "
+        "for those of an internal network.",
     ),
     Report(
         name="rules", render=_rules, doc="What the packet filter has about it, in nft(8)'s own text, with counters."

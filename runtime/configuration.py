@@ -18,10 +18,22 @@ if TYPE_CHECKING:
 
 #: Settings that may change while it runs.
 LIVE: Final = frozenset(
-    ["restart", "stop_signal", "stop_timeout", "log_max", "oom_score_adj", "volumes", "cgroup", "network", "ports"]
+    [
+        "restart",
+        "stop_signal",
+        "stop_timeout",
+        "log_max",
+        "oom_score_adj",
+        "volumes",
+        "cgroup",
+        "network",
+        "ports",
+        "dns",
+        "hosts",
+    ]
 )
 #: Those of them that a document does not change while it runs.
-_BY_THEMSELVES: Final = frozenset({"network", "ports"})
+_BY_THEMSELVES: Final = frozenset({"network", "ports", "dns", "hosts"})
 
 
 def _file(setting: str) -> str:
@@ -81,6 +93,10 @@ class Configuration:
     async def change_ports(self, items: tuple[str, ...] | None) -> None:
         """Set the published ports, those of the run as well."""
         await self._container.network.change_ports(items, lambda: self.change("ports", items, live=True))
+
+    async def change_names(self, setting: str, items: tuple[str, ...] | None) -> None:
+        """Set ``dns`` or ``hosts``, in the container as well when it runs."""
+        await self._container.network.naming.change(setting, items, lambda: self.change(setting, items, live=True))
 
     async def _with_volumes(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
         container = self._container

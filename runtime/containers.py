@@ -166,6 +166,8 @@ class Containers:
             self._by_name[name] = self._by_name.pop(new)
             container.record.name = name
             raise
+        if container.record.pid:
+            await container.network.renamed()
         self.engine.events.publish("container", new, "rename", before=name)
 
     def network_users(self, name: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccom
 from pydock.runtime.engine import Defaults
 from pydock.runtime.errors import Invalid
 from pydock.runtime.monitor import launch as plain
+from pydock.runtime.network.etc import Etc, texts
 from pydock.runtime.network.words import joined, memberships
 from pydock.runtime.shifting import Shift
 from pydock.runtime.spec import Spec
@@ -48,7 +48,7 @@ class Given:
     delegated: Path | None = None
     shift: Shift | None = None
     network: int | None = None  # a descriptor of the network namespace, or of a process in it, that is joined
-    hosts: tuple[tuple[str, str], ...] = ()  # addresses and names in /etc/hosts
+    etc: Etc = Etc()  # what /etc says about names, besides the settings
 
 
 def capability_names(spec: Spec) -> tuple[str, ...]:
@@ -79,35 +79,16 @@ def hostname(spec: Spec, identity: str) -> str:
     return spec.hostname or (os.uname().nodename if machine else identity[:12])
 
 
-def _etc(place: Place, spec: Spec, given: Given, *, host_network: bool) -> list[tuple[Path, str]]:
+def _etc(place: Place, spec: Spec, given: Given) -> list[tuple[Path, str]]:
     """/etc/hostname, /etc/hosts and /etc/resolv.conf, which docker gives every container."""
     place.files.mkdir(parents=True, exist_ok=True, mode=0o755)
     name = hostname(spec, place.id)
-    hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
-    hosts += "".join(f"{address}\t{other}\n" for address, other in given.hosts)
-    resolver = _resolver() if given.hosts or given.network is not None else ""
-    if host_network:
-        for path in ("/etc/hosts", "/etc/resolv.conf"):
-            try:
-                text = Path(path).read_text()
-            except OSError:
-                continue
-            hosts, resolver = (text, resolver) if path == "/etc/hosts" else (hosts, text)
     made = []
-    for target, text in (("hostname", f"{name}\n"), ("hosts", hosts), ("resolv.conf", resolver)):
+    for target, text in {"hostname": f"{name}\n", **texts(name, given.etc, spec.hosts, spec.dns)}.items():
         file = place.files / target
         file.write_text(text)
         made.append((file, f"/etc/{target}"))
     return made
-
-
-def _resolver() -> str:
-    """The machine's own, but for those on its loopback, which nobody else reaches."""
-    try:
-        lines = Path("/etc/resolv.conf").read_text().splitlines()
-    except OSError:
-        return ""
-    return "".join(f"{line}\n" for line in lines if not re.match(r"\s*nameserver\s+(127\.|::1)", line))
 
 
 def remove_files(files: Path) -> None:
@@ -185,12 +166,11 @@ def prepare(
         return len(fds) - 1
 
     privileged = bool(spec.privileged)
-    host_network = spec.network == ("host",)
     if spec.hostname and not sharing.own_namespace(spec.uts_mode):
         raise Invalid(f'hostname: "{spec.hostname}" would change the machine\'s: unset it, or uts_mode')
     mounts: list[plain.Volume] = []
     warnings: list[str] = []
-    for path, target in _etc(place, spec, given, host_network=host_network):
+    for path, target in _etc(place, spec, given):
         if given.shift is not None:
             os.chown(path, given.shift.ids.uid, given.shift.ids.gid)
         mounts.append(plain.Volume(owned(_cloned(str(path))), target, False))

@@ -88,7 +88,8 @@ class Runs:
         network = self._container.network
         descriptor = await network.prepare(stack, self.ids())
         await network.publish()
-        return dataclasses.replace(given, network=descriptor, hosts=tuple(network.names()))
+        await network.naming.tell()
+        return dataclasses.replace(given, network=descriptor, etc=network.naming.etc())
 
     def _prepare(
         self, defaults: Defaults, union: int, stack: ExitStack, given: launching.Given

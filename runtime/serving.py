@@ -1,4 +1,4 @@
-"""What the small processes (monitor, logger, keeper) have in common: how they begin, their loop, their end.
+"""What the small processes (monitor, logger, keeper, names) have in common: how they begin, their loop, their end.
 
 A process is started as ``python -m pydock.runtime.NAME RUN [--listen FD] [--join FILE]... [--state FD]``:
 
@@ -177,9 +177,9 @@ class Server:
 
     # For subclasses to use
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Calls *callback* whenever *fd* is readable or has been hung up."""
-        self._selector.register(fd, _READ, callback)
+    def watch(self, fd: int, callback: Callable[[], None], *, writable: bool = False) -> None:
+        """Calls *callback* whenever *fd* is readable, or *writable* instead, or has been hung up."""
+        self._selector.register(fd, _WRITE if writable else _READ, callback)
 
     def unwatch(self, fd: int) -> None:
         """Undoes ``watch``; to be called before *fd* is closed."""

@@ -55,6 +55,8 @@ class Spec:
     volumes: tuple[str, ...] | None = None
     network: tuple[str, ...] | None = None
     ports: tuple[str, ...] | None = None
+    dns: tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = None
     pid_mode: str | None = None
     ipc_mode: str | None = None
     uts_mode: str | None = None
@@ -125,6 +127,8 @@ _LISTS: Final = frozenset(
         "volumes",
         "network",
         "ports",
+        "dns",
+        "hosts",
         "health_command",
     ]
 )

@@ -83,6 +83,9 @@ class _Checked:
     async def change_ports(self, items: tuple[str, ...] | None) -> None:
         self.taken["ports"] = items
 
+    async def change_names(self, setting: str, items: tuple[str, ...] | None) -> None:
+        self.taken[setting] = items
+
     async def set_oom_score(self, value: int | None) -> None:
         """Comes when the whole is applied."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydock.fs.containers.rows import C, boolean, own_items, show_list, spec_of, store_field, store_list
 from pydock.fs.node import Entry, List, Value
 from pydock.runtime import launching, volumes
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_size
-from pydock.runtime.network import ports
+from pydock.runtime.network import etc, ports
 from pydock.runtime.network.container import parse, settled
 from pydock.runtime.network.words import DEFAULT, memberships
 
@@ -73,6 +73,20 @@ async def _store_network(subject: C, items: tuple[str, ...] | None) -> None:
 
 async def _store_ports(subject: C, items: tuple[str, ...] | None) -> None:
     await subject.container.configuration.change_ports(items)
+
+
+def _names(name: str, parse_line: Callable[[str], str], doc: str) -> List[C]:
+    async def store(subject: C, items: tuple[str, ...] | None) -> None:
+        await subject.container.configuration.change_names(name, items)
+
+    return List(
+        name=name,
+        show=show_list(name),
+        own=own_items(name),
+        parse=lambda c, line: (parse_line(line),),
+        store=store,
+        doc=doc,
+    )
 
 
 def _show_network(subject: C) -> Sequence[str]:
@@ -147,5 +161,16 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         "outside, from the machine itself (127.0.0.1 too) and from other containers. An IPv6 address is in brackets; HOST 0 is any "
         "port that is free; ``auto`` publishes what the image exposes, each at such a port. Claimed at the start: EADDRINUSE when "
         "somebody listens there, and ``error`` tells who. Live.",
+    ),
+    _names(
+        "dns",
+        etc.parse_server,
+        "Addresses of DNS servers, one a line, that come behind those of its networks in /etc/resolv.conf. Live: the file is written "
+        "anew, whatever the container has made of it.",
+    ),
+    _names(
+        "hosts",
+        etc.parse_host,
+        "``NAME ADDRESS`` a line, for /etc/hosts. Live, as ``dns``.",
     ),
 )

@@ -8,6 +8,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 import trio
+from pydock.runtime.names.client import Names
 from pydock.runtime.network import links, nft
 from pydock.runtime.network.links import End
 from pydock.runtime.network.ports import Claims
@@ -21,11 +22,17 @@ class Attachments:
     def __init__(self, store: NetworkStore) -> None:
         self.store = store
         self.claims = Claims()
+        self.names = Names(self._unnamed)
         self.addresses_of: Callable[[str], tuple[str, ...]] = (
             lambda container: ()
         )  # where a container's published ports lead to
         self._filter = trio.Lock()
         self._filtered = ""  # the table that is in force
+
+    def _unnamed(self, name: str, words: str) -> None:
+        network = self.store.get(name)
+        if network is not None:
+            network.error = words
 
     async def filter(self) -> None:
         """Have the packet filter say what the networks' records say."""

@@ -13,6 +13,7 @@ from pydock.runtime.errors import Busy, Invalid, NotFound
 from pydock.runtime.formats import quote
 from pydock.runtime.network import links
 from pydock.runtime.network.attaching import Attachments, shown
+from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
 from pydock.runtime.network.words import HOST, Membership, is_alone, joined, memberships
 
@@ -27,6 +28,7 @@ class ContainerNetwork:
     def __init__(self, container: Container) -> None:
         self._container = container
         self.lock = trio.Lock()
+        self.naming = Naming(container)
 
     @property
     def _attachments(self) -> Attachments:
@@ -99,6 +101,8 @@ class ContainerNetwork:
                 await self._attachments.leave(container.id, namespace, gone, after)
             finally:
                 os.close(namespace)
+            await self.naming.tell()
+            await self.naming.refresh()
 
     # ports
 
@@ -135,7 +139,8 @@ class ContainerNetwork:
         container.record.ports = tuple(map(print_kept, bound))
 
     def unpublish(self) -> None:
-        """The run has ended: its ports are free."""
+        """The run has ended: its ports are free, and its names nobody's."""
+        self.naming.forget()
         if self._attachments.claims.of(self._container.id):
             self._attachments.claims.release(self._container.id)
             self._container.record.ports = ()
@@ -162,7 +167,8 @@ class ContainerNetwork:
                 raise
 
     def adopt(self) -> None:
-        """It goes on after pydockd was away: its ports are its own."""
+        """It goes on after pydockd was away: its ports and names are its own."""
+        self.naming.note()
         if self._container.record.ports:
             self._attachments.claims.adopt(self._container.id, map(parse_kept, self._container.record.ports))
 
@@ -188,10 +194,11 @@ class ContainerNetwork:
         found = self._attachments.addresses(container.id, memberships(container.spec.network))
         return [line for network, lease in found for line in shown(network, lease)]
 
-    def names(self) -> list[tuple[str, str]]:
-        """Its own addresses and names, for its /etc/hosts."""
-        found = self._attachments.addresses(self._container.id, memberships(self._container.spec.network))
-        return [(text, self._container.name) for _, lease in found for text in lease.addresses]
+    async def renamed(self) -> None:
+        """It has another name, and runs."""
+        async with self.lock:
+            await self.naming.tell()
+            await self.naming.refresh()
 
     async def gone(self) -> None:
         """It has been removed: its addresses are others' from now on."""

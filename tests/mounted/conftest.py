@@ -117,6 +117,8 @@ class Engine:
         self.kill()
         for name in ("monitor", "logger", "keeper"):
             self.kill_helper(name)
+        if (self.run / "names.sock").exists():
+            self.kill_helper("names")
         pidfds = [syscalls.pidfd_open(pid) for pid in self.strays()]
         for pidfd in pidfds:
             syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -1,0 +1,104 @@
+"""What one network's members are called, and the answers to questions about them."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+from pydock.runtime.names import message
+from pydock.runtime.names.message import Name, Query
+from pydock.runtime.wire import Message, text, texts
+
+Address = IPv4Address | IPv6Address
+_REVERSE: Final = ((b"in-addr", b"arpa"), (b"ip6", b"arpa"))
+_LABELS: Final = {b"in-addr": 4, b"ip6": 32}
+
+
+class Zone:
+    """Those of one network. *internal* ones have nothing but their members' names."""
+
+    def __init__(self, plain: Message) -> None:
+        self.name = text(plain, "name")
+        self.gateways = tuple(ip_address(each) for each in texts(plain, "gateways"))
+        self.subnets: tuple[IPv4Network | IPv6Network, ...] = tuple(
+            ip_network(each) for each in texts(plain, "subnets")
+        )
+        self.internal = plain.get("internal") is True
+        self._members: dict[str, tuple[tuple[Name, ...], tuple[Address, ...]]] = {}
+        self._names: dict[Name, dict[str, tuple[Address, ...]]] = {}
+        self._reverse: dict[Name, Name] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def put(self, identity: str, names: list[str], addresses: list[str]) -> None:
+        """A member has these names, the first of which is what its addresses are called; without addresses it is none. ValueError."""
+        found = tuple(name for each in names if (name := message.name_of(each)) is not None)
+        parsed = tuple(ip_address(each) for each in addresses)
+        self._remove(identity)
+        if not parsed:
+            return
+        self._members[identity] = found, parsed
+        for name in found:
+            self._names.setdefault(name, {})[identity] = parsed
+        if found:
+            for address in parsed:
+                self._reverse[_pointer(address)] = found[0]
+
+    def _remove(self, identity: str) -> None:
+        names, addresses = self._members.pop(identity, ((), ()))
+        for name in names:
+            self._names[name].pop(identity, None)
+            if not self._names[name]:
+                del self._names[name]
+        for address in addresses:
+            self._reverse.pop(_pointer(address), None)
+
+    def serves(self, address: Address) -> bool:
+        """Whether who has that address is somebody in this network."""
+        return any(address in subnet for subnet in self.subnets)
+
+    def answer(self, query: Query, room: int) -> bytes | None:
+        """The answer, when the name is one of these, or can't be anybody else's; None otherwise."""
+        if query.name[-2:] in _REVERSE:
+            return self._answer_reverse(query, room)
+        members = self._names.get(query.name)
+        if members is None:
+            return message.answer(query, message.NXDOMAIN) if self.internal else None
+        addresses = list(dict.fromkeys(address for each in members.values() for address in each))
+        random.shuffle(addresses)  # those of one name share the load
+        records = [
+            (kind, address.packed)
+            for address in addresses
+            if query.kind in ((kind := message.A if address.version == 4 else message.AAAA), message.ANY)
+        ]
+        return message.answer(query, message.NOERROR, records, room=room)
+
+    def _answer_reverse(self, query: Query, room: int) -> bytes | None:
+        name = self._reverse.get(query.name)
+        if name is not None:
+            records = ((message.PTR, message.encode(name)),) if query.kind in (message.PTR, message.ANY) else ()
+            return message.answer(query, message.NOERROR, records, room=room)
+        address = _pointed(query.name)
+        if self.internal or (address is not None and self.serves(address)):
+            return message.answer(query, message.NXDOMAIN)
+        return None
+
+
+def _pointer(address: Address) -> Name:
+    return tuple(address.reverse_pointer.encode().split(b"."))
+
+
+def _pointed(name: Name) -> Address | None:
+    """The address that a name below in-addr.arpa or ip6.arpa stands for."""
+    labels = [label.decode("ascii", "replace") for label in reversed(name[:-2])]
+    if len(labels) != _LABELS[name[-2]]:
+        return None
+    try:
+        if name[-2] == b"in-addr":
+            return ip_address(".".join(labels))
+        digits = "".join(labels)
+        return ip_address(":".join(digits[place : place + 4] for place in range(0, 32, 4)))
+    except ValueError:
+        return None

@@ -1,0 +1,75 @@
+"""What a container finds in /etc about names: hosts(5) and resolv.conf(5), and the lines of the settings ``hosts`` and ``dns``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from pydock.runtime.errors import Invalid
+from pydock.runtime.formats import quote
+from pydock.runtime.network.words import checked_host
+
+HOSTS: Final = "hosts"
+RESOLVER: Final = "resolv.conf"
+_LOCAL: Final = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+_KEPT: Final = ("search", "domain", "options")
+
+
+@dataclass(frozen=True, slots=True)
+class Etc:
+    """What the files say besides the settings: with *machine* they are the machine's own."""
+
+    machine: bool = False
+    own: tuple[tuple[str, str], ...] = ()  # addresses and names of the container's own
+    gateways: tuple[str, ...] = ()  # that answer for its network
+
+
+def texts(name: str, etc: Etc, extra: tuple[str, ...] | None, servers: tuple[str, ...] | None) -> dict[str, str]:
+    """The files of a container whose host name is *name*; *extra* and *servers* are its settings ``hosts`` and ``dns``. Blocks."""
+    if etc.machine:
+        hosts, resolver = _machine(HOSTS), _machine(RESOLVER)
+    else:
+        hosts = f"{_LOCAL}127.0.1.1\t{name}\n"
+        resolver = "".join(f"nameserver {each}\n" for each in etc.gateways)
+        if resolver:
+            resolver += "".join(f"{line}\n" for line in _machine(RESOLVER).splitlines() if _is_kept(line))
+    hosts = _ended(hosts) + "".join(f"{address}\t{other}\n" for address, other in etc.own)
+    hosts += "".join("\t".join(reversed(line.split())) + "\n" for line in extra or ())
+    return {HOSTS: hosts, RESOLVER: _ended(resolver) + "".join(f"nameserver {each}\n" for each in servers or ())}
+
+
+def _machine(file: str) -> str:
+    try:
+        return Path("/etc", file).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _is_kept(line: str) -> bool:
+    return line.split()[:1] != [] and line.split()[0] in _KEPT
+
+
+def _ended(text: str) -> str:
+    return text if not text or text.endswith("\n") else f"{text}\n"
+
+
+def parse_host(line: str) -> str:
+    """``NAME ADDRESS``; what has the address first, as in /etc/hosts, is taken as well. Invalid."""
+    words = line.split()
+    if len(words) == 2:
+        for name, address in (words, words[::-1]):
+            try:
+                return f"{checked_host(name)} {ip_address(address)}"
+            except ValueError:
+                continue
+    raise Invalid(f"hosts: {quote(line.strip())} is not NAME ADDRESS")
+
+
+def parse_server(line: str) -> str:
+    """The address of a server that answers. Invalid."""
+    try:
+        return str(ip_address(line.strip()))
+    except ValueError:
+        raise Invalid(f"dns: {quote(line.strip())} is not an address") from None

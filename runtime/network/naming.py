@@ -1,0 +1,131 @@
+"""What one container is called in its networks, and what it finds in /etc about names; both follow its settings while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+from pydock.runtime import launching
+from pydock.runtime.names.client import Called, Described, Names
+from pydock.runtime.network.etc import Etc, texts
+from pydock.runtime.network.store import NetworkRecord
+from pydock.runtime.network.words import HOST, Membership, joined, memberships
+
+if TYPE_CHECKING:
+    from pydock.runtime.container import Container
+    from pydock.runtime.network.attaching import Attachments
+
+_SHORT: Final = 12  # digits of an id
+_DEEPEST: Final = 16  # of container: of container: …
+
+
+class Naming:
+    """That of *container*."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    @property
+    def _attachments(self) -> Attachments:
+        return self._container.engine.attachments
+
+    @property
+    def _names(self) -> Names:
+        return self._attachments.names
+
+    # DNS
+
+    def note(self) -> list[Described]:
+        """It is called by its names where it is a member, and nowhere else; the networks where that is news."""
+        container, found = self._container, {each.name: each for each in self._names.networks_of(self._container.id)}
+        wanted = memberships(container.spec.network)
+        aliases = {each.network: each.aliases for each in wanted}
+        called: dict[str, Called] = dict.fromkeys(found, Called())
+        for network, lease in self._attachments.addresses(container.id, wanted):
+            names = (container.name, container.id[:_SHORT], *aliases[network.name])
+            called[network.name] = Called(tuple(dict.fromkeys(names)), tuple(lease.addresses))
+            found[network.name] = described(network)
+        return [found[name] for name, each in called.items() if self._names.note(found[name], container.id, each)]
+
+    async def tell(self) -> None:
+        """``note``, and return when it is so."""
+        for network in self.note():
+            await self._names.tell(network, self._container.id)
+
+    def forget(self) -> None:
+        """It runs no more, and is nobody in any network."""
+        identity = self._container.id
+        for network in self._names.networks_of(identity):
+            self._names.note(network, identity, Called())
+            self._container.engine.spawn(partial(self._names.tell, network, identity))
+
+    # /etc
+
+    def etc(self) -> Etc:
+        """What its files say besides its settings."""
+        container = self._container
+        items, own = container.spec.network, memberships(container.spec.network)
+        for _ in range(_DEEPEST):
+            if (name := joined(items)) is None or (found := container.engine.find(name)) is None:
+                break
+            items = found.spec.network
+        return Etc(
+            machine=items == (HOST,),
+            own=tuple(
+                (text, container.name)
+                for _, lease in self._attachments.addresses(container.id, own)
+                for text in lease.addresses
+            ),
+            gateways=self._gateways(memberships(items)),
+        )
+
+    def _gateways(self, wanted: tuple[Membership, ...]) -> tuple[str, ...]:
+        networks = [network for each in wanted if (network := self._attachments.store.get(each.network)) is not None]
+        chosen = next((network for network in networks if not network.internal), networks[0] if networks else None)
+        return () if chosen is None else tuple(str(each.ip) for each in chosen.gateways)
+
+    async def refresh(self, **settings: tuple[str, ...] | None) -> None:
+        """Have the files of the running container say what holds now; with *settings*, those that are about to hold. OSError."""
+        container = self._container
+        if not container.record.pid:
+            return
+        spec = container.spec
+        hosts, servers = settings.get("hosts", spec.hosts), settings.get("dns", spec.dns)
+        name, etc, place = launching.hostname(spec, container.id), self.etc(), container.runs.place().files
+
+        def write() -> None:
+            for file, text in texts(name, etc, hosts, servers).items():
+                _rewrite(place / file, text)
+
+        await trio.to_thread.run_sync(write)
+
+    async def change(self, setting: str, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
+        """``dns`` or ``hosts`` becomes *items*, in the running container too, or nothing is changed."""
+        async with self._container.network.lock:
+            try:
+                await self.refresh(**{setting: items})
+                await keep()
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.refresh()
+                raise
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """In place: the container has this very file mounted."""
+    with open(path, "r+", encoding="utf-8") as file:
+        file.write(text)
+        file.truncate()
+
+
+def described(network: NetworkRecord) -> Described:
+    """A network as the names know it."""
+    return Described(
+        network.name,
+        tuple(str(each.ip) for each in network.gateways),
+        tuple(map(str, network.subnets)),
+        network.internal,
+    )
