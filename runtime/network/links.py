@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydock.runtime import syscalls
-from pydock.runtime.network.addresses import Interface, Network
+from pydock.runtime.network.addresses import Interface, Network, mac_of
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -114,7 +114,9 @@ def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> None:
     with _talking() as ip:
         found = ip.link_lookup(ifname=name)
         if not found:
-            ip.link("add", ifname=name, kind="bridge", **({"mtu": mtu} if mtu else {}))
+            # one of its own: it would be that of a port otherwise, and change as they come and go, which nobody is told
+            own = mac_of(min(wanted, key=lambda each: each.version).ip)
+            ip.link("add", ifname=name, kind="bridge", address=own, **({"mtu": mtu} if mtu else {}))
             found = ip.link_lookup(ifname=name)
         (index,) = found
         with suppress(OSError):  # a kernel without IPv6; no host is to be waited for by a bridge that is one alone

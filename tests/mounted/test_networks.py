@@ -304,3 +304,21 @@ def outside() -> Iterator[str]:
                 process.terminate()
                 process.wait(30)
         host.stdout.close()
+
+
+def test_the_gateway_stays_where_it_is_as_members_come_and_go(networks: Path, make: Make) -> None:
+    front = new(networks, "front")
+    a = started(make, "a", "front mac=fe:ff:ff:ff:ff:ff")
+    bridge = next(
+        path
+        for path in Path("/sys/class/net").glob("pd-*")
+        if (path / "brif").is_dir() and list((path / "brif").iterdir())
+    )
+    before = (bridge / "address").read_text()
+    for name in ("b", "c", "d", "e"):
+        started(make, name, "front")
+        assert (bridge / "address").read_text() == before
+    for name in ("b", "c", "d", "e"):
+        (a.with_name(name) / "ctl").write_text("kill")
+    assert (bridge / "address").read_text() == before
+    assert reaches(a, (front / "gateway").read_text().strip())
