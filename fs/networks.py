@@ -8,11 +8,11 @@ from typing import cast
 import trio
 from pydock.fs.links import ContainerLinks
 from pydock.fs.metadata import Attributes, Metadata
-from pydock.fs.node import Directory, Entry, Folder, Node, Report, Subject, Value
+from pydock.fs.node import Directory, Entry, File, Folder, Link, Node, Report, Subject, Value
 from pydock.fs.subject import Place
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
-from pydock.runtime.errors import Invalid
+from pydock.runtime.errors import Forbidden, Invalid
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network import nft
 from pydock.runtime.network.addresses import parse_address, parse_subnet
@@ -216,6 +216,41 @@ class NetworkDirectory(Directory):
         super().__init__(subject.network.name, parent, subject, cast("tuple[Entry[Subject], ...]", NETWORK))
 
 
+class PortsDirectory(Directory):
+    """``networks/ports/``: a link for each port of the machine that is published, to the container that has it."""
+
+    unsteady = True
+
+    def __init__(self, containers: Containers, parent: Directory) -> None:
+        super().__init__("ports", parent, Place("networks/ports", containers.engine), ())
+        self._containers = containers
+        self._links: dict[str, File] = {}
+
+    def _owners(self) -> dict[str, str]:
+        """The containers by the places that they have."""
+        return {
+            port.place: container.name
+            for identity, ports in self._containers.engine.attachments.claims.all().items()
+            if (container := self._containers.by_id(identity)) is not None
+            for port in ports
+        }
+
+    def dynamic(self, name: str) -> Node | None:
+        if name not in self._owners():
+            self._links.pop(name, None)
+            return None
+        if name not in self._links:
+
+            async def target(subject: Subject) -> str:
+                return f"../../containers/{self._owners().get(name, '')}"
+
+            self._links[name] = File(Link(name=name, target=target, doc="The container that has it."), self)
+        return self._links[name]
+
+    def dynamic_names(self) -> Sequence[str]:
+        return sorted(self._owners())
+
+
 class NetworksDirectory(Directory):
     """``networks/``."""
 
@@ -224,8 +259,11 @@ class NetworksDirectory(Directory):
         self._containers = containers
         self._settled = settled
         self._nodes: dict[str, NetworkDirectory] = {}
+        self._ports = PortsDirectory(containers, self)
 
     def dynamic(self, name: str) -> Node | None:
+        if name == self._ports.name:
+            return self._ports
         network = self._containers.engine.attachments.store.get(name)
         if network is None:
             return None
@@ -235,12 +273,14 @@ class NetworksDirectory(Directory):
         return node
 
     def dynamic_names(self) -> Sequence[str]:
-        return [network.name for network in self._containers.engine.attachments.store]
+        return [*(network.name for network in self._containers.engine.attachments.store), self._ports.name]
 
     async def make(self, name: str) -> None:
         await self._containers.engine.attachments.store.create(name)
 
     async def remove(self, name: str) -> None:
+        if name == self._ports.name:
+            raise Forbidden(f"networks/{name} is part of the tree and can't be removed")
         await self._settled()
         await self._containers.engine.attachments.remove(name)
         self._nodes.pop(name, None)

@@ -95,7 +95,8 @@ _SECTIONS: Final = (
     (
         "networks/NAME/",
         "mkdir makes a network with the next subnet that is free, to be named in a container's ``network``; rmdir removes it, EBUSY "
-        "while a container names it. ``bridge`` is made when a container first names it, and stays.",
+        "while a container names it. ``bridge`` is made when a container first names it, and stays. ``networks/ports/`` has a link "
+        "for each published port, ``PROTOCOL:IP:PORT``, to the container that has it.",
         NETWORK,
     ),
     (

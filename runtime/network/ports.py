@@ -82,6 +82,11 @@ class Port:
             and (not self.address or not other.address or self.address == other.address)
         )
 
+    @property
+    def place(self) -> str:
+        """``PROTOCOL:ADDRESS:HOST[-END]``, of the machine."""
+        return f"{self.protocol}:{self.address or '0.0.0.0'}:{_span(self.host, self.count)}"
+
     def is_had_by(self, bound: Port) -> bool:
         """Whether who has *bound* has what this asks for."""
         return bound == (self if self.host else replace(self, host=bound.host, chosen=True))

@@ -144,7 +144,7 @@ class NetworkStore:
         """mkdir: with the next subnets that are free."""
         checked_name(name)
         async with self._lock:
-            if name in self._networks or name in (HOST, NONE):
+            if name in self._networks or name in (HOST, NONE, "ports"):
                 raise Exists(f"networks/{name} exists")
             network = await trio.to_thread.run_sync(self._new, name)
             self._networks[name] = network

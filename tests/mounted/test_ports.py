@@ -98,6 +98,21 @@ def test_the_machine_reaches_it_by_any_address_of_its_own(web: Callable[..., Pat
         assert said(host, port) == "from a", host
 
 
+def test_links_lead_to_who_has_a_port(web: Callable[..., Path], tree: Path) -> None:
+    one, two = free(), free()
+    a, b = web("a", f"{one}:80"), web("b", f"127.0.0.1:{two}:80")
+    places = tree / "networks/ports"
+    assert {path.name: os.readlink(path) for path in places.iterdir()} == {
+        f"tcp:0.0.0.0:{one}": "../../containers/a",
+        f"tcp:127.0.0.1:{two}": "../../containers/b",
+    }
+    assert os.path.samefile(places / f"tcp:0.0.0.0:{one}", a)
+    (b / "ctl").write_text("kill")
+    assert [path.name for path in places.iterdir()] == [f"tcp:0.0.0.0:{one}"]
+    with pytest.raises(OSError, match="not permitted"):
+        places.rmdir()
+
+
 def test_an_address_of_the_machine_s_is_the_only_one(web: Callable[..., Path], tree: Path) -> None:
     port = free()
     web("a", f"127.0.0.1:{port}:80")

@@ -19,8 +19,12 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine  # of the directory above
 
 PATIENCE = 60
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -352,3 +356,22 @@ def elsewhere() -> Iterator[Faulty]:
     server = Faulty()
     yield server
     server.close()
+
+
+def forget(tree: Path, kept: set[str]) -> None:
+    """Remove all images but those of these names at the top of ``images/``, and the directories that lead to them."""
+    for top in (tree / "images").iterdir():
+        if top.is_dir() and top.name not in kept:
+            for manifest in list(top.rglob("manifest.json")):
+                manifest.parent.rmdir()
+            for place, _, _ in os.walk(top, topdown=False):
+                os.rmdir(place)
+
+
+@pytest.fixture
+def leaves_no_image(engine: Engine) -> Iterator[None]:
+    """What the test brings into the shared engine's images is removed after it."""
+    kept = {path.name for path in (engine.tree / "images").iterdir()}
+    yield
+    engine.clear()
+    forget(engine.tree, kept)

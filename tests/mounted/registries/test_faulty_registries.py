@@ -25,16 +25,13 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 @pytest.fixture
-def pull(engine: Engine, faulty: Faulty, errno_of: ErrnoOf) -> Iterator[Callable[[str], int]]:
+def pull(engine: Engine, faulty: Faulty, errno_of: ErrnoOf, leaves_no_image: None) -> Iterator[Callable[[str], int]]:
     """``pull(NAME)``: the errno of pulling it from the faulty registry."""
     path = engine.tree / "registries" / faulty.host
     path.mkdir()
     (path / "insecure").write_text("1")
     yield lambda name: errno_of(engine.tree / "images/ctl", f"pull {faulty.host}/{name}")
-    for manifest in list((engine.tree / "images").glob(f"{faulty.host}/**/manifest.json")):
-        manifest.parent.rmdir()
     path.rmdir()
-    (engine.tree / "ctl").write_text("gc")
 
 
 def is_clean(engine: Engine, faulty: Faulty) -> bool:

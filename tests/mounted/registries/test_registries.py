@@ -23,20 +23,11 @@ ErrnoOf = Callable[[Path, str], int]
 
 
 @pytest.fixture
-def clean(engine: Engine) -> Iterator[Path]:
+def clean(engine: Engine, leaves_no_image: None) -> Iterator[Path]:
     """The tree; images and registries that the test makes are removed after it."""
-    kept = set(references(engine.tree))
     yield engine.tree
-    engine.clear()
-    for name in references(engine.tree):
-        if name not in kept:
-            (engine.tree / "images" / name).rmdir()
     for path in (engine.tree / "registries").iterdir():
         path.rmdir()
-
-
-def references(tree: Path) -> list[str]:
-    return sorted(str(path.parent.relative_to(tree / "images")) for path in (tree / "images").rglob("manifest.json"))
 
 
 def registry_of(tree: Path, host: str, **settings: str) -> Path:
