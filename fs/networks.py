@@ -260,6 +260,12 @@ class NetworksDirectory(Directory):
         self._settled = settled
         self._nodes: dict[str, NetworkDirectory] = {}
         self._ports = PortsDirectory(containers, self)
+        containers.engine.attachments.settled = self._settle
+
+    async def _settle(self) -> None:
+        """Return when what was closed of networks' settings is stored."""
+        for node in tuple(self._nodes.values()):
+            await node.subject.metadata.settled()
 
     def dynamic(self, name: str) -> Node | None:
         if name == self._ports.name:

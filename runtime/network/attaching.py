@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -16,6 +16,10 @@ from pydock.runtime.network.store import Lease, NetworkRecord, NetworkStore, lin
 from pydock.runtime.network.words import DEFAULT, Membership
 
 
+async def _nothing() -> None:
+    """There is nothing to wait for."""
+
+
 class Attachments:
     """Connects containers (by their ids) to the networks of *store*."""
 
@@ -26,6 +30,7 @@ class Attachments:
         self.addresses_of: Callable[[str], tuple[str, ...]] = (
             lambda container: ()
         )  # where a container's published ports lead to
+        self.settled: Callable[[], Awaitable[None]] = _nothing  # what was written to networks' settings is stored
         self._filter = trio.Lock()
         self._filtered = ""  # the table that is in force
 
@@ -74,6 +79,7 @@ class Attachments:
         self, container: str, namespace: int, wanted: tuple[Membership, ...], present: tuple[Membership, ...]
     ) -> None:
         """Connect to those of *wanted* that are not *present*; undone when one of them can't be."""
+        await self.settled()
         used = {f"eth{number}" for number in range(len(present))}
         if present:
             used = set((await trio.to_thread.run_sync(links.links_in, namespace)).values())
