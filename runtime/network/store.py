@@ -65,6 +65,7 @@ class NetworkRecord:
     files: dict[str, list[int | None]] = field(default_factory=dict)
     error: str = ""
     lock: trio.Lock = field(default_factory=trio.Lock, compare=False)
+    saving: trio.Lock = field(default_factory=trio.Lock, compare=False)
 
     @property
     def bridge(self) -> str:
@@ -215,16 +216,19 @@ class NetworkStore:
                 raise Forbidden(f"networks/{DEFAULT} is there from the start and can't be removed")
             if users := self.users(name):
                 raise Busy(f"networks/{name} is in use by {', '.join(users)}")
-            del self._networks[name]
-            await trio.to_thread.run_sync(self._path(name).unlink)
+            async with network.saving:
+                del self._networks[name]
+                await trio.to_thread.run_sync(self._path(name).unlink)
             await trio.to_thread.run_sync(links.remove_link, network.bridge)
         self._events.publish("network", name, "remove")
 
     async def save(self, network: NetworkRecord) -> None:
-        """Keep it on disk."""
+        """Keep it on disk, as it is by then; nothing when it has been removed."""
         path = self._path(network.name)
-        await trio.to_thread.run_sync(replace_json, path, network.plain())
-        self._settler.touched(path)
+        async with network.saving:
+            if self._networks.get(network.name) is network:
+                await trio.to_thread.run_sync(replace_json, path, network.plain())
+                self._settler.touched(path)
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}{_SUFFIX}"

@@ -34,7 +34,7 @@ def networks(engine: Engine) -> Iterator[Path]:
     yield path
     engine.clear()
     for each in path.iterdir():
-        if each.name != "bridge":
+        if each.name not in ("bridge", "ports"):
             each.rmdir()
 
 
