@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pydock.fs.containers.rows import C, boolean, own_items, show_list, spec_of, store_field, store_list
+from pydock.fs.containers.rows import C, boolean, own_items, refuse_alive, show_list, spec_of, store_field, store_list
 from pydock.fs.node import Entry, List, Value
 from pydock.runtime import launching, volumes
 from pydock.runtime.errors import Invalid
@@ -69,6 +69,12 @@ def _network(subject: C, line: str) -> tuple[str, ...]:
 
 async def _store_network(subject: C, items: tuple[str, ...] | None) -> None:
     await subject.container.configuration.change_network(settled(items))
+
+
+def _network_ready(subject: C) -> None:
+    """Of one that runs only what it has of networks can change."""
+    if not memberships(spec_of(subject).network):
+        refuse_alive(subject, "network")
 
 
 async def _store_ports(subject: C, items: tuple[str, ...] | None) -> None:
@@ -145,6 +151,7 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         own=own_items("network"),
         parse=_network,
         store=_store_network,
+        ready=_network_ready,
         key=lambda item: item.split()[0],
         doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's, ``container:NAME`` that of "
         "another container, which must run. Else it is a member of networks: ``bridge``, or NAME of networks/, with "

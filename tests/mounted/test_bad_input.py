@@ -118,7 +118,29 @@ SETTINGS = {
         ),
         live=True,
     ),
-    "network": Setting("none\n", (("nope", ENOENT), ("bridge0", ENOENT), ("host none", ENOENT), ("-host", ENOENT))),
+    "network": Setting(
+        "none\n",
+        (("nope", ENOENT), ("bridge0", ENOENT), "host none", "bridge ip=x", "container:bad", ("-host", ENOENT)),
+    ),
+    "ports": Setting(
+        "8080:80\n",
+        (
+            "80",
+            "x:80",
+            "65536:80",
+            "0-1:80-81",
+            "8001-8000:1-2",
+            "1-2:80",
+            "1.2.3:80:80",
+            "80:80/icmp",
+            ("-9:9", ENOENT),
+        ),
+        live=True,
+    ),
+    "dns": Setting("10.0.0.53\n", ("x", "1.2.3", "10.0.0.53 x", "10.0.0.0/8", ("-10.0.0.54", ENOENT)), live=True),
+    "hosts": Setting(
+        "db 10.0.0.5\n", ("db", "db x", "a b 10.0.0.5", "d_.-b 10.0.0.5", ("-x 10.0.0.6", ENOENT)), live=True
+    ),
     "log_max": Setting("65536\n", (*SIZE, "", "8191", "0"), live=True),
     "pid_mode": Setting(
         "host\n", ("Host", "none", "container:", "container:bad", "a\nb", ("container:nobody", ENOENT))
