@@ -322,7 +322,7 @@ class Daemon:
 
     def _clean_up(self) -> None:
         """Nothing runs: the small processes end by themselves, and then their cgroup can go."""
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 10
         while self.helpers.procs() and time.monotonic() < deadline:
             time.sleep(0.01)
         try:
