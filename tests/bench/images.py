@@ -251,6 +251,7 @@ class Images:
         archive, out = self._place / "image.tar", self._place / "out.tar"
         self._skopeo_copy(f"oci:{self._layout.path}:1", f"docker-archive:{archive}:{self._big}:1")
         skopeo = self._place / "skopeo"
+        self._forget("2")  # whose layers are the same but for one
         loads = self._each(
             "1",
             **{
