@@ -15,7 +15,7 @@ from typing import cast
 import trio
 from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, tag, tidy
 from pydock.fs.loads import Names, load_file
-from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Value, Verb
+from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Value, Verb, no_words
 from pydock.fs.subject import Place
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
@@ -47,8 +47,7 @@ async def _load(subject: TopSubject, words: tuple[str, ...]) -> str:
 
 
 async def _prune(subject: TopSubject, words: tuple[str, ...]) -> str:
-    if words:
-        raise Invalid(f"prune takes no arguments, not {quote(' '.join(words))}")
+    no_words("prune", words)
     removed = await subject.images.prune()
     return f"removed {removed} image{'' if removed == 1 else 's'}"
 

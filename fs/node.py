@@ -16,7 +16,8 @@ from typing import Generic, Protocol, TypeVar
 import trio
 from pydock.fs.flows import Channel, Extent, Inflow
 from pydock.fs.metadata import Attributes, Metadata
-from pydock.runtime.errors import Forbidden, PydockError
+from pydock.runtime.errors import Forbidden, Invalid, PydockError
+from pydock.runtime.formats import quote
 
 S = TypeVar("S", bound="Subject")
 
@@ -101,6 +102,12 @@ class Verb(Generic[S]):
     run: Callable[[S, tuple[str, ...]], Awaitable[str]]
     cancelled: bool = False
     quoted: bool = False
+
+
+def no_words(verb: str, words: tuple[str, ...]) -> None:
+    """Invalid when a command that takes no arguments was given *words*."""
+    if words:
+        raise Invalid(f"{verb} takes no arguments, not {quote(' '.join(words))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

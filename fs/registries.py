@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import trio
 from pydock.fs.errors import translate
 from pydock.fs.metadata import Attributes, Metadata
-from pydock.fs.node import Blob, Control, Directory, Entry, Folder, List, Node, Report, Subject, Value, Verb
+from pydock.fs.node import Blob, Control, Directory, Entry, Folder, List, Node, Report, Subject, Value, Verb, no_words
 from pydock.fs.subject import Place
 from pydock.overlay.reference import is_component, is_host
 from pydock.overlay.registry.client import Registries
@@ -159,7 +159,7 @@ def _check_pem(name: str, text: str) -> None:
 
 
 async def _login(subject: R, words: tuple[str, ...]) -> str:
-    _no_words("login", words)
+    no_words("login", words)
     registry = subject.registry
     given = (registry.username, registry.password)
     await subject.accounts.client.login(registry.host)
@@ -170,17 +170,12 @@ async def _login(subject: R, words: tuple[str, ...]) -> str:
 
 
 async def _logout(subject: R, words: tuple[str, ...]) -> str:
-    _no_words("logout", words)
+    no_words("logout", words)
     registry = subject.registry
     registry.username = registry.password = ""
     registry.checked, registry.changed = False, now()
     await subject.save()
     return f"logged out of {registry.host}"
-
-
-def _no_words(verb: str, words: tuple[str, ...]) -> None:
-    if words:
-        raise Invalid(f"{verb} takes no arguments, not {quote(' '.join(words))}")
 
 
 async def _lines(subject: R, ask: Callable[[], Awaitable[tuple[str, ...]]]) -> str:

@@ -7,13 +7,13 @@ import importlib.metadata
 import os
 import platform
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
 import trio
 from pydock.fs.metadata import Metadata
-from pydock.fs.node import Control, Directory, Entry, Link, Refused, Report, Stream, Subject, Value, Verb
+from pydock.fs.node import Control, Directory, Entry, Link, Refused, Report, Stream, Subject, Value, Verb, no_words
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid
@@ -168,24 +168,19 @@ async def _prune(root: Root, words: tuple[str, ...]) -> str:
 
 
 async def _gc(root: Root, words: tuple[str, ...]) -> str:
-    _none("gc", words)
+    no_words("gc", words)
     return f"freed {await root.collect()} bytes"
 
 
 async def _reload(root: Root, words: tuple[str, ...]) -> str:
-    _none("reload", words)
+    no_words("reload", words)
     return await root.reload()
 
 
 async def _shutdown(root: Root, words: tuple[str, ...]) -> str:
-    _none("shutdown", words)
+    no_words("shutdown", words)
     root.shutdown()
     return "the file system is being unmounted; containers go on"
-
-
-def _none(verb: str, words: Iterable[str]) -> None:
-    if tuple(words):
-        raise Invalid(f"{verb} takes no arguments, not {quote(' '.join(words))}")
 
 
 TABLE: tuple[Entry[Root], ...] = (

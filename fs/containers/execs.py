@@ -8,10 +8,10 @@ from typing import Final, cast
 from pydock.fs.containers.channels import Input, Output, Wait, console
 from pydock.fs.containers.program import name_of, parse_env, parse_user, parse_workdir
 from pydock.fs.containers.rows import only_idle, parsed
-from pydock.fs.containers.status import no_words, one_signal, terminal_size
+from pydock.fs.containers.status import one_signal, terminal_size
 from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.metadata import Attributes, Metadata
-from pydock.fs.node import Control, Directory, Entry, Link, List, Node, Stream, Subject, Value, Verb
+from pydock.fs.node import Control, Directory, Entry, Link, List, Node, Stream, Subject, Value, Verb, no_words
 from pydock.runtime.engine import Engine
 from pydock.runtime.execs import Exec
 from pydock.runtime.formats import parse_arguments, parse_boolean, print_arguments, print_boolean

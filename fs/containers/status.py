@@ -10,7 +10,7 @@ from pydock.fs.containers.processes import processes
 from pydock.fs.containers.reports import render_changes, render_stats
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.subject import ContainerSubject
-from pydock.fs.node import Control, Entry, Link, List, Report, Value, Verb
+from pydock.fs.node import Control, Entry, Link, List, Report, Value, Verb, no_words
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_duration, print_time, quote
 
@@ -108,12 +108,6 @@ def terminal_size(words: tuple[str, ...]) -> tuple[int, int]:
     if len(words) == 2 and all(word.isascii() and word.isdecimal() and 0 < int(word) < 65536 for word in words):
         return int(words[0]), int(words[1])
     raise Invalid(f"resize takes ROWS and COLS, two numbers from 1 to 65535, not {quote(' '.join(words))}")
-
-
-def no_words(verb: str, words: tuple[str, ...]) -> None:
-    """Invalid when a command that takes no arguments was given *words*."""
-    if words:
-        raise Invalid(f"{verb} takes no arguments, not {quote(' '.join(words))}")
 
 
 def _seconds(verb: str, words: tuple[str, ...]) -> float | None:
