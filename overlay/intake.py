@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from pydock.overlay import manifest as documents
-from pydock.overlay.compression import Compression, GzipWriter, ZstdWriter, detect
+from pydock.overlay.compression import Compression, GzipWriter, ZstdWriter
 from pydock.overlay.digest import Digest, chain_ids
 from pydock.overlay.errors import Invalid
 from pydock.overlay.image import ARCHITECTURE, Image, Needs
@@ -145,22 +145,6 @@ class Intake:
         """Keep these *blobs*, or what has come of them, and *layers* from being collected while this is at work."""
         with self._store._lock:
             self.needs |= Needs(frozenset(blobs), frozenset(layers))
-
-    def add_blob(self, chunks: Iterable[bytes], *, expected: Digest | None = None) -> Descriptor:
-        """Store a blob, whatever it is, for :meth:`assemble`; its media type is that of a layer of its compression.
-
-        Invalid if its digest is not *expected*; OSError.
-        """
-        kind: Compression | None = None
-        with self._store.blobs.writer() as writer:
-            for chunk in chunks:
-                kind = kind or detect(chunk)
-                writer.write(chunk)
-            with self._store._lock:
-                self._bring(writer.digest)
-                digest = writer.commit(expected)
-        media_type = _MEDIA_TYPES.get(kind or Compression.NONE, documents.LAYER)
-        return Descriptor(media_type=media_type, digest=str(digest), size=writer.size)
 
     def assemble(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import httpx2
 import msgspec
 import trio
 from pydock.overlay import manifest as documents
@@ -135,11 +136,11 @@ async def _manifest(
 
 
 async def _whole(
-    session: Session, url: object, scope: str, headers: dict[str, str], limit: int, what: str
+    session: Session, url: httpx2.URL, scope: str, headers: dict[str, str], limit: int, what: str
 ) -> tuple[bytes, dict[str, str]]:
     for attempt in range(TRIES):
         try:
-            async with session.request("GET", url, scope=scope, headers=headers) as response:  # type: ignore[arg-type]
+            async with session.request("GET", url, scope=scope, headers=headers) as response:
                 return await session.read(response, limit, what), dict(response.headers)
         except Cut as error:
             if attempt == TRIES - 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from ipaddress import ip_address
 
 import trio
 from pydock.runtime.names.client import Names
@@ -158,8 +157,3 @@ class Attachments:
 def shown(network: NetworkRecord, lease: Lease) -> list[str]:
     """``NETWORK ADDRESS/BITS MAC`` of each address."""
     return [f"{network.name} {each} {lease.mac}" for each in network.interfaces(lease)]
-
-
-def by_version(lease: Lease, version: int) -> str:
-    """A lease's address of an IP version; empty without one."""
-    return next((text for text in lease.addresses if ip_address(text).version == version), "")

@@ -185,13 +185,6 @@ def links_in(namespace: int) -> dict[str, str]:
         }
 
 
-def links_like(prefix: str) -> list[str]:
-    """The names of the machine's links that begin with *prefix*."""
-    with _talking() as ip:
-        names = [str(link.get("ifname")) for link in ip.get_links()]
-    return sorted(name for name in names if name.startswith(prefix))
-
-
 def forward(*, ipv6: bool) -> None:
     """Have the machine forward packets; where it does already, nothing is changed."""
     for path in ("ipv4/ip_forward", *(("ipv6/conf/all/forwarding",) if ipv6 else ())):
