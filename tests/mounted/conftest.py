@@ -314,3 +314,29 @@ def errno_of() -> Callable[[Path, str], int]:
         return 0
 
     return write
+
+
+@pytest.fixture
+def links() -> Callable[[], list[str]]:
+    """The names of the machine's links, as far as the tests see one: /sys shows another's."""
+
+    def names() -> list[str]:
+        told = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+        return [line.split(":")[1].strip().partition("@")[0] for line in told.splitlines()]
+
+    return names
+
+
+@pytest.fixture
+def networks(engine: Engine, links: Callable[[], list[str]]) -> Iterator[Path]:
+    """``networks/``; those that the test makes are removed after it."""
+    path = engine.tree / "networks"
+    yield path
+    engine.clear()
+    for each in path.iterdir():
+        if each.name not in ("bridge", "ports"):
+            each.rmdir()
+    deadline = time.monotonic() + 30  # the kernel takes a namespace apart behind its end
+    while left := [link for link in links() if link.startswith("pv-")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)

@@ -27,17 +27,6 @@ A, PTR, TXT, AAAA = 1, 12, 16, 28
 HEADER = struct.Struct("!6H")
 
 
-@pytest.fixture
-def networks(engine: Engine) -> Iterator[Path]:
-    """``networks/``; those that the test makes are removed after it."""
-    path = engine.tree / "networks"
-    yield path
-    engine.clear()
-    for each in path.iterdir():
-        if each.name not in ("bridge", "ports"):
-            each.rmdir()
-
-
 def started(make: Make, name: str, *lines: str, **settings: str) -> Path:
     c = make(name, command="sleep 1000", network="".join(f"{line}\n" for line in lines), **settings)
     (c / "ctl").write_text("start")

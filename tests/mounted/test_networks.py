@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,27 +16,6 @@ if TYPE_CHECKING:
 
 Make = Callable[..., Path]
 ErrnoOf = Callable[[Path, str], int]
-
-
-@pytest.fixture
-def networks(engine: Engine) -> Iterator[Path]:
-    """``networks/``; those that the test makes are removed after it."""
-    path = engine.tree / "networks"
-    yield path
-    engine.clear()
-    for each in path.iterdir():
-        if each.name not in ("bridge", "ports"):
-            each.rmdir()
-    deadline = time.monotonic() + 30  # the kernel takes a namespace apart behind its end
-    while left := [link for link in links() if link.startswith("pv-")]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.01)
-
-
-def links() -> list[str]:
-    """Those of the machine, as far as the tests see one: /sys shows another's."""
-    told = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
-    return [line.split(":")[1].strip().partition("@")[0] for line in told.splitlines()]
 
 
 def new(networks: Path, name: str, **settings: str) -> Path:
@@ -219,7 +197,7 @@ def test_another_container_s_network_is_joined(networks: Path, make: Make, errno
     assert errno_of(b / "network", "container:nobody") == errno.ENOENT
 
 
-def test_the_default_network_is_made_when_it_is_first_named(own_engine: Engine) -> None:
+def test_the_default_network_is_made_when_it_is_first_named(own_engine: Engine, links: Callable[[], list[str]]) -> None:
     c = own_engine.tree / "containers/c"
     c.mkdir()
     (c / "image").write_text("busybox")
