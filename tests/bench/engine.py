@@ -79,12 +79,15 @@ class Engine:
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def make(self, name: str, command: str) -> Path:
+    def make(self, name: str, command: str, *, image: str = "busybox", network: str = "none", ports: str = "") -> Path:
         """A container with the peers' limits, not started."""
         c = self.tree / "containers" / name
         c.mkdir()
-        (c / "image").write_text("busybox")
+        (c / "image").write_text(image)
         (c / "command").write_text(command)
+        (c / "network").write_text(network)
+        if ports:
+            (c / "ports").write_text(ports)
         (c / "cgroup/memory.max").write_text(str(MEMORY))
         (c / "cgroup/pids.max").write_text(str(PIDS))
         return c

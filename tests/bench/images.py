@@ -289,6 +289,7 @@ class Images:
         c = self._engine.tree / "containers/c"
         c.mkdir()
         (c / "image").write_text(f"{self._big}:1")
+        (c / "network").write_text("none")
         subprocess.run(["cp", "-a", f"{files}/.", f"{c}/rootfs/"], check=True)
         theirs = self._podman("create", f"{self._big}:1")
         self._podman("cp", f"{files}/.", f"{theirs}:/")
