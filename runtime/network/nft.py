@@ -8,17 +8,15 @@ table can be written anew at any time; connections that are there go on, as it h
 
 from __future__ import annotations
 
-import errno
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pydock.runtime.network import nftables
 from pydock.runtime.network.ports import Port
 from pydock.runtime.network.store import NetworkRecord
 
 TABLE: Final = "inet pydock"
-_LONGEST: Final = 300
 _PORT: Final = "{}meta l4proto {{ tcp, udp, sctp }} dnat {} to {}meta l4proto . th dport map @{}"
 _LOOKUPS: Final = (
     ("", "ip", "ip daddr . ", "at4"),
@@ -111,27 +109,12 @@ def _chain(name: str, hook: str, rules: list[str]) -> list[str]:
 
 def apply(text: str) -> None:
     """Have the kernel take *text*. OSError: EOPNOTSUPP where there is no nft or no nftables. Blocks."""
-    _nft("-f", "-", given=text)
+    nftables.run(text)
 
 
 def listed() -> str:
     """The table as nft shows it, with counters; empty when there is none. Blocks."""
     try:
-        return _nft("list", "table", *TABLE.split())
+        return nftables.run(f"list table {TABLE}")
     except OSError:
         return ""
-
-
-def _nft(*words: str, given: str = "") -> str:
-    try:
-        done = subprocess.run(
-            ["nft", *words], input=given, capture_output=True, text=True, check=False, timeout=60, cwd="/"
-        )
-    except FileNotFoundError:
-        raise OSError(
-            errno.EOPNOTSUPP, "there is no nft(8) on this machine: networks need the package nftables"
-        ) from None
-    if done.returncode:
-        said = " ".join(done.stderr.split())[:_LONGEST]
-        raise OSError(errno.EOPNOTSUPP if "not supported" in said else errno.EIO, f"nft: {said}")
-    return done.stdout
