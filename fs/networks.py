@@ -16,6 +16,7 @@ from pydock.runtime.errors import Forbidden, Invalid
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network import nft
 from pydock.runtime.network.addresses import parse_address, parse_subnet
+from pydock.runtime.network.container import settled
 from pydock.runtime.network.store import NetworkRecord
 from pydock.runtime.network.words import Membership
 
@@ -113,7 +114,7 @@ class Members(ContainerLinks):
         if container is None or container.name != name:
             raise Invalid(f"members/{name}: the link has to have the name of the container that it leads to")
         items = container.spec.network or ()
-        await container.configuration.change_network((*_members(items), self._network.network.name))
+        await container.configuration.change_network("network", (*_members(items), self._network.network.name))
 
     async def unlink(self, name: str) -> None:
         container = self._network.containers.get(name)
@@ -121,7 +122,7 @@ class Members(ContainerLinks):
             return
         own = self._network.network.name
         left = tuple(item for item in _members(container.spec.network or ()) if Membership.parse(item).network != own)
-        await container.configuration.change_network(left or None)
+        await container.configuration.change_network("network", settled(left))
 
 
 def _members(items: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -32,8 +33,8 @@ LIVE: Final = frozenset(
         "hosts",
     ]
 )
-#: Those of them that a document does not change while it runs.
-_BY_THEMSELVES: Final = frozenset({"network", "ports", "dns", "hosts"})
+#: Those of them that are about its networks.
+_NETWORK: Final = ("network", "ports", "dns", "hosts")
 
 
 def _file(setting: str) -> str:
@@ -86,17 +87,10 @@ class Configuration:
         async with self._container.volumes.lock:
             await self._with_volumes(items, lambda: self.change("volumes", items, live=True))
 
-    async def change_network(self, items: tuple[str, ...] | None) -> None:
-        """Set the network, with the links of the container that runs."""
-        await self._container.network.change(items, lambda: self.change("network", items, live=True))
-
-    async def change_ports(self, items: tuple[str, ...] | None) -> None:
-        """Set the published ports, those of the run as well."""
-        await self._container.network.change_ports(items, lambda: self.change("ports", items, live=True))
-
-    async def change_names(self, setting: str, items: tuple[str, ...] | None) -> None:
-        """Set ``dns`` or ``hosts``, in the container as well when it runs."""
-        await self._container.network.naming.change(setting, items, lambda: self.change(setting, items, live=True))
+    async def change_network(self, setting: str, items: tuple[str, ...] | None) -> None:
+        """Set ``network``, ``ports``, ``dns`` or ``hosts``, in the container as well when it runs."""
+        keep = partial(self.change, setting, items, live=True)
+        await self._container.network.change(keep, **{setting: items})
 
     async def _with_volumes(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
         container = self._container
@@ -120,7 +114,7 @@ class Configuration:
 
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
-        async with self._container.volumes.lock:
+        async with self._container.network.lock, self._container.volumes.lock:
             await self._apply_spec(spec)
 
     async def _apply_spec(self, spec: Spec) -> None:
@@ -128,7 +122,7 @@ class Configuration:
         changed = {
             item.name for item in dataclasses.fields(Spec) if getattr(spec, item.name) != getattr(self.spec, item.name)
         }
-        if container.alive and (fixed := changed - (LIVE - _BY_THEMSELVES)):
+        if container.alive and (fixed := changed - LIVE):
             raise Busy(
                 f"{', '.join(sorted(fixed))} can't be changed while {container.name} is {container.state}: stop it first"
             )
@@ -137,10 +131,14 @@ class Configuration:
                 f"image can't be changed: {container.name} has a writable layer on {self.spec.image}: reset discards it"
             )
         before = self.spec
+
+        async def keep() -> None:
+            await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
+
         async with self._limiting() if "cgroup" in changed else nullcontext():
             try:
                 await self._reach(spec, changed)
-                await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
+                await container.network.apply(keep, **{name: getattr(spec, name) for name in _NETWORK})
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._reach(before, changed)

@@ -191,6 +191,7 @@ class Runs:
         agreements = {
             "volumes": lambda: container.volumes.agree(items, found=found),
             "secrets": container.secrets.agree,
+            "network": container.network.agree,
         }
         for what, agree in agreements.items():
             try:

@@ -77,13 +77,7 @@ class _Checked:
     async def change_volumes(self, items: tuple[str, ...] | None) -> None:
         self.taken["volumes"] = items
 
-    async def change_network(self, items: tuple[str, ...] | None) -> None:
-        self.taken["network"] = items
-
-    async def change_ports(self, items: tuple[str, ...] | None) -> None:
-        self.taken["ports"] = items
-
-    async def change_names(self, setting: str, items: tuple[str, ...] | None) -> None:
+    async def change_network(self, setting: str, items: tuple[str, ...] | None) -> None:
         self.taken[setting] = items
 
     async def set_oom_score(self, value: int | None) -> None:

@@ -11,7 +11,7 @@ from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_size
 from pydock.runtime.network import etc, ports
 from pydock.runtime.network.container import parse, settled
-from pydock.runtime.network.words import DEFAULT, memberships
+from pydock.runtime.network.words import DEFAULT, is_shared, memberships
 
 
 async def _store_image(subject: C, text: str | None, caller: int) -> None:
@@ -68,22 +68,22 @@ def _network(subject: C, line: str) -> tuple[str, ...]:
 
 
 async def _store_network(subject: C, items: tuple[str, ...] | None) -> None:
-    await subject.container.configuration.change_network(settled(items))
+    await subject.container.configuration.change_network("network", settled(items))
 
 
 def _network_ready(subject: C) -> None:
-    """Of one that runs only what it has of networks can change."""
-    if not memberships(spec_of(subject).network):
+    """Of one that runs a network that is not its own can't change."""
+    if is_shared(spec_of(subject).network):
         refuse_alive(subject, "network")
 
 
 async def _store_ports(subject: C, items: tuple[str, ...] | None) -> None:
-    await subject.container.configuration.change_ports(items)
+    await subject.container.configuration.change_network("ports", items)
 
 
 def _names(name: str, parse_line: Callable[[str], str], doc: str) -> List[C]:
     async def store(subject: C, items: tuple[str, ...] | None) -> None:
-        await subject.container.configuration.change_names(name, items)
+        await subject.container.configuration.change_network(name, items)
 
     return List(
         name=name,
@@ -155,7 +155,9 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         key=lambda item: item.split()[0],
         doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's, ``container:NAME`` that of "
         "another container, which must run. Else it is a member of networks: ``bridge``, or NAME of networks/, with "
-        "``ip=ADDRESS``, ``mac=ADDRESS`` and ``alias=NAME`` as options, a line each. Live: networks are joined and left while it runs.",
+        "``ip=ADDRESS``, ``mac=ADDRESS`` and ``alias=NAME`` as options, a line each. Live: networks are joined and left, all of them "
+        "too (that is ``none``), while it runs, with its ``ports``; EBUSY for other addresses in one, and to or from ``host`` and "
+        "``container:NAME``.",
     ),
     List(
         name="ports",

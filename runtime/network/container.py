@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,7 +17,7 @@ from pydock.runtime.network import links
 from pydock.runtime.network.attaching import Attachments, shown
 from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
-from pydock.runtime.network.words import HOST, Membership, is_alone, joined, memberships
+from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership, is_alone, is_shared, joined, memberships
 
 if TYPE_CHECKING:
     from pydock.runtime.confine.userns import IdMap
@@ -75,34 +77,81 @@ class ContainerNetwork:
             raise Busy(f"network: {name} is not running: it is {found.state}")
         return found.pidfd
 
-    async def change(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
-        """The setting becomes *items*, which *keep* keeps; a running container's links are changed before, or nothing is."""
-        container = self._container
-        before, after = memberships(container.spec.network), memberships(items)
-        for each in after:
-            if each.network != "bridge":
-                self._attachments.store.find(each.network)
+    async def change(self, keep: Callable[[], Awaitable[None]], **settings: tuple[str, ...] | None) -> None:
+        """Some of the *settings* ``network``, ``ports``, ``dns`` and ``hosts`` become these, which *keep* keeps: in the running
+        container at once, or not at all."""
         async with self.lock:
-            if not container.record.pid:
-                await keep()
-                await self._attachments.store.forget(container.id, frozenset(each.network for each in after))
-                return
-            if not before or not after:
-                container.configuration.refuse_alive("network")
-            namespace = await trio.to_thread.run_sync(links.namespace_of, container.process.pidfd)
+            await self.apply(keep, **settings)
+
+    async def apply(self, keep: Callable[[], Awaitable[None]], **settings: tuple[str, ...] | None) -> None:
+        """``change``, by who has the lock."""
+        container = self._container
+        before = container.spec
+        spec = replace(before, **settings)  # type: ignore[arg-type]
+        present, wanted = memberships(before.network), memberships(spec.network)
+        for each in wanted:
+            if each.network != DEFAULT:
+                self._attachments.store.find(each.network)
+        if not container.record.pid:
+            await keep()
+            await self._forget_others(wanted)
+            return
+        if spec.network != before.network and (is_shared(spec.network) or is_shared(before.network)):
+            container.configuration.refuse_alive("network")
+        async with AsyncExitStack() as undo:
+            namespace = await self._join(present, wanted, undo)
+            if wanted and (spec.ports != before.ports or not present):
+                await self._republish(spec.ports or (), undo)
+            elif not wanted and self._attachments.claims.of(container.id):
+                await self._republish((), undo)
+            undo.push_async_callback(_shielded, partial(self.naming.refresh, before))
+            await self.naming.refresh(spec)
+            await keep()
+            undo.pop_all()
+        with trio.CancelScope(shield=True):
+            if namespace is not None:
+                await self._leave(namespace, present, wanted)
+            await self.naming.tell()
+
+    async def _join(
+        self, present: tuple[Membership, ...], wanted: tuple[Membership, ...], undo: AsyncExitStack
+    ) -> int | None:
+        """Connect to what is *wanted* and not *present*; a descriptor of its namespace, None when nothing is to be done. Busy."""
+        container = self._container
+        fresh = _others(wanted, present)
+        gone = {each.network for each in _others(present, wanted)}
+        if changed := gone & {each.network for each in fresh}:
+            names = ", ".join(sorted(changed))
+            raise Busy(f"network: its addresses in {names} can't be changed while it runs: leave it first")
+        if not fresh and not gone:
+            return None
+        namespace = await trio.to_thread.run_sync(links.namespace_of, container.process.pidfd)
+
+        async def part() -> None:
             try:
-                gone = tuple(each for each in before if each not in after)
-                kept = tuple(each for each in before if each in after)
-                if changed := {each.network for each in gone} & {each.network for each in after}:
-                    names = ", ".join(sorted(changed))
-                    raise Busy(f"network: what it has in {names} can't be changed while it runs: leave it first")
-                await self._attachments.join(container.id, namespace, after, kept)
-                await keep()
-                await self._attachments.leave(container.id, namespace, gone, after)
+                if fresh:
+                    await self._attachments.leave(container.id, namespace, fresh, present)
             finally:
                 os.close(namespace)
-            await self.naming.tell()
-            await self.naming.refresh()
+
+        undo.push_async_callback(_shielded, part)
+        there = [*present, *_others(wanted, fresh)]
+        for each in fresh:  # one by one: what was joined before one that fails is left as networks are
+            others = tuple(other for other in fresh if other != each)
+            await self._attachments.join(container.id, namespace, wanted, (*there, *others))
+        return namespace
+
+    async def _leave(self, namespace: int, present: tuple[Membership, ...], wanted: tuple[Membership, ...]) -> None:
+        container = self._container
+        try:
+            await self._attachments.leave(container.id, namespace, _others(present, wanted), wanted)
+        finally:
+            os.close(namespace)
+        if self._attachments.claims.of(container.id):
+            await self._attachments.filter()  # its ports may lead elsewhere now
+
+    async def _forget_others(self, wanted: tuple[Membership, ...]) -> None:
+        await self._attachments.store.forget(self._container.id, frozenset(each.network for each in wanted))
 
     # ports
 
@@ -146,31 +195,43 @@ class ContainerNetwork:
             self._container.record.ports = ()
             self._container.engine.spawn(self._attachments.filter)
 
-    async def change_ports(self, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
-        """``ports`` become *items*: of a running container at once, or not at all."""
+    async def _republish(self, items: tuple[str, ...], undo: AsyncExitStack) -> None:
+        """The ports of the running container become *items*. Taken, Invalid, OSError."""
         container, claims = self._container, self._attachments.claims
-        async with self.lock:
-            if not container.record.pid or not memberships(container.spec.network):
-                await keep()
-                return
-            before, recorded = claims.of(container.id), container.record.ports
-            try:
-                await self._claim(items or ())
-                await self._attachments.filter()
-                await container.save()
-                await keep()
-            except BaseException:
-                claims.adopt(container.id, before)
-                container.record.ports = recorded
-                with trio.CancelScope(shield=True):
-                    await self._attachments.filter()
-                raise
+        before, recorded = claims.of(container.id), container.record.ports
+
+        async def restore() -> None:
+            claims.adopt(container.id, before)
+            container.record.ports = recorded
+            await self._attachments.filter()
+            await container.keep()
+
+        undo.push_async_callback(_shielded, restore)
+        await self._claim(items)
+        await self._attachments.filter()
+        await container.save()
 
     def adopt(self) -> None:
         """It goes on after pydockd was away: its ports and names are its own."""
         self.naming.note()
         if self._container.record.ports:
             self._attachments.claims.adopt(self._container.id, map(parse_kept, self._container.record.ports))
+
+    async def agree(self) -> None:
+        """After ``adopt``: have the links and ports that its settings say, where a death came between. A lease is on disk before its
+        link is made, and after it has gone."""
+        container = self._container
+        wanted = memberships(container.spec.network)
+        names = {each.network for each in wanted}
+        left = [each.name for each in self._attachments.store if each.name not in names and container.id in each.leases]
+        if left:
+            namespace = await trio.to_thread.run_sync(links.namespace_of, container.process.pidfd)
+            try:
+                await self._attachments.leave(container.id, namespace, tuple(map(Membership, left)), wanted)
+            finally:
+                os.close(namespace)
+        if container.record.ports or (wanted and container.spec.ports):
+            await self._claim(container.spec.ports or () if wanted else ())
 
     def targets(self) -> tuple[str, ...]:
         """Its addresses that published ports lead to: those in the first network that has a way out."""
@@ -205,6 +266,17 @@ class ContainerNetwork:
         await self._attachments.store.forget(self._container.id)
 
 
+async def _shielded(call: Callable[[], Awaitable[object]]) -> None:
+    with trio.CancelScope(shield=True):
+        await call()
+
+
+def _others(some: tuple[Membership, ...], present: tuple[Membership, ...]) -> tuple[Membership, ...]:
+    """Those of *some* whose links are not among those of *present*; what they are called there does not matter."""
+    there = {(each.network, each.addresses, each.mac) for each in present}
+    return tuple(each for each in some if (each.network, each.addresses, each.mac) not in there)
+
+
 def _expanded(items: tuple[str, ...], container: Container) -> list[Port]:
     """*items* as ports, ``auto`` as what the image exposes."""
     found: list[Port] = []
@@ -217,8 +289,10 @@ def _expanded(items: tuple[str, ...], container: Container) -> list[Port]:
 
 def settled(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """*items* as they hold: what was written last and can only be alone takes the others' place, and gives way to others."""
+    if items is None:
+        return None
     if not items:
-        return items
+        return (NONE,)
     if is_alone(items[-1]):
         return items[-1:]
     return tuple(item for item in items if not is_alone(item))
@@ -236,6 +310,6 @@ def parse(line: str, own: str, find: Callable[[str], object | None]) -> str:
         return text
     if is_alone(text):
         return text
-    if text.split()[0] in (HOST, "none"):
+    if text.split()[0] in (HOST, NONE):
         raise Invalid(f"network: {text.split()[0]} takes no options")
     return str(Membership.parse(text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from pydock.runtime.network.words import HOST, Membership, joined, memberships
 if TYPE_CHECKING:
     from pydock.runtime.container import Container
     from pydock.runtime.network.attaching import Attachments
+    from pydock.runtime.spec import Spec
 
 _SHORT: Final = 12  # digits of an id
 _DEEPEST: Final = 16  # of container: of container: …
@@ -64,10 +64,11 @@ class Naming:
 
     # /etc
 
-    def etc(self) -> Etc:
-        """What its files say besides its settings."""
+    def etc(self, spec: Spec | None = None) -> Etc:
+        """What its files say besides its settings; with *spec*, those that are about to hold."""
         container = self._container
-        items, own = container.spec.network, memberships(container.spec.network)
+        items = (spec or container.spec).network
+        own = memberships(items)
         for _ in range(_DEEPEST):
             if (name := joined(items)) is None or (found := container.engine.find(name)) is None:
                 break
@@ -87,31 +88,19 @@ class Naming:
         chosen = next((network for network in networks if not network.internal), networks[0] if networks else None)
         return () if chosen is None else tuple(str(each.ip) for each in chosen.gateways)
 
-    async def refresh(self, **settings: tuple[str, ...] | None) -> None:
-        """Have the files of the running container say what holds now; with *settings*, those that are about to hold. OSError."""
+    async def refresh(self, spec: Spec | None = None) -> None:
+        """Have the files of the running container say what holds now; with *spec*, what is about to hold. OSError."""
         container = self._container
         if not container.record.pid:
             return
-        spec = container.spec
-        hosts, servers = settings.get("hosts", spec.hosts), settings.get("dns", spec.dns)
-        name, etc, place = launching.hostname(spec, container.id), self.etc(), container.runs.place().files
+        found = spec or container.spec
+        name, etc, place = launching.hostname(found, container.id), self.etc(found), container.runs.place().files
 
         def write() -> None:
-            for file, text in texts(name, etc, hosts, servers).items():
+            for file, text in texts(name, etc, found.hosts, found.dns).items():
                 _rewrite(place / file, text)
 
         await trio.to_thread.run_sync(write)
-
-    async def change(self, setting: str, items: tuple[str, ...] | None, keep: Callable[[], Awaitable[None]]) -> None:
-        """``dns`` or ``hosts`` becomes *items*, in the running container too, or nothing is changed."""
-        async with self._container.network.lock:
-            try:
-                await self.refresh(**{setting: items})
-                await keep()
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await self.refresh()
-                raise
 
 
 def _rewrite(path: Path, text: str) -> None:

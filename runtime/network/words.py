@@ -86,6 +86,11 @@ def joined(items: tuple[str, ...] | None) -> str | None:
     return None
 
 
+def is_shared(items: tuple[str, ...] | None) -> bool:
+    """Whether the network is somebody else's: the machine's or another container's."""
+    return items == (HOST,) or joined(items) is not None
+
+
 def is_alone(item: str) -> bool:
     """Whether *item* is the only one that there may be."""
     return item in (HOST, NONE) or item.startswith(_CONTAINER)

@@ -121,6 +121,7 @@ SETTINGS = {
     "network": Setting(
         "none\n",
         (("nope", ENOENT), ("bridge0", ENOENT), "host none", "bridge ip=x", "container:bad", ("-host", ENOENT)),
+        live=True,
     ),
     "ports": Setting(
         "8080:80\n",

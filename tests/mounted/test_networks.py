@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pydock.runtime import syscalls
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -155,13 +158,35 @@ def test_links_in_members_connect_and_disconnect(networks: Path, make: Make, eng
         os.symlink("../../../containers/nobody", back / "members/nobody")
 
 
-def test_one_that_runs_can_not_change_between_kinds_of_network(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
+def test_one_that_runs_changes_only_a_network_that_is_its_own(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
     new(networks, "front")
-    a, b = started(make, "a", "front"), started(make, "b", "none")
+    a, b, c = started(make, "a", "front"), started(make, "b", "host"), started(make, "c", "container:a")
     assert errno_of(a / "network", "host\n") == errno.EBUSY
+    assert errno_of(a / "network", "container:b\n") == errno.EBUSY
     assert errno_of(b / "network", "front\n") == errno.EBUSY
+    assert errno_of(c / "network", "none\n") == errno.EBUSY
     assert errno_of(a / "network", "nosuch\n") == errno.ENOENT
-    assert ((a / "network").read_text(), (b / "network").read_text()) == ("front\n", "none\n")
+    assert [(each / "network").read_text() for each in (a, b, c)] == ["front\n", "host\n", "container:a\n"]
+
+
+def test_the_last_network_is_left_and_the_first_joined_while_it_runs(networks: Path, make: Make) -> None:
+    front = new(networks, "front")
+    a = answering(make, "a", "front", ports="8080:80\n")
+    assert said_at(8080) == "a"
+    (front / "members/a").unlink()
+    assert [(a / name).read_text() for name in ("network", "address", "ports.bound", "ports")] == [
+        *("none\n", "", "", "8080:80\n"),
+    ]
+    assert inside(a, "ls /sys/class/net")[1].split() == ["lo"]
+    assert inside(a, "cat /etc/resolv.conf")[1] == ""
+    os.symlink("../../../containers/a", front / "members/a")
+    assert (a / "network").read_text() == "front\n"
+    assert "default via" in inside(a, "ip route")[1]
+    assert said_at(8080) == "a"
+    with open(a / "network", "a") as file:
+        file.write("-front\n")
+    assert ((a / "network").read_text(), (a / "address").read_text()) == ("none\n", "")
+    front.rmdir()
 
 
 def test_a_network_that_is_named_is_busy_and_says_by_whom(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
@@ -309,3 +334,160 @@ def test_the_gateway_stays_where_it_is_as_members_come_and_go(networks: Path, ma
     for name in ("b", "c", "d", "e"):
         (a.with_name(name) / "ctl").write_text("kill")
     assert neighbours(a, gateway) == before
+
+
+def answering(make: Make, name: str, *lines: str, **settings: str) -> Path:
+    """A container that says *name* at its port 80."""
+    network = "".join(f"{line}\n" for line in lines)
+    c = make(name, command=f"nc -ll -p 80 -e echo {name}", network=network, **settings)
+    (c / "ctl").write_text("start")
+    return c
+
+
+def said_at(port: int) -> str:
+    """What is said at a port of the machine, once somebody answers there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        done = subprocess.run(
+            ["socat", "-u", f"TCP:127.0.0.1:{port}", "-"], capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0 and done.stdout:
+            return done.stdout.strip()
+    raise AssertionError(f"nobody answers at {port}")
+
+
+def test_a_document_moves_one_that_runs(networks: Path, make: Make) -> None:
+    new(networks, "front")
+    back = new(networks, "back")
+    a = answering(make, "a", "front", ports="8080:80\n", hosts="x 192.0.2.1\n")
+    assert said_at(8080) == "a"
+    text = (a / "spec.toml").read_text()
+    text = (
+        text.replace('"front"', '"back alias=db"').replace("8080:80", "8081:80").replace("x 192.0.2.1", "y 192.0.2.2")
+    )
+    (a / "spec.toml").write_text(f'dns = ["192.0.2.53"]\n{text}')
+    assert {network for network, _ in addresses(a)} == {"back"}
+    assert inside(a, "ls /sys/class/net")[1].split() == ["eth1", "lo"]
+    assert f"default via {(back / 'gateway').read_text().strip()} " in inside(a, "ip route")[1]
+    hosts, resolver = inside(a, "cat /etc/hosts")[1], inside(a, "cat /etc/resolv.conf")[1]
+    assert hosts.endswith("".join(f"{address}\ta\n" for _, address in addresses(a)) + "192.0.2.2\ty\n")
+    assert resolver.startswith(f"nameserver {(back / 'gateway').read_text()}")
+    assert resolver.endswith("nameserver 192.0.2.53\n")
+    assert said_at(8081) == "a"
+    assert (a / "ports.bound").read_text() == "8081:80/tcp\n"
+    assert f"db {addresses(a)[0][1]}" in (back / "names").read_text().splitlines()
+    assert list((networks / "front/members").iterdir()) == []
+
+
+def state_of(c: Path) -> list[str]:
+    """All that a document may change, as it is."""
+    files = ("network", "ports", "ports.bound", "dns", "hosts", "volumes", "address", "spec.toml")
+    commands = ("cat /etc/hosts /etc/resolv.conf", "ls /sys/class/net", "ip route", "cat /proc/mounts")
+    return [(c / name).read_text() for name in files] + [inside(c, command)[1] for command in commands]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "number"),
+    [
+        ('"8080:80"', '"8080:80", "8090:80"', errno.EADDRINUSE),
+        ('"front"', '"front", "nosuch"', errno.ENOENT),
+        ('"front"', '"front", "back ip=10.98.0.1"', errno.EBUSY),
+        ('"front"', '"front ip=10.99.0.77"', errno.EBUSY),
+        ('"front"', '"host"', errno.EBUSY),
+        ('"x 192.0.2.1"', '"x"', errno.EINVAL),
+        ('hosts = ["x', 'dns = ["nobody"]\nhosts = ["x', errno.EINVAL),
+        ('"/usr:/u"', '"/usr:/u", "/usr:/proc/sys/u"', errno.ENOENT),
+        ("image = ", "tty = true\nimage = ", errno.EBUSY),
+    ],
+)
+def test_a_document_that_is_refused_in_one_thing_changes_nothing(
+    networks: Path, make: Make, before: str, after: str, number: int
+) -> None:
+    new(networks, "front", subnet="10.99.0.0/24")
+    new(networks, "back", subnet="10.98.0.0/24")
+    new(networks, "side", subnet="10.97.0.0/24")
+    a = answering(make, "a", "front", ports="8080:80\n", hosts="x 192.0.2.1\n", volumes="/usr:/u\n")
+    answering(make, "b", "front", ports="8090:80\n")
+    text = re.sub(r"\[\n\s+(.*),\n\]", r"[\1]", (a / "spec.toml").read_text())
+    (a / "spec.toml").write_text(text)
+    state = state_of(a)
+    assert before in text
+    text = text.replace(before, after)
+    for each, other in (
+        ('network = ["', 'network = ["side", "' if number != errno.EBUSY or "front" in after else 'network = ["'),
+        ('ports = ["', 'ports = ["8070:80", "'),
+        ('hosts = ["', 'hosts = ["y 192.0.2.9", "'),
+        ('volumes = ["', 'volumes = ["/etc:/e", "'),
+    ):
+        text = text.replace(each, other)
+    with pytest.raises(OSError, match=".") as refused:
+        (a / "spec.toml").write_text(text)
+    assert refused.value.errno == number, (a / "error").read_text()
+    assert (a / "error").read_text() != ""
+    assert state_of(a) == state
+    assert said_at(8080) == "a"
+
+
+def test_published_ports_follow_to_another_network(networks: Path, make: Make) -> None:
+    new(networks, "front")
+    new(networks, "back")
+    answering(make, "a", "front", ports="8080:80\n")
+    assert said_at(8080) == "a"
+    os.symlink("../../../containers/a", networks / "back/members/a")
+    (networks / "front/members/a").unlink()
+    assert said_at(8080) == "a"
+
+
+def test_aliases_come_and_go_while_it_runs(networks: Path, make: Make) -> None:
+    front = new(networks, "front")
+    a = started(make, "a", "front")
+    address = addresses(a)[0][1]
+    with open(a / "network", "a") as file:
+        file.write("front alias=db\n")
+    assert f"db {address}" in (front / "names").read_text().splitlines()
+    with open(a / "network", "a") as file:
+        file.write("front\n")
+    assert f"db {address}" not in (front / "names").read_text().splitlines()
+    assert addresses(a)[0][1] == address
+
+
+def test_on_a_full_disk_nothing_is_joined_or_left(small_engine: Engine) -> None:
+    front, back = new(small_engine.tree / "networks", "front"), new(small_engine.tree / "networks", "back")
+    a = small_engine.tree / "containers/a"
+    a.mkdir()
+    for name, text in (("image", "busybox"), ("command", "sleep 1000"), ("network", "front"), ("ctl", "start")):
+        (a / name).write_text(text)
+    before = (a / "address").read_text()
+    with small_engine.filled():
+        with pytest.raises(OSError, match="No space"):
+            os.symlink("../../../containers/a", back / "members/a")
+        with pytest.raises(OSError, match="No space"):
+            (front / "members/a").unlink()
+    assert ((a / "address").read_text(), (a / "network").read_text()) == (before, "front\n")
+    assert inside(a, "ls /sys/class/net")[1].split() == ["eth0", "lo"]
+    os.symlink("../../../containers/a", back / "members/a")
+    assert inside(a, "ls /sys/class/net")[1].split() == ["eth0", "eth1", "lo"]
+
+
+def test_a_change_that_a_death_has_cut_short_is_done_to_its_end(own_engine: Engine) -> None:
+    for name in ("front", "back"):
+        new(own_engine.tree / "networks", name)
+    a = own_engine.tree / "containers/a"
+    a.mkdir()
+    for name, text in (
+        *(("image", "busybox"), ("command", "sleep 1000"), ("network", "front\nback\n")),
+        *(("ports", "8080:80\n"), ("ctl", "start")),
+    ):
+        (a / name).write_text(text)
+    document = own_engine.root / "containers" / (a / "id").read_text().strip() / "spec.toml"
+    own_engine.kill()
+    text = document.read_text()
+    document.write_text(text.replace('    "front",\n', "").replace("8080", "8081"))  # kept, and then it died
+    syscalls.umount2(str(own_engine.tree), syscalls.MNT_DETACH)
+    own_engine.start()
+    assert {network for network, _ in addresses(a)} == {"back"}
+    assert inside(a, "ls /sys/class/net")[1].split() == ["eth1", "lo"]
+    assert "default via" in inside(a, "ip route")[1]
+    assert (a / "ports.bound").read_text() == "8081:80/tcp\n"
+    assert list((own_engine.tree / "networks/front/members").iterdir()) == []
+    (own_engine.tree / "networks/front").rmdir()

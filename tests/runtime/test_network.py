@@ -174,7 +174,7 @@ def test_a_container_that_is_not_there_is_not_joined() -> None:
     ("items", "wanted"),
     [
         (None, None),
-        ((), ()),
+        ((), ("none",)),
         (("a", "b"), ("a", "b")),
         (("a", "host"), ("host",)),
         (("host", "a", "b"), ("a", "b")),
