@@ -1,0 +1,244 @@
+"""Topologies for tests of networks: the *machine* is the namespace that the tests run in, and before it is a host *outside*."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pydock.runtime import syscalls
+from pydock.runtime.network import links
+
+if TYPE_CHECKING:
+    from conftest import Engine
+
+Make = Callable[..., Path]
+
+#: Says ``NAME PEER PORT`` to who connects or sends a datagram, at each of its ports, and then what it is told.
+SERVER = """
+import selectors, socket, sys
+found = selectors.DefaultSelector()
+def said(peer, port):
+    return f"{sys.argv[1]} {peer[0].removeprefix('::ffff:')} {port}\\n".encode()
+for port in map(int, sys.argv[2:]):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        for family, address in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+            try:
+                one = socket.socket(family, kind)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.bind((address, port))
+            except OSError:
+                continue  # no IPv6 here, or both are done by the first
+            if kind == socket.SOCK_STREAM:
+                one.listen(100)
+            found.register(one, selectors.EVENT_READ, port)
+            break
+print("ready", flush=True)
+while True:
+    for key, _ in found.select():
+        one, port = key.fileobj, key.data
+        try:
+            if port is None:
+                data = one.recv(4096)
+                one.sendall(data)
+                if not data:
+                    found.unregister(one)
+                    one.close()
+            elif one.type == socket.SOCK_STREAM:
+                peer, address = one.accept()
+                peer.sendall(said(address, port))
+                found.register(peer, selectors.EVENT_READ, None)
+            else:
+                _, address = one.recvfrom(4096)
+                one.sendto(said(address, port), address)
+        except OSError:
+            if port is None:
+                found.unregister(one)
+                one.close()
+"""
+
+
+class Host:
+    """A machine as far as its network goes. *namespace* is -1 for the one that the tests run in."""
+
+    def __init__(self, namespace: int = -1) -> None:
+        self.namespace = namespace
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Sockets that this thread makes within are its own."""
+        if self.namespace < 0:
+            yield
+            return
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscalls.setns(self.namespace, syscalls.CLONE_NEWNET)
+            yield
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWNET)
+            os.close(own)
+
+    def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+        """What a command says there, errors too."""
+        enter = [] if self.namespace < 0 else ["nsenter", f"--net=/proc/self/fd/{self.namespace}"]
+        done = subprocess.run(
+            [*enter, *command],
+            pass_fds=[] if self.namespace < 0 else [self.namespace],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout
+        return done.stdout
+
+    def connected(self, address: str, port: int, *, wait: float = 5) -> socket.socket:
+        """A connection from there."""
+        with self.inside():
+            return socket.create_connection((address, port), timeout=wait)
+
+    def datagrams(self, address: str, port: int, *, wait: float = 5) -> socket.socket:
+        """A socket for datagrams from there to that place."""
+        with self.inside():
+            found = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+            found.settimeout(wait)
+            found.connect((address, port))
+            return found
+
+    def asks(self, address: str, port: int, protocol: str = "tcp", *, wait: float = 5) -> str:
+        """What is said there, ``NAME PEER PORT``; the error's name when nothing is."""
+        try:
+            if protocol == "tcp":
+                with self.connected(address, port, wait=wait) as peer:
+                    return peer.makefile().readline().strip()
+            with self.datagrams(address, port, wait=wait) as peer:
+                return heard(peer)
+        except OSError as error:
+            return type(error).__name__
+
+
+def heard(peer: socket.socket) -> str:
+    """What comes back for a datagram."""
+    peer.send(b"?")
+    return peer.recv(4096).decode().strip()
+
+
+@pytest.fixture
+def machine() -> Host:
+    """Where the engine is."""
+    return Host()
+
+
+@pytest.fixture
+def outside(machine: Host) -> Iterator[Host]:
+    """A host at a link of the machine's, which is 192.0.2.1 and .10, 2001:db8::1 and ::10 there; it is 192.0.2.2 and 2001:db8::2."""
+    host = Host(links.new_namespace())
+    place = f"/proc/self/fd/{host.namespace}"
+    subprocess.run(
+        ["ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", place],
+        pass_fds=[host.namespace],
+        check=True,
+    )
+    for where, link, addresses in (
+        (machine, "up0", ("192.0.2.1/24", "192.0.2.10/24", "2001:db8::1/64", "2001:db8::10/64")),
+        (host, "eth0", ("192.0.2.2/24", "2001:db8::2/64")),
+    ):
+        where.run("ip", "link", "set", link, "up")
+        for address in addresses:
+            where.run("ip", "address", "add", address, "dev", link, *(["nodad"] if ":" in address else []))
+    yield host
+    machine.run("ip", "link", "del", "up0")
+    os.close(host.namespace)
+
+
+@pytest.fixture
+def front(engine: Engine) -> Iterator[Path]:
+    """A network."""
+    path = engine.tree / "networks/front"
+    path.mkdir()
+    yield path
+    engine.clear()
+    path.rmdir()
+
+
+@pytest.fixture
+def serving(make: Make, front: Path) -> Callable[..., Path]:
+    """``serving(NAME, *PORTS, inner=(80,), …)``: a container that says ``NAME PEER PORT`` at its ports, over TCP and UDP."""
+
+    def start(name: str, *ports: str, inner: tuple[int, ...] = (80,), **settings: str) -> Path:
+        c = make(
+            name,
+            image="host",
+            command=json.dumps(["python3", "-c", SERVER, name, *map(str, inner)]),
+            **{"network": front.name, **settings},
+            ports="".join(f"{item}\n" for item in ports),
+        )
+        (c / "ctl").write_text("start")
+        deadline = time.monotonic() + 60
+        while "ready" not in (said := (c / "log").read_text()):
+            assert "Error" not in said, said
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return c
+
+    return start
+
+
+@pytest.fixture
+def from_inside() -> Callable[..., str]:
+    """``from_inside(CONTAINER, ADDRESS, PORT, PROTOCOL)``: what a process of the container's is told there."""
+
+    def ask(c: Path, address: str, port: int, protocol: str = "tcp") -> str:
+        x = c / "exec/asks"
+        x.mkdir()
+        place = f"[{address}]" if ":" in address else address
+        (x / "command").write_text(f"sh -c 'echo | socat -T 5 -t 5 - {protocol.upper()}:{place}:{port} | head -n 1'")
+        (x / "ctl").write_text("start")
+        (x / "wait").read_text()
+        said = (x / "log").read_text()
+        x.rmdir()
+        return said.strip()
+
+    return ask
+
+
+@pytest.fixture
+def free() -> Callable[[], int]:
+    """A port that nobody has."""
+
+    def find() -> int:
+        with socket.socket() as found:
+            found.bind(("0.0.0.0", 0))
+            return int(found.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture
+def setting() -> Iterator[Callable[[str, str], None]]:
+    """Writes settings of the kernel's, which are as before after the test: ``setting("net/ipv4/ip_forward", "1")``."""
+    before: dict[Path, str] = {}
+
+    def write(name: str, value: str) -> None:
+        path = Path("/proc/sys") / name
+        before.setdefault(path, path.read_text())
+        path.write_text(value)
+
+    yield write
+    for path, value in before.items():
+        path.write_text(value)
+
+
+def counters(text: str) -> list[int]:
+    """The packets that rules have counted."""
+    return [int(found) for found in re.findall(r"counter packets (\d+)", text)]
