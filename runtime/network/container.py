@@ -13,10 +13,11 @@ import trio
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy, Invalid, NotFound
 from pydock.runtime.formats import quote
-from pydock.runtime.network import links
+from pydock.runtime.network import conntrack, links, loopback
 from pydock.runtime.network.attaching import Attachments, shown
 from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
+from pydock.runtime.network.store import Lease, NetworkRecord
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership, is_alone, is_shared, joined, memberships
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ class ContainerNetwork:
         finally:
             os.close(namespace)
         if self._attachments.claims.of(container.id):
-            await self._attachments.filter()  # its ports may lead elsewhere now
+            self._attachments.claims.lead_elsewhere(container.id)
+            await self._lead()
 
     async def _forget_others(self, wanted: tuple[Membership, ...]) -> None:
         await self._attachments.store.forget(self._container.id, frozenset(each.network for each in wanted))
@@ -166,7 +168,7 @@ class ContainerNetwork:
             )
         await self._claim(container.spec.ports)
         try:
-            await self._attachments.filter()
+            await self._lead()
         except BaseException:
             claims.release(container.id)
             container.record.ports = ()
@@ -193,7 +195,7 @@ class ContainerNetwork:
         if self._attachments.claims.of(self._container.id):
             self._attachments.claims.release(self._container.id)
             self._container.record.ports = ()
-            self._container.engine.spawn(self._attachments.filter)
+            self._container.engine.spawn(self._lead)
 
     async def _republish(self, items: tuple[str, ...], undo: AsyncExitStack) -> None:
         """The ports of the running container become *items*. Taken, Invalid, OSError."""
@@ -203,13 +205,23 @@ class ContainerNetwork:
         async def restore() -> None:
             claims.adopt(container.id, before)
             container.record.ports = recorded
-            await self._attachments.filter()
+            await self._lead()
             await container.keep()
 
         undo.push_async_callback(_shielded, restore)
         await self._claim(items)
-        await self._attachments.filter()
+        await self._lead()
         await container.save()
+
+    async def _lead(self) -> None:
+        """Have the machine lead packets where the claims say. OSError."""
+        container, claims = self._container, self._attachments.claims
+        await self._attachments.filter()
+        first = self._leading()
+        if claims.of(container.id) and first is not None and first[0].subnet6 and loopback.is_led_on():
+            await trio.to_thread.run_sync(loopback.lead_back, first[0].bridge)
+        if moved := claims.take_moved():
+            container.engine.spawn(partial(trio.to_thread.run_sync, conntrack.forget, moved))
 
     def adopt(self) -> None:
         """It goes on after pydockd was away: its ports and names are its own."""
@@ -233,13 +245,15 @@ class ContainerNetwork:
         if container.record.ports or (wanted and container.spec.ports):
             await self._claim(container.spec.ports or () if wanted else ())
 
-    def targets(self) -> tuple[str, ...]:
-        """Its addresses that published ports lead to: those in the first network that has a way out."""
+    def _leading(self) -> tuple[NetworkRecord, Lease] | None:
+        """What published ports lead to: the first network that has a way out, and its lease there."""
         found = self._attachments.addresses(self._container.id, memberships(self._container.spec.network))
-        for network, lease in found:
-            if not network.internal:
-                return tuple(lease.addresses)
-        return tuple(found[0][1].addresses) if found else ()
+        return next((each for each in found if not each[0].internal), found[0] if found else None)
+
+    def targets(self) -> tuple[str, ...]:
+        """Its addresses that published ports lead to."""
+        first = self._leading()
+        return () if first is None else tuple(first[1].addresses)
 
     # what is to be seen
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pydock.runtime.network import nftables
+from pydock.runtime.network import loopback, nftables
 from pydock.runtime.network.ports import Port
 from pydock.runtime.network.store import NetworkRecord
 
@@ -38,9 +38,10 @@ class Published:
 def render(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()) -> str:
     """The table for *networks* and what is *published*, as ``nft -f`` takes it: in one transaction."""
     forward: list[str] = ["ct status dnat accept"]
-    nat: list[str] = [
-        'oifname "pd-*" ip saddr 127.0.0.0/8 counter masquerade'
-    ]  # from the machine itself, to a published port
+    nat: list[str] = [  # from the machine itself, to a published port
+        'oifname "pd-*" ip saddr 127.0.0.0/8 counter masquerade',
+        'oifname "pd-*" ip6 saddr ::1 counter masquerade',
+    ]
     for network in sorted(networks, key=lambda each: each.name):
         link = f'"{network.bridge}"'
         for subnet in network.subnets:
@@ -66,7 +67,10 @@ def render(networks: Iterable[NetworkRecord], published: Iterable[Published] = (
             *_chain(
                 "published",
                 "",
-                [_PORT.format(*each) for each in _LOOKUPS],
+                [
+                    *([] if loopback.is_led_on() else ["ip6 daddr ::1 return"]),
+                    *(_PORT.format(*each) for each in _LOOKUPS),
+                ],
             ),
             *_chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;", ["jump published"]),
             *_chain("output", "type nat hook output priority -100; policy accept;", ["jump published"]),

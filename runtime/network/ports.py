@@ -17,8 +17,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime.errors import Invalid, Taken
+from pydock.runtime.errors import Invalid, Taken, Unsupported
 from pydock.runtime.formats import quote
+from pydock.runtime.network import loopback
 
 AUTO: Final = "auto"
 PROTOCOLS: Final = ("tcp", "udp", "sctp")
@@ -156,6 +157,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._bound: dict[str, tuple[Port, ...]] = {}  # by the container's id
+        self._moved: set[Port] = set()
         self.name_of: Callable[[str], str] = lambda container: container[:12]
 
     def of(self, container: str) -> tuple[Port, ...]:
@@ -169,14 +171,24 @@ class Claims:
     def adopt(self, container: str, ports: Iterable[Port]) -> None:
         """It has these and no others."""
         bound = tuple(ports)
+        self._moved |= set(self.of(container)) ^ set(bound)
         if bound:
             self._bound[container] = bound
         else:
-            self.release(container)
+            self._bound.pop(container, None)
 
     def release(self, container: str) -> None:
         """It has none any more."""
-        self._bound.pop(container, None)
+        self.adopt(container, ())
+
+    def lead_elsewhere(self, container: str) -> None:
+        """It has what it had, at other addresses of its own."""
+        self._moved |= set(self.of(container))
+
+    def take_moved(self) -> set[Port]:
+        """Those that lead elsewhere than when this was asked last."""
+        moved, self._moved = self._moved, set()
+        return moved
 
     def find(self, wanted: Iterable[Port], kept: Iterable[Port], container: str) -> tuple[Port, ...]:
         """*wanted*, with a free port where any will do; *kept* are the container's own already. Taken, with who has it. Blocks."""
@@ -210,7 +222,12 @@ class Claims:
 
 
 def _check_free(port: Port) -> None:
-    """Whether nobody on the machine listens there. Taken, with who does; Invalid for an address that is not the machine's."""
+    """Whether nobody on the machine listens there. Taken, with who does; Invalid for an address that is not the machine's, Unsupported
+    for one that packets can't be led on from."""
+    if port.address == "::1" and not loopback.is_led_on():
+        raise Unsupported(
+            f"ports: {port} can't be published where {loopback.ASKING} is 1: the kernel drops the answers"
+        )
     if port.protocol == "sctp":
         return
     kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
