@@ -39,6 +39,10 @@ class Removal:
         """Whether it is worth remembering."""
         return trio.current_time() - self.begun < _REMEMBERED
 
+    def comes_down_to(self, directory: Directory) -> bool:
+        """Whether it has listed *directory* and the object that it belongs to: that can't go this way, so nothing in it does."""
+        return directory.parent in self.listed and directory in self.listed
+
     def refuse(self) -> None:
         self.refused = bool(self.listed)
         for node in self.hidden:

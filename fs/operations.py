@@ -385,7 +385,7 @@ class Operations(pyfuse3.Operations):
             self._only_root(ctx)
             if isinstance(node, Scratch):
                 del directory.scratch[text]
-            elif directory.growing and not removal.refused:
+            elif directory.growing and not removal.refused and not removal.comes_down_to(directory):
                 await directory.unlink(text)
             elif isinstance(node, File) and node.settable and not removal.refused:
                 removal.hidden.append(node)
@@ -457,7 +457,9 @@ class Operations(pyfuse3.Operations):
             self.inodes.rebind(scratch.number, setting)
             scratch.number = 0
             return
-        if setting is not None or not may_scratch(directory, new):
+        if setting is not None:
+            raise Forbidden(f"{directory.place(new)} is no setting and can't be replaced")
+        if not may_scratch(directory, new):
             raise unknown(directory, new)
         del directory.scratch[scratch.name]
         scratch.name = new
