@@ -239,10 +239,10 @@ class Daemon:
                     directory = inner
             return len(removed)
 
-        async def prune_volumes() -> int:
-            removed = await volumes_tree.prune()
+        async def prune_in(tree: VolumesDirectory | NetworksDirectory) -> int:
+            removed = await tree.prune()
             for name in removed:
-                operations.gone(volumes_tree, name)
+                operations.gone(tree, name)
             return len(removed)
 
         root = RootDirectory(
@@ -251,7 +251,8 @@ class Daemon:
                 containers,
                 counts,
                 prune,
-                prune_volumes,
+                lambda: prune_in(volumes_tree),
+                lambda: prune_in(networks_tree),
                 lambda: collect(images),
                 reload,
                 self._shutdown,
@@ -264,7 +265,8 @@ class Daemon:
         root.add(images_tree)
         volumes_tree = VolumesDirectory(containers, containers_directory.settled_all, root)
         root.add(volumes_tree)
-        root.add(NetworksDirectory(containers, containers_directory.settled_all, root))
+        networks_tree = NetworksDirectory(containers, containers_directory.settled_all, root)
+        root.add(networks_tree)
         root.add(RegistriesDirectory(accounts, root))
         operations = Operations(root, nursery)
 

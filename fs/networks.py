@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from contextlib import suppress
+from typing import Protocol, cast
 
 import trio
 from pydock.fs.links import ContainerLinks
 from pydock.fs.metadata import Attributes, Metadata
 from pydock.fs.node import Directory, Entry, File, Folder, Link, Node, Report, Subject, Value
 from pydock.fs.subject import Place
+from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
-from pydock.runtime.errors import Forbidden, Invalid
+from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network import nft
 from pydock.runtime.network.addresses import parse_address, parse_subnet
 from pydock.runtime.network.container import settled
 from pydock.runtime.network.store import NetworkRecord
-from pydock.runtime.network.words import Membership
+from pydock.runtime.network.words import DEFAULT, HOST, NONE
 
 
 class NetworkSubject:
@@ -98,35 +100,54 @@ async def _store_mtu(subject: N, text: str | None, caller: int) -> None:
     await _change(subject, mtu=int(text) if text else 0)
 
 
+class Named(Protocol):
+    """What has members: a network, or what ``network`` may say instead."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class Members(ContainerLinks):
     """``members/``: ``ln -s`` connects a container, rm disconnects it."""
 
     growing = True
 
-    def __init__(self, subject: N) -> None:
-        super().__init__(
-            "members", subject, lambda: subject.engine.attachments.store.users(subject.network.name), subject.settled
-        )
-        self._network = subject
+    def __init__(
+        self, subject: Subject, what: Named, containers: Containers, settled: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__("members", subject, lambda: containers.network_users(what.name), settled)
+        self._what = what
+        self._containers = containers
 
     async def link(self, name: str, target: str) -> None:
-        container = self._network.containers.get(target.rstrip("/").rpartition("/")[2])
-        if container is None or container.name != name:
+        *before, last = [part for part in target.split("/") if part] or [""]
+        container = self._containers.get(last)
+        if before and before[-1] != "containers":
+            raise Invalid(
+                f"members/{name}: {quote(target)} does not lead to a container: ../../../containers/NAME does"
+            )
+        if container is None:
+            raise NotFound(f"members/{name}: there is no container {quote(last)}")
+        if last != name:
             raise Invalid(f"members/{name}: the link has to have the name of the container that it leads to")
-        items = container.spec.network or ()
-        await container.configuration.change_network("network", (*_members(items), self._network.network.name))
+        await self._change(container, (*(container.spec.network or ()), self._what.name))
 
     async def unlink(self, name: str) -> None:
-        container = self._network.containers.get(name)
-        if container is None:
+        container, own = self._containers.get(name), self._what.name
+        if container is None or name not in self.dynamic_names():
             return
-        own = self._network.network.name
-        left = tuple(item for item in _members(container.spec.network or ()) if Membership.parse(item).network != own)
-        await container.configuration.change_network("network", settled(left))
+        if own == NONE:
+            raise Forbidden(f"members/{name}: who is in no network leaves that by joining one")
+        await self._change(
+            container, tuple(item for item in container.spec.network or () if item.partition(" ")[0] != own)
+        )
+
+    async def _change(self, container: Container, items: tuple[str, ...]) -> None:
+        await container.configuration.change_network("network", settled(items))
 
 
-def _members(items: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(item for item in items if item not in ("none", "host") and not item.startswith("container:"))
+def _members(subject: N) -> Members:
+    return Members(subject, subject.network, subject.containers, subject.settled)
 
 
 async def _names(subject: N) -> str:
@@ -184,7 +205,7 @@ NETWORK: tuple[Entry[N], ...] = (
     _boolean("masquerade", "1 gives what leaves the machine the machine's address. The default is 1."),
     Folder(
         name="members",
-        make=Members,
+        make=_members,
         doc="A link to each container that names it. ``ln -s ../../../containers/NAME`` connects one, rm disconnects it: also "
         "while it runs.",
     ),
@@ -215,6 +236,45 @@ class NetworkDirectory(Directory):
 
     def __init__(self, subject: NetworkSubject, parent: Directory) -> None:
         super().__init__(subject.network.name, parent, subject, cast("tuple[Entry[Subject], ...]", NETWORK))
+
+
+class FixedSubject(Place):
+    """``host`` or ``none``: no network, but something that containers name."""
+
+    def __init__(self, name: str, containers: Containers, settled: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(f"networks/{name}", containers.engine)
+        self.name = name
+        self.containers = containers
+        self.settled = settled
+        self.error = ""
+        self.error_changed = self.metadata.born
+
+    def failed(self, words: str) -> None:
+        super().failed(words)
+        self.error = words
+        self.error_changed = now()
+
+    def succeeded(self) -> None:
+        if self.error:
+            self.error = ""
+            self.error_changed = now()
+
+
+FIXED: tuple[Entry[FixedSubject], ...] = (
+    Folder(
+        name="members",
+        make=lambda s: Members(s, s, s.containers, s.settled),
+        doc="A link to each container whose ``network`` says so. ``ln -s ../../../containers/NAME`` makes it say so, EBUSY where one "
+        "that runs can't; rm in ``host`` makes it say ``none``.",
+    ),
+    Value(
+        name="error",
+        volatile=True,
+        changed=lambda s: s.error_changed,
+        show=lambda s: s.error or None,
+        doc="One line on what failed last. Empty after the next success.",
+    ),
+)
 
 
 class PortsDirectory(Directory):
@@ -260,7 +320,10 @@ class NetworksDirectory(Directory):
         self._containers = containers
         self._settled = settled
         self._nodes: dict[str, NetworkDirectory] = {}
-        self._ports = PortsDirectory(containers, self)
+        self._fixed: dict[str, Directory] = {"ports": PortsDirectory(containers, self)}
+        for name in (HOST, NONE):
+            subject = FixedSubject(name, containers, settled)
+            self._fixed[name] = Directory(name, self, subject, cast("tuple[Entry[Subject], ...]", FIXED))
         containers.engine.attachments.settled = self._settle
 
     async def _settle(self) -> None:
@@ -269,10 +332,10 @@ class NetworksDirectory(Directory):
             await node.subject.metadata.settled()
 
     def dynamic(self, name: str) -> Node | None:
-        if name == self._ports.name:
-            return self._ports
+        if name in self._fixed:
+            return self._fixed[name]
         network = self._containers.engine.attachments.store.get(name)
-        if network is None:
+        if network is None or network.name != name:
             return None
         node = self._nodes.get(name)
         if node is None or cast(NetworkSubject, node.subject).network is not network:
@@ -280,14 +343,41 @@ class NetworksDirectory(Directory):
         return node
 
     def dynamic_names(self) -> Sequence[str]:
-        return [*(network.name for network in self._containers.engine.attachments.store), self._ports.name]
+        return [*(network.name for network in self._containers.engine.attachments.store), *self._fixed]
+
+    async def settled(self) -> None:
+        """The default network is there for whoever looks first."""
+        store = self._containers.engine.attachments.store
+        if store.get(DEFAULT) is None:
+            try:
+                await store.default()
+            except (PydockError, OSError) as error:  # no subnet is free, or the disk is full
+                self.subject.failed(f"networks/{DEFAULT}: {error}")
 
     async def make(self, name: str) -> None:
         await self._containers.engine.attachments.store.create(name)
 
     async def remove(self, name: str) -> None:
-        if name == self._ports.name:
+        if name in self._fixed:
             raise Forbidden(f"networks/{name} is part of the tree and can't be removed")
         await self._settled()
         await self._containers.engine.attachments.remove(name)
         self._nodes.pop(name, None)
+
+    async def rename(self, name: str, new: str) -> None:
+        if name in self._fixed:
+            raise Forbidden(f"networks/{name} is part of the tree and can't be renamed")
+        await self._settled()
+        await self._containers.rename_network(name, new)
+        if name != new and (node := self._nodes.pop(name, None)) is not None:
+            node.name = new
+            self._nodes[new] = node
+
+    async def prune(self) -> tuple[str, ...]:
+        """Remove every network that no container names; their names."""
+        removed = []
+        for network in tuple(self._containers.engine.attachments.store):
+            with suppress(Busy, Forbidden):
+                await self.remove(network.name)
+                removed.append(network.name)
+        return tuple(removed)

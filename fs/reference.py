@@ -16,7 +16,7 @@ from pydock.fs.containers.execs import EXEC
 from pydock.fs.containers.health import HEALTH
 from pydock.fs.imagefiles import IMAGE
 from pydock.fs.images import TOP
-from pydock.fs.networks import NETWORK
+from pydock.fs.networks import FIXED, NETWORK
 from pydock.fs.node import Blob, Bulk, Control, Document, Entry, Folder, Link, List, Report, Stream, Value
 from pydock.fs.registries import REGISTRY
 from pydock.fs.root import TABLE as ROOT
@@ -95,9 +95,14 @@ _SECTIONS: Final = (
     (
         "networks/NAME/",
         "mkdir makes a network with the next subnet that is free, to be named in a container's ``network``; rmdir removes it, EBUSY "
-        "while a container names it. ``bridge`` is made when a container first names it, and stays. ``networks/ports/`` has a link "
-        "for each published port, ``PROTOCOL:IP:PORT``, to the container that has it.",
+        "while a container names it; mv renames it, in those settings too, also while they run. ``bridge`` is there from the start "
+        "and stays. ``networks/ports/`` has a link for each published port, ``PROTOCOL:IP:PORT``, to the container that has it.",
         NETWORK,
+    ),
+    (
+        "networks/host/, networks/none/",
+        "What ``network`` may say instead of a network: they can't be made, renamed or removed.",
+        FIXED,
     ),
     (
         "registries/HOST[:PORT]/",

@@ -66,6 +66,7 @@ class Root:
     counts: Callable[[], dict[str, int]]
     prune_images: Callable[[], Awaitable[int]]
     prune_volumes: Callable[[], Awaitable[int]]
+    prune_networks: Callable[[], Awaitable[int]]
     collect: Callable[[], Awaitable[int]]
     reload: Callable[[], Awaitable[str]]
     shutdown: Callable[[], None]
@@ -162,8 +163,10 @@ async def _prune(root: Root, words: tuple[str, ...]) -> str:
             removed = await root.prune_images()
         case ("volumes",):
             removed = await root.prune_volumes()
+        case ("networks",):
+            removed = await root.prune_networks()
         case _:
-            raise Invalid(f"prune takes containers, images or volumes, not {quote(' '.join(words))}")
+            raise Invalid(f"prune takes containers, images, volumes or networks, not {quote(' '.join(words))}")
     return f"removed {removed} {words[0] if removed != 1 else words[0].removesuffix('s')}"
 
 
@@ -225,8 +228,8 @@ TABLE: tuple[Entry[Root], ...] = (
             Verb(name="gc", usage="gc", doc="delete what no image and no container needs any more", run=_gc),
             Verb(
                 name="prune",
-                usage="prune containers|images|volumes",
-                doc="remove every container that has exited, or every image or volume that no container uses",
+                usage="prune containers|images|volumes|networks",
+                doc="remove every container that has exited, or every image, volume or network that no container uses",
                 run=_prune,
             ),
             Verb(name="reload", usage="reload", doc="read /etc/pydock.toml again", run=_reload),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 from pydock.runtime.errors import Busy, PydockError
+from pydock.runtime.network.words import renamed
 from pydock.runtime.settings import Settings
 from pydock.runtime.spec import Spec
 
@@ -111,6 +112,17 @@ class Configuration:
                 await self._settings.change(lambda spec: dataclasses.replace(spec, volumes=items))
                 await container.save()
                 container.engine.on_change(container)
+
+    async def rename_network(self, name: str, new: str) -> None:
+        """A network got another name: its links and addresses stay what they are."""
+        container = self._container
+        async with container.network.lock:
+            items = tuple(renamed(item, name, new) for item in self.spec.network or ())
+            if items != (self.spec.network or ()):
+                await self._settings.change(lambda spec: dataclasses.replace(spec, network=items))
+                container.engine.on_change(container)
+                if container.record.pid and container.engine.adopted.is_set():
+                    await container.network.naming.tell(joining=False)
 
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""

@@ -26,7 +26,7 @@ from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
-from pydock.runtime.network.words import memberships
+from pydock.runtime.network.words import named
 from pydock.runtime.process import GRACE, Left, Process
 from pydock.runtime.record import new_record, record_of
 from pydock.runtime.rootfs import detach
@@ -171,12 +171,19 @@ class Containers:
         self.engine.events.publish("container", new, "rename", before=name)
 
     def network_users(self, name: str) -> tuple[str, ...]:
-        """The containers whose settings have the network *name*."""
-        return tuple(
-            container.name
-            for container in self
-            if any(each.network == name for each in memberships(container.spec.network))
-        )
+        """The containers whose settings have the network *name*, which may be host or none."""
+        return tuple(container.name for container in self if name in named(container.spec.network))
+
+    async def rename_network(self, name: str, new: str) -> None:
+        """mv of a network: its members name it anew, whatever dies meanwhile."""
+        if name != new:
+            await self.engine.attachments.store.rename(name, new)
+            await self._rename_network(name, new)
+
+    async def _rename_network(self, name: str, new: str) -> None:
+        for container in tuple(self):
+            await container.configuration.rename_network(name, new)
+        await self.engine.attachments.store.renamed(name)
 
     def volume_users(self, name: str) -> tuple[str, ...]:
         """The containers whose settings have the volume *name*."""
@@ -242,6 +249,8 @@ class Containers:
         """Take up what still runs, and take note of what has ended meanwhile."""
         if (renaming := self.engine.volumes.renaming()) is not None:
             await self._rename_volume(*renaming)
+        if (moved := self.engine.attachments.store.renaming()) is not None:
+            await self._rename_network(*moved)
         alive = await self.engine.monitor.alive()
         exits = await trio.to_thread.run_sync(read_exits, str(self.engine.run))
         followed = frozenset(await self.engine.logger.followed())

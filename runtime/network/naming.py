@@ -50,17 +50,27 @@ class Naming:
             found[network.name] = described(network)
         return [found[name] for name, each in called.items() if self._names.note(found[name], container.id, each)]
 
-    async def tell(self) -> None:
-        """``note``, and return when it is so."""
-        for network in self.note():
-            await self._names.tell(network, self._container.id)
+    async def tell(self, *, joining: bool = True) -> None:
+        """``note``, and return when it is so; with *joining* who comes to a network, or leaves it, is an event."""
+        identity = self._container.id
+        before = {each.name for each in self._names.networks_of(identity)}
+        news = self.note()
+        after = {each.name for each in self._names.networks_of(identity)}
+        for name in sorted(after ^ before) if joining else ():
+            self._happened(name, "connect" if name in after else "disconnect")
+        for network in news:
+            await self._names.tell(network, identity)
 
     def forget(self) -> None:
         """It runs no more, and is nobody in any network."""
         identity = self._container.id
         for network in self._names.networks_of(identity):
             self._names.note(network, identity, Called())
+            self._happened(network.name, "disconnect")
             self._container.engine.spawn(partial(self._names.tell, network, identity))
+
+    def _happened(self, network: str, action: str) -> None:
+        self._container.engine.events.publish("network", network, action, container=self._container.name)
 
     # /etc
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ from pydock.runtime.state import Settler, clear_halves, read_json, replace_json
 
 _SUFFIX: Final = ".json"
 _BRIDGE: Final = "pd-"
+_RENAMING: Final = ".renaming"
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ class NetworkStore:
         self._events = events
         self._settler = settler
         self._networks: dict[str, NetworkRecord] = {}
+        self._before: dict[str, NetworkRecord] = {}  # by the names that settings may still have
         self._lock = trio.Lock()
 
     def __iter__(self) -> Iterator[NetworkRecord]:
@@ -118,11 +121,11 @@ class NetworkStore:
         return len(self._networks)
 
     def get(self, name: str) -> NetworkRecord | None:
-        return self._networks.get(name)
+        return self._networks.get(name) or self._before.get(name)
 
     def find(self, name: str) -> NetworkRecord:
         """The network of that name; NotFound."""
-        network = self._networks.get(name)
+        network = self.get(name)
         if network is None:
             raise NotFound(f"network {quote(name)} does not exist: mkdir networks/{name} makes one")
         return network
@@ -131,10 +134,13 @@ class NetworkStore:
         """Read what is on disk; before anything else."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         clear_halves(self._directory)
+        if (renaming := self.renaming()) is not None and self._path(renaming[0]).exists():
+            os.rename(*map(self._path, renaming))
         for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
             values = read_json(path)
             if values is None:
                 continue
+            values["name"] = path.name.removesuffix(_SUFFIX)  # it may have been renamed
             leases = values.pop("leases", {})
             network = NetworkRecord(**{name: values[name] for name in _KEPT if name in values})  # type: ignore[arg-type]
             if isinstance(leases, dict):
@@ -145,7 +151,7 @@ class NetworkStore:
         """mkdir: with the next subnets that are free."""
         checked_name(name)
         async with self._lock:
-            if name in self._networks or name in (HOST, NONE, "ports"):
+            if name in self._networks or name in self._before or name in (HOST, NONE, "ports"):
                 raise Exists(f"networks/{name} exists")
             network = await trio.to_thread.run_sync(self._new, name)
             self._networks[name] = network
@@ -216,16 +222,54 @@ class NetworkStore:
                 raise Forbidden(f"networks/{DEFAULT} is there from the start and can't be removed")
             if users := self.users(name):
                 raise Busy(f"networks/{name} is in use by {', '.join(users)}")
+            if network in self._before.values():
+                raise Busy(f"networks/{name} is being renamed")
             async with network.saving:
                 del self._networks[name]
                 await trio.to_thread.run_sync(self._path(name).unlink)
             await trio.to_thread.run_sync(links.remove_link, network.bridge)
         self._events.publish("network", name, "remove")
 
+    async def rename(self, name: str, new: str) -> None:
+        """mv. The settings that name it are the caller's to change, between this and :meth:`renamed`; it has both names until then."""
+        network = self.find(name)
+        checked_name(new)
+        if name == DEFAULT:
+            raise Forbidden(f"networks/{DEFAULT} is there from the start and can't be renamed")
+
+        def move() -> None:
+            replace_json(self._directory / _RENAMING, {"from": name, "to": new})
+            try:
+                os.rename(self._path(name), self._path(new))
+            except OSError:
+                (self._directory / _RENAMING).unlink()
+                raise
+
+        async with self._lock, network.saving:
+            if self.get(new) is not None or new in (DEFAULT, HOST, NONE, "ports"):
+                raise Exists(f"networks/{new} exists")
+            if self._before:
+                raise Busy(f"networks/{next(iter(self._before.values())).name} is being renamed")
+            await trio.to_thread.run_sync(move)
+            self._before[name] = self._networks[new] = self._networks.pop(name)
+            network.name = new
+        self._events.publish("network", new, "rename", before=name)
+
+    def renaming(self) -> tuple[str, str] | None:
+        """The names before and after, when settings may have the one before yet."""
+        values = read_json(self._directory / _RENAMING) or {}
+        before, after = values.get("from"), values.get("to")
+        return (before, after) if isinstance(before, str) and isinstance(after, str) else None
+
+    async def renamed(self, before: str) -> None:
+        """All settings have the new name."""
+        self._before.pop(before, None)
+        await trio.to_thread.run_sync(partial((self._directory / _RENAMING).unlink, missing_ok=True))
+
     async def save(self, network: NetworkRecord) -> None:
         """Keep it on disk, as it is by then; nothing when it has been removed."""
-        path = self._path(network.name)
         async with network.saving:
+            path = self._path(network.name)
             if self._networks.get(network.name) is network:
                 await trio.to_thread.run_sync(replace_json, path, network.plain())
                 self._settler.touched(path)

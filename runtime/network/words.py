@@ -79,6 +79,19 @@ def memberships(items: tuple[str, ...] | None) -> tuple[Membership, ...]:
     return tuple(Membership.parse(item) for item in items)
 
 
+def named(items: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What a setting names of networks/: networks, or ``host``, or ``none``; nothing where the network is another container's."""
+    if joined(items) is not None:
+        return ()
+    return tuple(each.network for each in memberships(items)) or (items or (NONE,))[:1]
+
+
+def renamed(item: str, name: str, new: str) -> str:
+    """*item* with the network *name* called *new*."""
+    before, space, options = item.partition(" ")
+    return f"{new}{space}{options}" if before == name else item
+
+
 def joined(items: tuple[str, ...] | None) -> str | None:
     """The name in ``container:NAME``, or None."""
     if items and items[0].startswith(_CONTAINER):

@@ -334,7 +334,7 @@ def networks(engine: Engine, links: Callable[[], list[str]]) -> Iterator[Path]:
     yield path
     engine.clear()
     for each in path.iterdir():
-        if each.name not in ("bridge", "ports"):
+        if each.name not in ("bridge", "host", "none", "ports"):
             each.rmdir()
     deadline = time.monotonic() + 30  # the kernel takes a namespace apart behind its end
     while left := [link for link in links() if link.startswith("pv-")]:
