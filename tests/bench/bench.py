@@ -1,7 +1,7 @@
 """Times pydock beside its peers, alternating in one run, and prints ratios: the machine may be noisy, its noise hits both.
 
 ``bench.py DIRECTORY [ROUNDS [NAME...]]``; DIRECTORY holds ``cfs``, the file system in C. Without names all is measured: starts execs
-many logs status_files images crowd.
+many logs status_files images networks crowd.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from engine import Engine, put
 from images import Images
+from networks import Networks
 from peers import bundle
 from pydock.runtime import syscalls
 from timing import alternate, rows, timed
@@ -252,6 +253,17 @@ def images(engine: Engine) -> None:
         syscalls.umount2(str(place), syscalls.MNT_DETACH)
 
 
+def networks(engine: Engine) -> None:
+    """Networks; podman's store is in memory."""
+    place = DIRECTORY / "podman"
+    place.mkdir()
+    syscalls.mount("none", str(place), "tmpfs", 0, "size=1g")
+    try:
+        Networks(engine, place, ROUNDS).run()
+    finally:
+        syscalls.umount2(str(place), syscalls.MNT_DETACH)
+
+
 def clear_cgroups() -> None:
     """What is left of the engine's and the peers' cgroups goes, with the processes in them if it came to that."""
     deadline = time.monotonic() + 5
@@ -282,7 +294,7 @@ def main() -> None:
     try:
         kernel, processors, load = platform.release(), os.cpu_count(), os.getloadavg()[0]
         print(f"{ROUNDS} rounds, alternating; Linux {kernel}, {processors} processors, load {load:.1f}\n", flush=True)
-        for measure in (starts, execs, many, logs, status_files, images):
+        for measure in (starts, execs, many, logs, status_files, images, networks):
             if measure.__name__ in CHOSEN or not CHOSEN:
                 measure(engine)
                 sys.stdout.flush()
