@@ -16,13 +16,14 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 import pyfuse3
 import trio
 from pydock.fs.containers.directory import ContainersDirectory
+from pydock.fs.errors import leaves
 from pydock.fs.imagefiles import Images
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.images import collect, images_directory, prune_images
@@ -81,9 +82,10 @@ _PARTING: Final = 1.0  # seconds from the unmount to the end for those who have 
 class Daemon:
     """The parts, put together."""
 
-    def __init__(self, mountpoint: str, options: Options) -> None:
+    def __init__(self, mountpoint: str, options: Options, read_options: Callable[[], Options]) -> None:
         self.mountpoint = mountpoint
         self.options = options
+        self.read_options = read_options  # again
         self.store = Store(options.root / "images")
         self.host = HostImage(options.root / "host")
         layout = detect_layout()
@@ -143,7 +145,7 @@ class Daemon:
                 log_max=options.log_max,
                 hierarchy=self.hierarchy,
                 images=Library(self.store, self.host),
-                attachments=Attachments(NetworkStore(options.root / "networks", events, settler)),
+                attachments=Attachments(NetworkStore(options.root / "networks", events, settler, options.addressing)),
                 volumes=VolumeStore(options.root / "volumes", options.run / "empty", events, settler),
                 events=events,
                 settler=settler,
@@ -162,6 +164,7 @@ class Daemon:
                     starting.start_soon(attending.start, companion.run)
             nursery.start_soon(settler.run)
             await containers.adopt()
+            await engine.attachments.names.ask(options.dns)
             await engine.attachments.names.begin(
                 Companion("names", run, join=join, on_connect=engine.attachments.names.connected), attending
             )
@@ -222,10 +225,11 @@ class Daemon:
             }
 
         async def reload() -> str:
-            fresh = await trio.to_thread.run_sync(from_file)
+            fresh = await trio.to_thread.run_sync(self.read_options)
             engine.log_max = fresh.log_max
             self.options = replace(self.options, mirrors=fresh.mirrors, proxies=fresh.proxies)
-            return "read /etc/pydock.toml: log_max, registries and proxies hold from now on, the places from the next mount on"
+            await engine.attachments.names.ask(fresh.dns)
+            return "read /etc/pydock.toml: log_max, dns, registries and proxies hold from now on, the others from the next mount on"
 
         async def prune() -> int:
             removed = await prune_images(images)
@@ -349,6 +353,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """The program; its exit status."""
     given = arguments(argv)
+
+    def read_options() -> Options:
+        return from_mount(from_file(), ",".join(given.options))
+
     logging.basicConfig(
         level=logging.DEBUG if given.verbose else logging.INFO,
         format="pydockd: %(levelname)s: %(message)s",
@@ -360,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
         if os.geteuid() != 0:
             raise Invalid("only root can run containers")
         mountpoint = os.path.realpath(given.mountpoint)  # as mountinfo tells it
-        options = from_mount(from_file(), ",".join(given.options))
+        options = read_options()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (min(hard, _FILES) if hard != resource.RLIM_INFINITY else _FILES, hard)
@@ -370,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
         os.umask(0o022)  # whatever the shell's is: what is made for containers is for all of their users
         with locked(options):
             prepare_mountpoint(mountpoint)
-            trio.run(Daemon(mountpoint, options).run)
+            trio.run(Daemon(mountpoint, options, read_options).run)
     except (PydockError, OverlayError, OSError, RuntimeError) as error:
         log.error("%s", error)
         return 1
@@ -382,15 +390,6 @@ def main(argv: list[str] | None = None) -> int:
             log.error("%s", leaf)
         return 1
     return 0
-
-
-def leaves(error: BaseException | None) -> Iterator[BaseException]:
-    """The exceptions in a group of groups."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    elif error is not None:
-        yield error
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from pydock.overlay import errors as overlay
@@ -59,3 +60,12 @@ def translate(error: BaseException) -> tuple[int, str]:
         return own, one_line(str(error))
     log.error("a fault in pydock", exc_info=error)
     return errno.EIO, one_line(f"a fault in pydock: {type(error).__name__}: {error}")
+
+
+def leaves(error: BaseException | None) -> Iterator[BaseException]:
+    """The exceptions in a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    elif error is not None:
+        yield error

@@ -17,7 +17,7 @@ from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network import nft
-from pydock.runtime.network.addresses import parse_address, parse_subnet
+from pydock.runtime.network.addresses import parse_address, parse_mtu, parse_subnet
 from pydock.runtime.network.container import settled
 from pydock.runtime.network.store import NetworkRecord
 from pydock.runtime.network.words import DEFAULT, HOST, NONE
@@ -95,9 +95,7 @@ def _boolean(name: str, doc: str) -> Value[N]:
 
 
 async def _store_mtu(subject: N, text: str | None, caller: int) -> None:
-    if text and not (text.isascii() and text.isdigit() and 68 <= int(text) <= 65535):
-        raise Invalid(f"mtu: {quote(text)} is not a number of bytes from 68 to 65535")
-    await _change(subject, mtu=int(text) if text else 0)
+    await _change(subject, mtu=parse_mtu(text) if text else 0)
 
 
 class Named(Protocol):

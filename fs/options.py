@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,10 @@ from pydock.overlay.reference import is_host
 from pydock.overlay.registry.endpoint import Proxies
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_limit, print_limit, quote
+from pydock.runtime.network.addresses import parse_address, parse_mtu, parse_subnet
+from pydock.runtime.network.etc import parse_server
+from pydock.runtime.network.store import Addressing
+from pydock.runtime.spec import place_in
 
 CONFIGURATION: Final = Path("/etc/pydock.toml")
 #: mount(8), fstab(5) and systemd.mount(5) pass these on; they mean nothing to a file system of this kind.
@@ -59,6 +64,12 @@ class Options:
     run: Path = Path("/run/pydock")
     cgroup_parent: str = ""  # empty: the engine's choice
     log_max: str = "max"
+    subnet: str = ""  # of the default network, as the next four; empty: the next that is free
+    gateway: str = ""
+    subnet6: str | None = None  # empty: it has no IPv6
+    gateway6: str = ""
+    mtu: int = 0
+    dns: tuple[str, ...] = ()  # who is asked for names that are no container's; empty: whom the machine asks
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by registry
     proxies: Proxies | None = None  # None: the environment's
 
@@ -76,15 +87,41 @@ class Options:
                 return replace(self, cgroup_parent="/".join(parts))
             case "log_max":
                 return replace(self, log_max=print_limit(parse_limit(value)))
+            case "subnet" | "subnet6":
+                subnet = value and str(parse_subnet(value, 6 if name == "subnet6" else 4))
+                return replace(self, **{name: subnet})  # type: ignore[arg-type]
+            case "gateway" | "gateway6":
+                return replace(self, **{name: value and parse_server(value, name)})  # type: ignore[arg-type]
+            case "mtu":
+                return replace(self, mtu=parse_mtu(value) if value else 0)
+            case "dns":
+                return replace(self, dns=(*self.dns, parse_server(value)) if value else ())
         known = ", ".join(item.name for item in fields(self) if item.name not in ("mirrors", "proxies"))
         raise Invalid(f"{quote(name)} is not an option: {known}")
+
+    def check(self) -> None:
+        """Invalid for options that do not go together."""
+        for name, gateway, subnet in (
+            ("gateway", self.gateway, self.subnet),
+            ("gateway6", self.gateway6, self.subnet6),
+        ):
+            if gateway and not subnet:
+                raise Invalid(f"{name}={quote(gateway)}: there is no {name.replace('gateway', 'subnet')} that it is in")
+            if gateway and subnet:
+                parse_address(gateway, ip_network(subnet), name)
+
+    @property
+    def addressing(self) -> Addressing:
+        """The default network's."""
+        return Addressing(self.subnet, self.gateway, self.subnet6, self.gateway6, self.mtu)
 
 
 def from_file(path: Path = CONFIGURATION) -> Options:
     """The options in *path*; the defaults when it does not exist. Invalid for a bad one."""
     options = Options()
     try:
-        values = tomllib.loads(path.read_text())
+        text = path.read_text()
+        values = tomllib.loads(text)
     except FileNotFoundError:
         return options
     except (OSError, ValueError) as error:
@@ -94,12 +131,13 @@ def from_file(path: Path = CONFIGURATION) -> Options:
     except Invalid as error:
         raise Invalid(f"{path}: {error}") from None
     for name, value in values.items():
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise Invalid(f"{path}: {name} is not a text")
         try:
-            options = options.with_option(name, str(value))
+            for each in value if name == "dns" and isinstance(value, list) else (value,):
+                if not isinstance(each, str | int) or isinstance(each, bool):
+                    raise Invalid(f"{name} is not a text")
+                options = options.with_option(name, str(each))
         except Invalid as error:
-            raise Invalid(f"{path}: {error}") from None
+            raise Invalid(f"{path}: {place_in(text, name)}{error}") from None
     return options
 
 
@@ -134,12 +172,16 @@ def _proxies(values: dict[str, object]) -> Proxies | None:
 
 
 def from_mount(options: Options, text: str) -> Options:
-    """*options* with those of ``-o`` on top: ``NAME=VALUE,…``."""
-    for part in filter(None, text.split(",")):
-        name, equals, value = part.partition("=")
+    """*options* with those of ``-o`` on top: ``NAME=VALUE,…``; ``dns`` may be there more than once. Invalid."""
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    for name, stale in (("subnet", {"gateway": ""}), ("subnet6", {"gateway6": ""}), ("dns", {"dns": ()})):
+        if any(each == name for each, *_ in pairs):
+            options = replace(options, **stale)
+    for name, equals, value in pairs:
         if not equals and (name in _GENERIC or name.startswith("x-")):
             continue
         if name.startswith(("x-", "comment")):
             continue
         options = options.with_option(name, value)
+    options.check()
     return options

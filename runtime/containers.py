@@ -21,12 +21,12 @@ import trio
 from pydock.runtime import syscalls
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Engine
-from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
+from pydock.runtime.errors import Busy, Exists, Invalid, NotFound, PydockError
 from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
-from pydock.runtime.network.words import named
+from pydock.runtime.network.words import DEFAULT, named
 from pydock.runtime.process import GRACE, Left, Process
 from pydock.runtime.record import new_record, record_of
 from pydock.runtime.rootfs import detach
@@ -271,7 +271,17 @@ class Containers:
                 await self.engine.monitor.forget(gone.id, gone.pid)
         await self.let_go()
         await trio.to_thread.run_sync(self._clear_run)
+        await self._readdress()
         self.engine.adopted.set()
+
+    async def _readdress(self) -> None:
+        """The options may say other addresses of the default network than last time."""
+        running = tuple(each.name for each in self if each.alive and DEFAULT in named(each.spec.network))
+        try:
+            await self.engine.attachments.store.agree(running)
+        except (PydockError, OSError) as error:
+            log.warning("networks/%s is not as the options say: %s", DEFAULT, error)
+            self.engine.failures.add(f"networks/{DEFAULT}", f"not as the options say: {error}")
 
     async def let_go(self) -> None:
         """Have keeper and logger forget what no container needs: a death, or an end, came between two steps."""

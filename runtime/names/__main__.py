@@ -5,6 +5,7 @@ one. Who asks sees the names of the network at whose gateway it asks, if it is s
 
 Requests (``pydock.runtime.serving``); a zone is ``{name, gateways, subnets, internal}`` of a network, with addresses as texts:
 
+- ``resolvers {addresses}``: who is asked what is nobody's here; without any, whom the machine asks
 - ``table {zones: [{zone, members: {id: {names, addresses}}}, ...]}`` -> ``{failed: {name: words}}``: that is all there is from now on;
   failed are those at whose gateways it can't listen: that is tried again
 - ``member {zone, id, names, addresses}`` -> the same about one; without addresses it is none. A zone without members is none
@@ -42,7 +43,8 @@ class NamesProcess(Server):
         self.failed: dict[str, str] = {}
         self._connections: Counter[str] = Counter()
         self._retrying = False
-        self.forwarder = Forwarder(self, Resolvers(), self._is_own)
+        self.resolvers = Resolvers()
+        self.forwarder = Forwarder(self, self.resolvers, self._is_own)
 
     def idle(self) -> bool:
         return not self.zones
@@ -53,6 +55,9 @@ class NamesProcess(Server):
                 return self._table(message.get("zones"))
             case "member":
                 return self._member(message)
+            case "resolvers":
+                self.resolvers.told = tuple(wire.texts(message, "addresses"))
+                return {}
             case "list":
                 return {"zones": {name: len(zone) for name, zone in self.zones.items()}}
             case _:

@@ -47,6 +47,7 @@ class Names:
     """All members' names. The process is started when there is the first, or found again."""
 
     def __init__(self, failed: Callable[[str, str], None]) -> None:
+        self._resolvers: tuple[str, ...] = ()
         self._failed = failed  # called with a network's name, and why it has no names
         self._words: dict[str, str] = {}
         self._described: dict[str, Described] = {}
@@ -76,7 +77,14 @@ class Names:
             }
             for name, members in self._members.items()
         ]
+        await self._request(link, {"do": "resolvers", "addresses": list(self._resolvers)})
         await self._request(link, {"do": "table", "zones": zones})
+
+    async def ask(self, resolvers: tuple[str, ...]) -> None:
+        """Who is asked from now on what is nobody's here; without any, whom the machine asks."""
+        self._resolvers = resolvers
+        if self._companion is not None and self._begun:
+            await self._request(self._companion, {"do": "resolvers", "addresses": list(resolvers)})
 
     def note(self, network: Described, identity: str, called: Called) -> bool:
         """A member has these names; without addresses it is none. Whether that is news."""
@@ -112,7 +120,7 @@ class Names:
         except Failed as error:  # if it has died, the next one is told all
             _log.debug("names: %s", error)
             return
-        failed = answer.get("failed")
+        failed = answer.get("failed", self._words)
         words = {str(name): str(said) for name, said in failed.items()} if isinstance(failed, dict) else {}
         for name, said in words.items():
             if self._words.get(name) != said:

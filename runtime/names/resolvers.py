@@ -1,4 +1,4 @@
-"""Whom the machine asks: the ``nameserver`` lines of its resolv.conf(5), read again when the file has changed."""
+"""Who is asked: the ``nameserver`` lines of the machine's resolv.conf(5), read again when the file has changed, or others."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ def parse(text: str) -> tuple[str, ...]:
 
 
 class Resolvers:
-    """Those of the machine, as it is now."""
+    """Those of the machine, as it is now; *told* are others, in their place."""
 
     def __init__(self, path: str = _PATH) -> None:
+        self.told: tuple[str, ...] = ()
         self._path = path
         self._seen: tuple[int, ...] | None = None
         self._found: tuple[str, ...] = ()
 
     def now(self) -> tuple[str, ...]:
         """Their addresses; none when there is no file, or no line about any."""
+        if self.told:
+            return self.told
         try:
             status = os.stat(self._path)
             seen = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

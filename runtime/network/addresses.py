@@ -141,6 +141,14 @@ def mac_of(address: Address) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *address.packed[-4:]))
 
 
+def parse_mtu(text: str) -> int:
+    """Bytes of the largest packet of a link. Invalid."""
+    word = text.strip()
+    if not (word.isascii() and word.isdigit() and len(word) < 6 and 68 <= int(word) <= 65535):
+        raise Invalid(f"mtu: {quote(text)} is not a number of bytes from 68 to 65535")
+    return int(word)
+
+
 def parse_mac(text: str) -> str:
     """``XX:XX:XX:XX:XX:XX`` of one host, in lower case. Invalid."""
     parts = text.strip().lower().split(":")

@@ -67,9 +67,9 @@ def parse_host(line: str) -> str:
     raise Invalid(f"hosts: {quote(line.strip())} is not NAME ADDRESS")
 
 
-def parse_server(line: str) -> str:
-    """The address of a server that answers. Invalid."""
+def parse_server(line: str, what: str = "dns") -> str:
+    """The address of a server that answers, or of *what*. Invalid."""
     try:
         return str(ip_address(line.strip()))
     except ValueError:
-        raise Invalid(f"dns: {quote(line.strip())} is not an address") from None
+        raise Invalid(f"{what}: {quote(line.strip())} is not an address") from None

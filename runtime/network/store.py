@@ -47,6 +47,29 @@ class Lease:
     mac: str
 
 
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """What the default network is to have, as far as somebody has said it; an empty *subnet6* is none."""
+
+    subnet: str = ""
+    gateway: str = ""
+    subnet6: str | None = None
+    gateway6: str = ""
+    mtu: int = 0
+
+    def settings(self) -> dict[str, object]:
+        """As those of a network."""
+        found: dict[str, object] = {}
+        for subnet, gateway, key in (
+            (self.subnet or None, self.gateway, "gateway"),
+            (self.subnet6, self.gateway6, "gateway6"),
+        ):
+            if subnet is not None:
+                first = str(first_address(ip_network(subnet))) if subnet else ""
+                found |= {key.replace("gateway", "subnet"): subnet, key: gateway or first}
+        return found | ({"mtu": self.mtu} if self.mtu else {})
+
+
 @dataclass(slots=True)
 class NetworkRecord:
     """One network. *subnet6* is empty on a machine without IPv6. *files* are the modes, owners and times of its files in the tree."""
@@ -105,7 +128,8 @@ _KEPT: Final = (
 class NetworkStore:
     """Those in *directory*. *users* are the containers that name a network, by name; all that blocks is in threads."""
 
-    def __init__(self, directory: Path, events: Events, settler: Settler) -> None:
+    def __init__(self, directory: Path, events: Events, settler: Settler, default: Addressing = Addressing()) -> None:
+        self.addressing = default
         self.users: Callable[[str], tuple[str, ...]] = lambda name: ()
         self._directory = directory
         self._events = events
@@ -164,18 +188,19 @@ class NetworkStore:
         return network
 
     def _new(self, name: str) -> NetworkRecord:
-        taken = [network for network, _ in self.taken()]
-        subnet = free_subnet(taken)
-        subnet6 = free_subnet6(taken) if links.has_ipv6() else None
-        return NetworkRecord(
-            name,
-            os.urandom(4).hex(),
-            now(),
-            str(subnet),
-            str(first_address(subnet)),
-            str(subnet6 or ""),
-            str(first_address(subnet6)) if subnet6 else "",
-        )
+        said = self.addressing.settings() if name == DEFAULT else {}
+        taken = self.taken()
+        for key in ("subnet", "subnet6"):
+            if text := said.get(key):
+                check_free(ip_network(str(text)), taken)
+        others = [network for network, _ in taken]
+        subnet = "" if "subnet" in said else str(free_subnet(others))
+        subnet6 = str(free_subnet6(others)) if "subnet6" not in said and links.has_ipv6() else ""
+        gateways = (str(first_address(ip_network(text))) if text else "" for text in (subnet, subnet6))
+        network = NetworkRecord(name, os.urandom(4).hex(), now(), subnet, next(gateways), subnet6, next(gateways))
+        for key, value in said.items():
+            setattr(network, key, value)
+        return network
 
     def taken(self, but: NetworkRecord | None = None) -> list[tuple[Network, str]]:
         """What is in use: by the machine's routes, by other networks than *but*. Blocks."""
@@ -190,16 +215,23 @@ class NetworkStore:
         """The one that is there from the start; made when it is first asked for."""
         return self._networks.get(DEFAULT) or await self.create(DEFAULT)
 
-    async def change(self, network: NetworkRecord, **values: object) -> None:
-        """Change settings, before its first use; Busy when somebody names it. *subnet* takes along the gateway."""
+    async def agree(self, running: tuple[str, ...]) -> None:
+        """After a start: have the default network be as was said since, or Busy when it can't be, as some are *running* in it."""
+        network = self._networks.get(DEFAULT)
+        wanted = {} if network is None else self.addressing.settings()
+        if network is not None and any(getattr(network, key) != value for key, value in wanted.items()):
+            await self.change(network, running, **wanted)
+
+    async def change(self, network: NetworkRecord, users: tuple[str, ...] | None = None, /, **values: object) -> None:
+        """Change settings, before its first use; Busy when there are *users*: who names it. *subnet* takes along the gateway."""
         async with network.lock:
-            if users := self.users(network.name):
+            if users := self.users(network.name) if users is None else users:
                 raise Busy(f"networks/{network.name} is in use by {', '.join(users)}: its settings can't be changed")
             for key in ("subnet", "subnet6"):
                 if text := values.get(key):
                     subnet = ip_network(str(text))
                     check_free(subnet, await trio.to_thread.run_sync(self.taken, network))
-                    values[key.replace("subnet", "gateway")] = str(first_address(subnet))
+                    values.setdefault(key.replace("subnet", "gateway"), str(first_address(subnet)))
             before = {key: getattr(network, key) for key in values}
             leases = network.leases
             try:

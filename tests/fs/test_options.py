@@ -36,6 +36,12 @@ def test_the_mount_s_own_win(tmp_path: Path) -> None:
         ("cgroup_parent=/a/b/", Options(cgroup_parent="a/b")),
         ("log_max=1K", Options(log_max="1024")),
         ("log_max=max", Options(log_max="max")),
+        ("subnet=10.9.0.0/16,subnet6=fd00:9::/64", Options(subnet="10.9.0.0/16", subnet6="fd00:9::/64")),
+        ("gateway=10.9.0.9,subnet=10.9.0.0/16", Options(subnet="10.9.0.0/16", gateway="10.9.0.9")),
+        ("subnet6=,mtu=1400", Options(subnet6="", mtu=1400)),
+        ("subnet=10.9.0.0/16,subnet=", Options()),
+        ("dns=192.0.2.1,dns=FD00::1", Options(dns=("192.0.2.1", "fd00::1"))),
+        ("dns=192.0.2.1,dns=", Options()),
     ],
 )
 def test_options_of_a_mount(text: str, wanted: Options) -> None:
@@ -57,6 +63,19 @@ def test_options_of_a_mount(text: str, wanted: Options) -> None:
         ("cgroup_parent=a/../b", "cgroup_parent"),
         ("log_max=much", "much"),
         ("log_max=-1", "-1"),
+        ("subnet=10.9.0.1/16", "has host bits set"),
+        ("subnet=fd00::/64", "is not a subnet of IPv4"),
+        ("subnet=10.9.0.0/31", "too small"),
+        ("subnet6=10.9.0.0/16", "is not a subnet of IPv6"),
+        ("subnet=x", '"x" is not a subnet'),
+        ("gateway=10.9.0.1", "there is no subnet that it is in"),
+        ("subnet=10.9.0.0/16,gateway=10.8.0.1", "is not an address of a host in 10.9.0.0/16"),
+        ("subnet=10.9.0.0/16,gateway=10.9.255.255", "is not an address of a host"),
+        ("gateway=x", 'gateway: "x" is not an address'),
+        ("subnet6=,gateway6=fd00::1", "there is no subnet6"),
+        ("mtu=67", "not a number of bytes"),
+        ("mtu=" + "9" * 5000, "not a number of bytes"),
+        ("dns=nobody", 'dns: "nobody" is not an address'),
     ],
 )
 def test_a_bad_option_is_refused_in_words(text: str, words: str) -> None:
@@ -73,6 +92,11 @@ def test_a_bad_option_is_refused_in_words(text: str, words: str) -> None:
         ('root = ["/a"]\n', "root is not a text"),
         ("root = true\n", "root is not a text"),
         ('[engine]\nroot = "/a"\n', "engine is not a text"),
+        ('log_max = "1M"\nsubnet = "10.9.0.1/16"\n', "line 2: "),
+        ('dns = ["192.0.2.1", "x"]\n', 'line 1: dns: "x" is not an address'),
+        ("\n\ndns = [1.5]\n", "line 3: dns is not a text"),
+        ('log_max = ["1M"]\n', "line 1: log_max is not a text"),
+        ("mtu = 1\n", "line 1: mtu: "),
     ],
 )
 def test_a_bad_file_is_refused_in_words_that_name_it(tmp_path: Path, text: str, words: str) -> None:
@@ -82,6 +106,21 @@ def test_a_bad_file_is_refused_in_words_that_name_it(tmp_path: Path, text: str, 
         from_file(file)
     assert words in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+def test_dns_of_the_mount_takes_the_place_of_the_file_s(tmp_path: Path) -> None:
+    file = tmp_path / "pydock.toml"
+    file.write_text('dns = ["192.0.2.1", "192.0.2.2"]\nmtu = 1400\n')
+    assert from_mount(from_file(file), "").dns == ("192.0.2.1", "192.0.2.2")
+    assert from_mount(from_file(file), "dns=192.0.2.3") == Options(dns=("192.0.2.3",), mtu=1400)
+    assert from_mount(from_file(file), "dns=").dns == ()
+
+
+def test_a_subnet_of_the_mount_takes_along_the_gateway(tmp_path: Path) -> None:
+    file = tmp_path / "pydock.toml"
+    file.write_text('subnet = "10.9.0.0/16"\ngateway = "10.9.0.9"\n')
+    assert from_mount(from_file(file), "subnet=10.8.0.0/16") == Options(subnet="10.8.0.0/16")
+    assert from_mount(from_file(file), "gateway=10.9.0.8").gateway == "10.9.0.8"
 
 
 def test_mirrors_and_proxies_of_the_file(tmp_path: Path) -> None:

@@ -250,7 +250,15 @@ def test_the_configuration_is_read_and_the_mount_s_own_options_win(machine: Mach
         ("mount -t pydock none mnt -o $OPTIONS,rot=/x", '"rot" is not an option: root, run, cgroup_parent, log_max'),
         ("mount -t pydock none mnt -o ro,$OPTIONS", '"ro" is not an option'),
         ("mount -t pydock none nowhere -o $OPTIONS", "nowhere does not exist"),
-        ("echo 'rot = 1' > /etc/pydock.toml; mount -t pydock none mnt -o $OPTIONS", '/etc/pydock.toml: "rot" is not'),
+        (
+            "echo 'rot = 1' > /etc/pydock.toml; mount -t pydock none mnt -o $OPTIONS",
+            '/etc/pydock.toml: line 1: "rot" is not',
+        ),
+        (
+            "printf 'log_max = 1\\nsubnet = \"10.0.0.1/8\"\\n' > /etc/pydock.toml; mount -t pydock none mnt -o $OPTIONS",
+            '/etc/pydock.toml: line 2: "10.0.0.1/8" is not a subnet',
+        ),
+        ("mount -t pydock none mnt -o $OPTIONS,dns=x", 'dns: "x" is not an address'),
         ("mkdir run; PYDOCKD=/none mount -t pydock none mnt -o $OPTIONS", "none"),
     ],
 )

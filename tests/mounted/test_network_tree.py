@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -236,3 +237,75 @@ def test_events_tell_what_becomes_of_networks(networks: Path, tree: Path) -> Non
         ("m", "disconnect", "a"),
         ("m", "remove", ""),
     ]
+
+
+@contextlib.contextmanager
+def configured(text: str, tmp_path: Path) -> Iterator[Path]:
+    """/etc/pydock.toml says *text* within, where there may be no such file otherwise."""
+    file, place = tmp_path / "pydock.toml", Path("/etc/pydock.toml")
+    file.write_text(text)
+    made = not place.exists()
+    place.touch()
+    syscalls.mount(str(file), str(place), "", syscalls.MS_BIND, "")
+    try:
+        yield file
+    finally:
+        syscalls.umount2(str(place), syscalls.MNT_DETACH)
+        if made:
+            place.unlink()
+
+
+def again(engine: Engine, options: str) -> None:
+    """Mount it again, with these *options* besides its own."""
+    engine.umount()
+    engine.options = f"{engine.options.partition(',subnet')[0]}{options}"
+    engine.start()
+
+
+def test_the_default_network_has_the_addresses_that_the_options_say(own_engine: Engine, tmp_path: Path) -> None:
+    bridge = own_engine.tree / "networks/bridge"
+
+    def settings() -> list[str]:
+        return [(bridge / name).read_text().strip() for name in ("subnet", "gateway", "subnet6", "gateway6", "mtu")]
+
+    text = 'subnet = "10.91.0.0/16"\nsubnet6 = "fd00:91::/64"\ngateway6 = "fd00:91::9"\nmtu = 1400\n'
+    with configured(text, tmp_path):
+        again(own_engine, "")
+        assert settings() == ["10.91.0.0/16", "10.91.0.1", "fd00:91::/64", "fd00:91::9", "1400"]
+        again(own_engine, ",subnet=10.92.0.0/24,gateway=10.92.0.254")
+        assert settings() == ["10.92.0.0/24", "10.92.0.254", "fd00:91::/64", "fd00:91::9", "1400"]
+        a = running(own_engine.tree, "a", "bridge")
+        before = (a / "address").read_text()
+        assert before.startswith("bridge 10.92.0.1/24 ")
+        again(own_engine, ",subnet=10.93.0.0/24")
+        assert settings()[0] == "10.92.0.0/24"
+        assert (a / "address").read_text() == before
+        assert "in use by a" in (own_engine.tree / "errors").read_text()
+        (a / "ctl").write_text("stop 0")
+        again(own_engine, ",subnet=10.93.0.0/24,subnet6=")
+        assert settings() == ["10.93.0.0/24", "10.93.0.1", "", "", "1400"]
+        (a / "ctl").write_text("start")
+        assert (a / "address").read_text().startswith("bridge 10.93.0.2/24 ")
+    again(own_engine, "")
+    assert settings()[0] == "10.93.0.0/24"  # nobody says anything else
+
+
+def test_addresses_that_the_machine_routes_are_not_the_default_network_s(own_engine: Engine) -> None:
+    subprocess.run(
+        "ip link add up2 type bridge; ip addr add 10.94.0.7/16 dev up2; ip link set up2 up", shell=True, check=True
+    )
+    try:
+        again(own_engine, ",subnet=10.94.7.0/24")
+        a = own_engine.tree / "containers/a"
+        a.mkdir()
+        for key, text in (("image", "busybox"), ("command", "sleep 1000"), ("network", "bridge")):
+            (a / key).write_text(text)
+        with pytest.raises(OSError, match="ddress already in use"):
+            (a / "ctl").write_text("start")
+        assert "10.94.7.0/24 overlaps 10.94.0.0/16, which is routed to up2" in (a / "error").read_text()
+        assert "bridge" not in os.listdir(own_engine.tree / "networks")
+        subprocess.run("ip link del up2", shell=True, check=True)
+        (a / "ctl").write_text("start")
+        assert (a / "address").read_text().startswith("bridge 10.94.7.2/24 ")
+    finally:
+        subprocess.run("ip link del up2 2> /dev/null", shell=True, check=False)
