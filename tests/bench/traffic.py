@@ -64,9 +64,10 @@ def listen(address: str, first: int, count: int = 1) -> None:
 
 
 def stream(address: str, port: int) -> Iterator[float]:
-    """Rounds of bytes. Always by cubic: others (bbr) send as fast as they think that they may."""
-    sock = socket.create_connection((address, port))
+    """Rounds of bytes. Always by cubic: others (bbr) send as fast as they think that they may, by timers."""
+    sock = socket.socket()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    sock.connect((address, port))
     piece = bytes(_PIECE)
     while True:
         begun = time.perf_counter()
