@@ -62,8 +62,10 @@ def _network(subject: C, line: str) -> tuple[str, ...]:
     container = subject.container
     item = parse(line, container.name, container.engine.find)
     for each in memberships((item,)):
-        if each.network != DEFAULT:
-            container.engine.attachments.store.find(each.network)
+        store = container.engine.attachments.store
+        network = store.get(DEFAULT) if each.network == DEFAULT else store.find(each.network)
+        if network is not None:
+            network.asked(each)
     return (item,)
 
 

@@ -36,6 +36,10 @@ _PREFIX: Final = 24
 _PREFIX6: Final = 64
 _SMALLEST: Final = 30  # a bridge and one container
 _SMALLEST6: Final = 126
+#: This host, link-local, multicast and what no host has: RFC 6890.
+_OTHERS: Final = tuple(
+    map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"))
+)
 _MACHINE: Final = Path("/etc/machine-id")
 
 
@@ -87,9 +91,9 @@ def parse_subnet(text: str, version: int) -> Network:
     smallest = _SMALLEST if version == 4 else _SMALLEST6
     if subnet.prefixlen > smallest:
         raise Invalid(f"{quote(text)} is too small: /{smallest} has room for the gateway and a container")
-    first = subnet.network_address
-    if first.is_loopback or first.is_multicast or first.is_unspecified or first.is_link_local:
-        raise Invalid(f"{quote(text)} is not for hosts")
+    for other in _OTHERS:
+        if other.version == version and other.overlaps(subnet):
+            raise Invalid(f"{quote(text)} is not for hosts: {other} is something else")
     return subnet
 
 

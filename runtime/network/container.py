@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,8 +17,9 @@ from pydock.runtime.network import conntrack, links, loopback
 from pydock.runtime.network.attaching import Attachments, shown
 from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
-from pydock.runtime.network.store import Lease, NetworkRecord
+from pydock.runtime.network.store import Lease, NetworkRecord, link_name
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership, is_alone, is_shared, joined, memberships
+from pydock.runtime.sharing import Find
 
 if TYPE_CHECKING:
     from pydock.runtime.confine.userns import IdMap
@@ -95,7 +96,7 @@ class ContainerNetwork:
                 self._attachments.store.find(each.network)
         if not container.record.pid:
             await keep()
-            await self._forget_others(wanted)
+            await self._give_back(wanted)
             return
         if spec.network != before.network and (is_shared(spec.network) or is_shared(before.network)):
             container.configuration.refuse_alive("network")
@@ -152,8 +153,15 @@ class ContainerNetwork:
             self._attachments.claims.lead_elsewhere(container.id)
             await self._lead()
 
-    async def _forget_others(self, wanted: tuple[Membership, ...]) -> None:
-        await self._attachments.store.forget(self._container.id, frozenset(each.network for each in wanted))
+    async def _give_back(self, wanted: tuple[Membership, ...]) -> None:
+        """It does not run: its addresses but those in what is *wanted* are others' from now on. Its links may be there yet, as long as
+        somebody is in its namespace who had joined that."""
+        store, identity, names = self._attachments.store, self._container.id, frozenset(each.network for each in wanted)
+        for network in tuple(store):
+            if network.name not in names and identity in network.leases:
+                with suppress(OSError):  # it goes with its namespace in this moment
+                    await trio.to_thread.run_sync(links.remove_link, link_name(network, identity))
+        await store.forget(identity, names)
 
     # ports
 
@@ -277,7 +285,7 @@ class ContainerNetwork:
 
     async def gone(self) -> None:
         """It has been removed: its addresses are others' from now on."""
-        await self._attachments.store.forget(self._container.id)
+        await self._give_back(())
 
 
 async def _shielded(call: Callable[[], Awaitable[object]]) -> None:
@@ -312,15 +320,20 @@ def settled(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return tuple(item for item in items if not is_alone(item))
 
 
-def parse(line: str, own: str, find: Callable[[str], object | None]) -> str:
+def parse(line: str, own: str, find: Find) -> str:
     """A line of ``network`` of the container called *own*, in canonical form. Invalid; NotFound for a container that there is not."""
     text = line.strip()
     name = joined((text,))
     if name is not None:
-        if name == own:
-            raise Invalid(f"network: {own} can't join itself")
-        if find(name) is None:
-            raise NotFound(f"network: there is no container {quote(name)}")
+        seen: list[str] = []
+        while name is not None and name not in seen:
+            if name == own:
+                raise Invalid(f"network: {own} can't join itself{''.join(f', through {each}' for each in seen)}")
+            found = find(name)
+            if found is None and not seen:
+                raise NotFound(f"network: there is no container {quote(name)}")
+            seen.append(name)
+            name = None if found is None else joined(found.spec.network)
         return text
     if is_alone(text):
         return text

@@ -21,6 +21,7 @@ from pydock.runtime.events import Events
 from pydock.runtime.formats import checked_name, now, quote
 from pydock.runtime.network import links
 from pydock.runtime.network.addresses import (
+    Address,
     Interface,
     Network,
     check_free,
@@ -112,6 +113,21 @@ class NetworkRecord:
         """A lease's addresses, with the bits of their subnets."""
         bits = {subnet.version: subnet.prefixlen for subnet in self.subnets}
         return tuple(ip_interface(f"{text}/{bits[ip_address(text).version]}") for text in lease.addresses)
+
+    def asked(self, wanted: Membership) -> dict[int, Address]:
+        """The addresses that *wanted* asks for, by IP version. Invalid for what no member can have, Busy for a gateway's."""
+        found: dict[int, Address] = {}
+        subnets = {subnet.version: subnet for subnet in self.subnets}
+        for text in wanted.addresses:
+            version = ip_address(text).version
+            if version not in subnets:
+                raise Invalid(f"network: {self.name} has no IPv{version}")
+            if version in found:
+                raise Invalid(f"network: {self.name}: one ip= of IPv{version} at most")
+            found[version] = parse_address(text, subnets[version], f"network: {self.name}")
+            if any(found[version] == each.ip for each in self.gateways):
+                raise Busy(f"network: {text} is the gateway of {self.name}")
+        return found
 
     def plain(self) -> dict[str, object]:
         """What is kept."""
@@ -318,24 +334,23 @@ class NetworkStore:
             ip_address(text) for key, each in network.leases.items() if key != container for text in each.addresses
         }
         others |= {gateway.ip for gateway in network.gateways}
-        asked = {ip_address(text).version: text for text in wanted.addresses}
-        had = {ip_address(text).version: text for text in getattr(network.leases.get(container), "addresses", ())}
-        if set(asked) - {subnet.version for subnet in network.subnets}:
-            raise Invalid(f"network: {network.name} has no IPv6")
+        asked = network.asked(wanted)
+        kept = getattr(network.leases.get(container), "addresses", ())
+        had: dict[int, Address] = {address.version: address for address in map(ip_address, kept)}
         found = []
         for subnet in network.subnets:
-            text = asked.get(subnet.version) or had.get(subnet.version)
-            if text:
-                address = parse_address(text, subnet, f"network: {network.name}")
-                if address in others:
-                    raise Busy(f"network: {address} is in use in {network.name}")
-            else:
+            address = asked.get(subnet.version) or had.get(subnet.version)
+            if address is None:
                 after = ip_address(network.last) if network.last and subnet.version == 4 else None
                 address = free_address(subnet, others, after)
                 if subnet.version == 4:
                     network.last = str(address)
+            elif address in others:
+                raise Busy(f"network: {address} is in use in {network.name}")
             found.append(str(address))
         lease = Lease(found, wanted.mac or mac_of(ip_address(found[0])))
+        if any(lease.mac == each.mac for key, each in network.leases.items() if key != container):
+            raise Busy(f"network: {lease.mac} is in use in {network.name}")
         if network.leases.get(container) != lease:
             network.leases[container] = lease
             await self.save(network)

@@ -24,6 +24,8 @@ from pydock.runtime.network.addresses import (
 from pydock.runtime.network.container import parse, settled
 from pydock.runtime.network.store import NetworkRecord
 from pydock.runtime.network.words import Membership, joined, memberships
+from pydock.runtime.sharing import Neighbour
+from pydock.runtime.spec import Spec
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,12 @@ def test_the_unique_local_addresses_are_the_machine_s_own(tmp_path: Path) -> Non
         ("fe80::/64", 6),
         ("::/64", 6),
         ("a/24", 4),
+        ("0.0.0.0/0", 4),
+        ("64.0.0.0/2", 4),
+        ("240.0.0.0/24", 4),
+        ("255.255.255.0/24", 4),
+        ("ff02::/64", 6),
+        ("::ffff:10.0.0.0/112", 6),
     ],
 )
 def test_what_is_no_subnet_is_invalid(text: str, version: int) -> None:
@@ -125,6 +133,12 @@ def test_what_is_no_hardware_address_is_invalid(text: str) -> None:
         parse_mac(text)
 
 
+def neighbour(name: str) -> Neighbour:
+    """That container; each joins the one behind it in the alphabet, but z."""
+    network = None if name == "z" else (f"container:{chr(ord(name) + 1)}",)
+    return Neighbour(name, "running", Spec(network=network), -1)
+
+
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
@@ -140,8 +154,8 @@ def test_what_is_no_hardware_address_is_invalid(text: str) -> None:
     ],
 )
 def test_lines_have_a_canonical_form(line: str, wanted: str) -> None:
-    assert parse(line, "a", lambda name: name) == wanted
-    assert parse(wanted, "a", lambda name: name) == wanted
+    assert parse(line, "a", neighbour) == wanted
+    assert parse(wanted, "a", neighbour) == wanted
 
 
 @pytest.mark.parametrize(
@@ -162,7 +176,13 @@ def test_lines_have_a_canonical_form(line: str, wanted: str) -> None:
 )
 def test_a_bad_line_is_invalid(line: str) -> None:
     with pytest.raises(Invalid):
-        parse(line, "a", lambda name: name)
+        parse(line, "a", neighbour)
+
+
+def test_who_would_join_itself_through_others_is_told() -> None:
+    assert parse("container:b", "a", neighbour) == "container:b"
+    with pytest.raises(Invalid, match="z can't join itself, through x, through y"):
+        parse("container:x", "z", neighbour)
 
 
 def test_a_container_that_is_not_there_is_not_joined() -> None:
