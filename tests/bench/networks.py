@@ -61,6 +61,7 @@ class Processes:
         for process in self._running:
             process.kill()
             process.wait()
+        self._running = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,15 @@ class Place:
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def serve(self) -> None:
-        """Have somebody there who takes connections and streams."""
-        self.processes.serve(*self.within(sys.executable, _TRAFFIC, "listen", "0.0.0.0", str(_CLOSING), "2"))
-
-    def rounds(self, what: str, address: str, port: int) -> Callable[[], float]:
-        """Rounds of ``connect`` or ``stream`` from here: milliseconds."""
-        client = self.processes.start(*self.within(sys.executable, _TRAFFIC, what, address, str(port)))
-        assert client.stdin is not None
-        assert client.stdout is not None
-        asks, answers = client.stdin, client.stdout
+    def rounds(
+        self, processes: Processes, what: str, server: Place, address: str, port: int, listened: int
+    ) -> Callable[[], float]:
+        """Rounds of ``connect`` or ``stream`` from here to there, by one of *processes*: milliseconds."""
+        words = (what, str(server.pid), str(self.pid), address, str(port), str(listened))
+        both = processes.start(sys.executable, _TRAFFIC, *words)
+        assert both.stdin is not None
+        assert both.stdout is not None
+        asks, answers = both.stdin, both.stdout
 
         def once() -> float:
             asks.write("go\n")
@@ -262,43 +262,43 @@ class Networks:
         address = (a / "address").read_text().split()[1].partition("/")[0]
         gateway = (self._engine.tree / "networks/front/gateway").read_text().strip()
         ways = {
-            "container to the machine": [("pydock", inside, gateway, 0)],
-            "the machine to a published port": [("pydock", self._machine, "127.0.0.1", _PUBLISHED)],
-            "container to container": [("pydock", neighbour, address, 0)],
+            "container to the machine": [("pydock", inside, self._machine, gateway, 0)],
+            "the machine to a published port": [("pydock", self._machine, inside, "127.0.0.1", _PUBLISHED)],
+            "container to container": [("pydock", neighbour, inside, address, 0)],
         }
-        servers = [self._machine, right, inside]
         if (podman := self._podman) is not None:
             options = [word for port in (_CLOSING, _STREAMING) for word in ("-p", f"{_PUBLISHED + port}:{port}")]
             theirs, other = podman.container("a", *options), podman.container("b")
-            servers += [podman.machine, theirs]
-            for found, client, target, offset in zip(
+            for found, each in zip(
                 ways.values(),
-                (theirs, podman.machine, other),
-                (podman.address("a", "Gateway"), "127.0.0.1", podman.address("a")),
-                (0, _PUBLISHED, 0),
+                (
+                    ("podman", theirs, podman.machine, podman.address("a", "Gateway"), 0),
+                    ("podman", podman.machine, theirs, "127.0.0.1", _PUBLISHED),
+                    ("podman", other, theirs, podman.address("a"), 0),
+                ),
                 strict=True,
             ):
-                found.append(("podman", client, target, offset))
-        for place in servers:
-            place.serve()
+                found.append(each)
         for way, found in ways.items():
-            found.insert(1, ("bare veth", left, _RIGHT, 0))
+            found.insert(1, ("bare veth", left, right, _RIGHT, 0))
             for what, port, title in (
                 ("stream", _STREAMING, f"{ROUND >> 20} MiB"),
                 ("connect", _CLOSING, f"{CONNECTIONS} connections"),
             ):
+                both = Processes()
                 actions: Actions = {
-                    name: client.rounds(what, target, port + offset) for name, client, target, offset in found
+                    name: client.rounds(both, what, server, target, port + offset, port)
+                    for name, client, server, target, offset in found
                 }
                 took = alternate(_SHORT * self._rounds, **actions)
-                rows(f"{title}, {way}", took, "1.05 of a bare veth")
+                both.end()
+                rows(f"{title}, {way}, processor's time", took, "1.05 of a bare veth")
 
     def _thousand(self) -> None:
         """A port beside 999 others, of the same container, so that only their number differs."""
         c, place = self._container("p", ports=f"{_PUBLISHED}:{_CLOSING}")
-        place.serve()
         many = f"{_PUBLISHED}:{_CLOSING}\n{_PUBLISHED + 1}-{_PUBLISHED + 999}:{_CLOSING + 1}-{_CLOSING + 999}"
-        connect = self._machine.rounds("connect", "127.0.0.1", _PUBLISHED)
+        connect = self._machine.rounds(self._processes, "connect", place, "127.0.0.1", _PUBLISHED, _CLOSING)
 
         def with_ports(ports: str) -> float:
             (c / "ports").write_text(ports)
@@ -308,7 +308,8 @@ class Networks:
             "1,000 published": lambda: with_ports(many),
             "1 published": lambda: with_ports(f"{_PUBLISHED}:{_CLOSING}"),
         }
-        rows(f"{CONNECTIONS} connections to a published port", alternate(self._rounds, warmup=1, **both), "1.05")
+        title = f"{CONNECTIONS} connections to a published port, processor's time"
+        rows(title, alternate(self._rounds, warmup=1, **both), "1.05")
 
     # names
 

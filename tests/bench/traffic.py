@@ -1,12 +1,13 @@
-"""What is measured in a network: a script that runs where it shall be measured from, and prints milliseconds.
+"""What is measured in a network: a script that prints milliseconds.
 
-- ``listen ADDRESS PORT [COUNT]``: what the others speak to, at COUNT ports from PORT on; ``ready`` is its first line
-- ``connect ADDRESS PORT``: a round of connections for each line that it is given; a number
-- ``stream ADDRESS PORT``: a round of bytes for each line that it is given; a number
-- ``ask ADDRESS NAME RATE SECONDS``: as many questions a second; the median, the 99th of a hundred, and how many had no answer
+- ``connect SERVER CLIENT ADDRESS PORT LISTENED``: a round of connections for each line that it is given; a number
+- ``stream SERVER CLIENT ADDRESS PORT LISTENED``: a round of bytes for each line that it is given; a number
+- ``ask ADDRESS NAME RATE SECONDS``: as many questions a second from where it is; the median, the 99th of a hundred, and how many had
+  no answer
 
-One processor is the client's and another the server's, as long as there are two: where the kernel puts them makes more difference
-than all that is measured.
+SERVER and CLIENT are processes in whose network namespaces the ends are; LISTENED is the port there to which PORT of ADDRESS leads.
+Both ends are one thread's, and what counts is the processor's time: a packet is carried on by who has sent it till it lies in the
+other's socket, so that is all that the packet costs, and neither the scheduler nor who else is on the machine has a say in it.
 """
 
 from __future__ import annotations
@@ -18,88 +19,71 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Final
+
+from pydock.runtime import syscalls
 
 CONNECTIONS: Final = 320  # of a round
 ROUND: Final = 96 << 20  # bytes
 
-_AT_ONCE: Final = 16
 _PIECE: Final = 1 << 18
 _LATE: Final = 2.0  # seconds until a question counts as lost
 
 
-def stand(index: int) -> None:
-    """Have the processor with that number among those there are."""
-    processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {processors[index % len(processors)]})
+def ends(server: int, client: int, listened: int) -> socket.socket:
+    """Somebody who listens where *server* is; what is opened after that is where *client* is."""
+    places = [os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for pid in (server, client)]
+    syscalls.setns(places[0], syscalls.CLONE_NEWNET)
+    listener = socket.create_server(("0.0.0.0", listened))
+    syscalls.setns(places[1], syscalls.CLONE_NEWNET)
+    return listener
 
 
-def listen(address: str, first: int, count: int = 1) -> None:
-    """Takes connections and closes each; at the last port it takes what comes instead, and says when a round is over. Never returns."""
-    stand(1)
-    poll = select.epoll()
-    sockets: dict[int, socket.socket] = {}
-    arrived: dict[int, int] = {}  # bytes of a round, by who sends them
-    for port in range(first, first + count):
-        listener = socket.create_server((address, port), backlog=1024)
-        sockets[listener.fileno()] = listener
-        poll.register(listener.fileno(), select.EPOLLIN)
-    last, buffer = listener.fileno(), bytearray(_PIECE)
-    print("ready", flush=True)
-    while True:
-        for fd, _ in poll.poll():
-            if fd in arrived:
-                arrived[fd] += sockets[fd].recv_into(buffer)
-                if arrived[fd] == ROUND:
-                    arrived[fd] = 0
-                    sockets[fd].send(b".")
-                continue
-            accepted = sockets[fd].accept()[0]
-            if fd == last:
-                sockets[accepted.fileno()], arrived[accepted.fileno()] = accepted, 0
-                poll.register(accepted.fileno(), select.EPOLLIN)
-            else:
-                accepted.close()
-
-
-def stream(address: str, port: int) -> Iterator[float]:
-    """Rounds of bytes. Always by cubic: others (bbr) send as fast as they think that they may, by timers."""
-    sock = socket.socket()
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
-    sock.connect((address, port))
-    piece = bytes(_PIECE)
-    while True:
-        begun = time.perf_counter()
-        for _ in range(ROUND // _PIECE):
-            sock.sendall(piece)
-        assert sock.recv(1) == b"."
-        yield (time.perf_counter() - begun) * 1000
-
-
-def connect(address: str, port: int) -> Iterator[float]:
-    """Rounds of connections, some at once, so that neither side sleeps much. They end by a reset: nothing is kept for late packets."""
+def connect(listener: socket.socket, address: str, port: int) -> Callable[[], None]:
+    """Rounds of connections, one after the other. They end by a reset, so that nothing is kept for late packets."""
     lingering = struct.pack("ii", 1, 0)
-    while True:
-        begun = time.perf_counter()
-        for _ in range(CONNECTIONS // _AT_ONCE):
-            opened = []
-            for _ in range(_AT_ONCE):
-                sock = socket.socket()
-                sock.setblocking(False)
-                sock.connect_ex((address, port))
-                opened.append(sock)
-            for sock in opened:
-                sock.settimeout(20)
-                assert sock.recv(1) == b""
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
-                sock.close()
-        yield (time.perf_counter() - begun) * 1000
+
+    def once() -> None:
+        for _ in range(CONNECTIONS):
+            sock = socket.create_connection((address, port), timeout=20)
+            listener.accept()[0].close()
+            assert sock.recv(1) == b""
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
+            sock.close()
+
+    return once
+
+
+def stream(listener: socket.socket, address: str, port: int) -> Callable[[], None]:
+    """Rounds of bytes. Always by cubic: others (bbr) send as fast as they think that they may, by timers."""
+    sender = socket.socket()
+    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    sender.connect((address, port))
+    taker = listener.accept()[0]
+    sender.setblocking(False)
+    taker.setblocking(False)
+    piece, buffer = bytes(_PIECE), bytearray(4 * _PIECE)
+
+    def once() -> None:
+        sent = got = 0
+        while got < ROUND:
+            try:
+                while sent < ROUND:
+                    sent += sender.send(piece[: ROUND - sent])
+            except BlockingIOError:
+                pass
+            try:
+                while got < ROUND:
+                    got += taker.recv_into(buffer)
+            except BlockingIOError:
+                pass
+
+    return once
 
 
 def ask(address: str, name: str, rate: int, seconds: float) -> tuple[float, float, int]:
     """Questions at a steady rate, whatever becomes of those before."""
-    stand(0)
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((address, 53))
     labels = b"".join(bytes((len(label),)) + label.encode() for label in name.split("."))
@@ -127,13 +111,13 @@ def ask(address: str, name: str, rate: int, seconds: float) -> tuple[float, floa
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["listen", address, port, *count]:
-            listen(address, int(port), *map(int, count))
-        case ["connect" | "stream" as what, address, port]:
-            stand(0)
-            rounds = (connect if what == "connect" else stream)(address, int(port))
+        case ["connect" | "stream" as what, server, client, address, port, listened]:
+            listener = ends(int(server), int(client), int(listened))
+            once = (connect if what == "connect" else stream)(listener, address, int(port))
             for _ in sys.stdin:
-                print(next(rounds), flush=True)
+                begun = time.process_time()
+                once()
+                print((time.process_time() - begun) * 1000, flush=True)
         case ["ask", address, name, rate, seconds]:
             print(*ask(address, name, int(rate), float(seconds)))
         case _:
