@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -134,17 +134,18 @@ class Containers:
             await trio.to_thread.run_sync(os.rename, container.directory, trash)
             del self._by_name[container.name], self._by_id[container.id]  # it may have been renamed meanwhile
             self.engine.ranges.forget(container.id)
+            give_back = container.network.gone()
         await self.engine.on_removed(container)
         for process in container.processes():
             process.tell_end()
         self.engine.events.publish("container", name, "remove", id=container.id)
-        self.engine.spawn(lambda: self._clear(container, trash))
+        self.engine.spawn(lambda: self._clear(container, trash, give_back))
 
-    async def _clear(self, container: Container, trash: Path) -> None:
+    async def _clear(self, container: Container, trash: Path, give_back: Callable[[], Awaitable[None]]) -> None:
         with trio.move_on_after(GRACE, shield=True):
             await container.root.close()
             await container.secrets.forget()
-            await container.network.gone()
+            await give_back()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(remove_tree, trash)
 
@@ -271,6 +272,7 @@ class Containers:
                 await self.engine.monitor.forget(gone.id, gone.pid)
         await self.let_go()
         await trio.to_thread.run_sync(self._clear_run)
+        await self.engine.attachments.store.forget_all_but(self._by_id)
         await self._readdress()
         self.engine.adopted.set()
 

@@ -96,7 +96,7 @@ class ContainerNetwork:
                 self._attachments.store.find(each.network)
         if not container.record.pid:
             await keep()
-            await self._give_back(wanted)
+            await self._give_back(wanted)()
             return
         if spec.network != before.network and (is_shared(spec.network) or is_shared(before.network)):
             container.configuration.refuse_alive("network")
@@ -153,15 +153,23 @@ class ContainerNetwork:
             self._attachments.claims.lead_elsewhere(container.id)
             await self._lead()
 
-    async def _give_back(self, wanted: tuple[Membership, ...]) -> None:
-        """It does not run: its addresses but those in what is *wanted* are others' from now on. Its links may be there yet, as long as
-        somebody is in its namespace who had joined that."""
-        store, identity, names = self._attachments.store, self._container.id, frozenset(each.network for each in wanted)
-        for network in tuple(store):
-            if network.name not in names and identity in network.leases:
+    def gone(self) -> Callable[[], Awaitable[None]]:
+        """It has been removed: its addresses are others' from now on. What is given is to be done then."""
+        return self._give_back(())
+
+    def _give_back(self, wanted: tuple[Membership, ...]) -> Callable[[], Awaitable[None]]:
+        """It does not run, and has no addresses any more but those in what is *wanted*; what is given removes its links, which may be
+        there as long as somebody is in its namespace who had joined that."""
+        store, identity = self._attachments.store, self._container.id
+        left = store.give_back(identity, frozenset(each.network for each in wanted))
+
+        async def clear() -> None:
+            for network in left:
                 with suppress(OSError):  # it goes with its namespace in this moment
                     await trio.to_thread.run_sync(links.remove_link, link_name(network, identity))
-        await store.forget(identity, names)
+                await store.save(network)
+
+        return clear
 
     # ports
 
@@ -282,10 +290,6 @@ class ContainerNetwork:
         async with self.lock:
             await self.naming.tell()
             await self.naming.refresh()
-
-    async def gone(self) -> None:
-        """It has been removed: its addresses are others' from now on."""
-        await self._give_back(())
 
 
 async def _shielded(call: Callable[[], Awaitable[object]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
@@ -356,11 +356,23 @@ class NetworkStore:
             await self.save(network)
         return lease
 
+    def give_back(self, container: str, but: frozenset[str] = frozenset()) -> list[NetworkRecord]:
+        """*container* has no leases any more in all networks but these; those where it had one are to be saved."""
+        found = [network for network in self if network.name not in but and container in network.leases]
+        for network in found:
+            del network.leases[container]
+        return found
+
     async def forget(self, container: str, but: frozenset[str] = frozenset()) -> None:
-        """Give back the leases of *container* in all networks but these."""
-        for network in tuple(self._networks.values()):
-            if network.name not in but and network.leases.pop(container, None) is not None:
-                await self.save(network)
+        """``give_back``, and save them."""
+        for network in self.give_back(container, but):
+            await self.save(network)
+
+    async def forget_all_but(self, containers: Container[str]) -> None:
+        """After a death: nobody else is there."""
+        for network in tuple(self):
+            for stale in [each for each in network.leases if each not in containers]:
+                await self.forget(stale)
 
 
 def link_name(network: NetworkRecord, container: str) -> str:

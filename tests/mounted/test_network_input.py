@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -231,6 +232,17 @@ def test_addresses_stay_across_deaths_and_restarts_and_are_given_back_by_rmdir(o
     address = before["b"].split()[1].partition("/")[0]
     for key, text in (("image", "busybox"), ("command", "true"), ("network", f"n ip={address}"), ("ctl", "start")):
         (containers / "d" / key).write_text(text)
+    kept = own_engine.root / "networks/n.json"
+    own_engine.kill()
+    record = json.loads(kept.read_text())
+    record["leases"]["0" * 64] = {
+        "addresses": ["10.0.0.9"],
+        "mac": "02:00:00:00:00:09",
+    }  # a death before it was given back
+    kept.write_text(json.dumps(record))
+    syscalls.umount2(str(own_engine.tree), syscalls.MNT_DETACH)
+    own_engine.start()
+    assert "0" * 64 not in kept.read_text()
     own_engine.clear()
     (networks / "n").rmdir()
     assert not [name for name in os.listdir(own_engine.root / "networks") if name != "bridge.json"]
