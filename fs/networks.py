@@ -200,7 +200,11 @@ NETWORK: tuple[Entry[N], ...] = (
     _boolean(
         "isolate", "1 keeps packets of other networks out, and its own in, but for the way out. The default is 0."
     ),
-    _boolean("masquerade", "1 gives what leaves the machine the machine's address. The default is 1."),
+    _boolean(
+        "masquerade",
+        "1 gives what leaves the machine the machine's address, and lets nothing come from there but answers and what is for published "
+        "ports. 0 is for networks that others route to. The default is 1.",
+    ),
     Folder(
         name="members",
         make=_members,
@@ -222,7 +226,9 @@ NETWORK: tuple[Entry[N], ...] = (
         volatile=True,
         changed=lambda s: s.error_changed,
         show=lambda s: s.network.error or None,
-        doc="One line on what failed last, as why it can't be removed. Empty after the next success.",
+        doc="One line on what failed last, as why it can't be removed. Empty after the next success. It also tells, after a start "
+        "of one of its members, when another packet filter of the machine's (iptables as docker leaves it, ufw, firewalld) is in the "
+        "way of their packets, with the lines that let them pass: pydock leaves those filters alone.",
     ),
 )
 

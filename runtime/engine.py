@@ -23,6 +23,7 @@ from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.network.attaching import Attachments
+from pydock.runtime.network.firewalls import Firewalls
 from pydock.runtime.sharing import Find
 from pydock.runtime.shifting import Shift
 from pydock.runtime.state import Settler
@@ -123,6 +124,10 @@ class Engine:
     remove: Callable[[str], Awaitable[None]] | None = None  # the container of that name
     on_removed: Callable[[object], Awaitable[None]] = trivial  # called with a container that has just been removed
     on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed
+    firewalls: Firewalls = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.firewalls = Firewalls(self.attachments.store, self.failures.add)
 
     def spawn(self, task: Callable[[], Awaitable[object]]) -> None:
         """Run *task* behind the replies. Its failure is logged, and costs nobody else anything."""

@@ -113,6 +113,7 @@ class ContainerNetwork:
         with trio.CancelScope(shield=True):
             if namespace is not None:
                 await self._leave(namespace, present, wanted)
+                container.engine.firewalls.ask(container.engine.spawn)
             await self.naming.tell()
 
     async def _join(
@@ -176,6 +177,8 @@ class ContainerNetwork:
     async def publish(self) -> None:
         """Claim what ``ports`` say for a run that is about to begin. Taken, Invalid, OSError; then nothing is claimed."""
         container, claims = self._container, self._attachments.claims
+        if memberships(container.spec.network):
+            container.engine.firewalls.ask(container.engine.spawn)
         if not container.spec.ports:
             return
         if not memberships(container.spec.network):

@@ -1,9 +1,10 @@
 """The packet filter: one table, ``inet pydock``, which is replaced as a whole and is nobody else's. See nft(8).
 
 A published port is an element of one of four maps, so that thousands cost a connection no more than one. What comes from a network
-with a way out, and leaves by another link, gets the machine's address (masquerade). Between networks packets go unless one of them is
-isolated; to and from an internal network nothing goes. All that is decided by the networks' records and the claims of ports, so the
-table can be written anew at any time; connections that are there go on, as it has no state of theirs.
+with a way out, and leaves by another link, gets the machine's address (masquerade); from there nothing comes but answers, and what is
+for published ports. Between networks packets go unless one of them is isolated; to and from an internal network nothing goes. All that
+is decided by the networks' records and the claims of ports, so the table can be written anew at any time; connections that are there go
+on, as it has no state of theirs.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ def render(networks: Iterable[NetworkRecord], published: Iterable[Published] = (
                 f"iifname {link} oifname != {link} counter drop",
                 f"oifname {link} iifname != {link} counter drop",
             ]
-        elif network.isolate:
+        elif (
+            network.masquerade
+        ):  # nobody is to know the addresses in it: one that routes them here all the same has no business there
+            forward.append(f'oifname {link} iifname != "pd-*" ct state != {{ established, related }} counter drop')
+        if network.isolate and not network.internal:
             forward.append(f'iifname {link} oifname "pd-*" oifname != {link} counter drop')
             forward.append(f'oifname {link} iifname "pd-*" iifname != {link} counter drop')
     return "\n".join(

@@ -23,8 +23,8 @@ from pydock.runtime.cgroup.v2 import V2Cgroup
 
 #: Seconds after which what is awaited does not come any more; an emulated machine that is loaded takes half a minute to mount.
 PATIENCE = 110
-#: The archive of ``debian``.
-DEBIAN = Path("/var/tmp/pydock-tests/bookworm-systemd.tar")
+#: Where archives of Debian are.
+KEPT = Path("/var/tmp/pydock-tests")
 
 
 class Engine:
@@ -254,28 +254,30 @@ def small_engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def debian() -> Iterator[str]:
-    """A directory with a Debian that has systemd and D-Bus: 200 MB from Debian's mirror, kept in /var/tmp for the next time."""
-    DEBIAN.parent.mkdir(mode=0o700, exist_ok=True)
-    assert DEBIAN.parent.stat().st_uid == 0
-    if not DEBIAN.exists():
-        made = DEBIAN.with_name(f"making-{os.getpid()}.tar")
-        subprocess.run(
-            [
-                "mmdebstrap",
-                "--quiet",
-                "--variant=minbase",
-                "--include=systemd,systemd-sysv,dbus",
-                "bookworm",
-                str(made),
-            ],
-            check=True,
-        )
-        made.rename(DEBIAN)
-    with tempfile.TemporaryDirectory(prefix="pydock-systemd-") as directory:
-        subprocess.run(["tar", "-C", directory, "--exclude=./dev/*", "-xf", str(DEBIAN)], check=True)
-        os.chmod(directory, 0o755)
-        yield directory
+def bookworm() -> Iterator[Callable[[str, str], str]]:
+    """``bookworm(NAME, PACKAGES)``: a directory with a Debian that has these; kept in /var/tmp for the next time."""
+    with contextlib.ExitStack() as stack:
+
+        def unpacked(name: str, packages: str) -> str:
+            KEPT.mkdir(mode=0o700, exist_ok=True)
+            assert KEPT.stat().st_uid == 0
+            archive, made = KEPT / f"bookworm-{name}.tar", KEPT / f"making-{os.getpid()}.tar"
+            if not archive.exists():
+                command = ("mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", "bookworm", str(made))
+                subprocess.run(command, check=True)
+                made.rename(archive)
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"pydock-{name}-"))
+            subprocess.run(["tar", "-C", directory, "--exclude=./dev/*", "-xf", str(archive)], check=True)
+            os.chmod(directory, 0o755)
+            return directory
+
+        yield unpacked
+
+
+@pytest.fixture(scope="session")
+def debian(bookworm: Callable[[str, str], str]) -> str:
+    """One that has systemd and D-Bus: 200 MB."""
+    return bookworm("systemd", "systemd,systemd-sysv,dbus")
 
 
 @pytest.fixture

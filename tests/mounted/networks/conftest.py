@@ -7,9 +7,10 @@ import os
 import re
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,30 @@ class Host:
             found.connect((address, port))
             return found
 
+    @contextmanager
+    def serving(self, port: int) -> Iterator[None]:
+        """It says ``outside`` to who connects, within."""
+        with self.inside():
+            listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+
+        def answer() -> None:
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return
+                with peer:
+                    peer.sendall(b"outside\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            listener.close()
+
     def asks(self, address: str, port: int, protocol: str = "tcp", *, wait: float = 5) -> str:
         """What is said there, ``NAME PEER PORT``; the error's name when nothing is."""
         try:
@@ -195,21 +220,17 @@ def serving(make: Make, front: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def from_inside() -> Callable[..., str]:
-    """``from_inside(CONTAINER, ADDRESS, PORT, PROTOCOL)``: what a process of the container's is told there."""
+def inside() -> Iterator[Callable[[Path], Host]]:
+    """``inside(CONTAINER)``: the host that a container is, as long as it runs."""
+    with ExitStack() as stack:
 
-    def ask(c: Path, address: str, port: int, protocol: str = "tcp") -> str:
-        x = c / "exec/asks"
-        x.mkdir()
-        place = f"[{address}]" if ":" in address else address
-        (x / "command").write_text(f"sh -c 'echo | socat -T 5 -t 5 - {protocol.upper()}:{place}:{port} | head -n 1'")
-        (x / "ctl").write_text("start")
-        (x / "wait").read_text()
-        said = (x / "log").read_text()
-        x.rmdir()
-        return said.strip()
+        def enter(c: Path) -> Host:
+            pid = (c / "pid").read_text().strip()
+            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, namespace)
+            return Host(namespace)
 
-    return ask
+        yield enter
 
 
 @pytest.fixture
@@ -242,3 +263,85 @@ def setting() -> Iterator[Callable[[str, str], None]]:
 def counters(text: str) -> list[int]:
     """The packets that rules have counted."""
     return [int(found) for found in re.findall(r"counter packets (\d+)", text)]
+
+
+class Tenant:
+    """Another program on the machine that has rules of its own in its packet filter, with a user land of its own to run in."""
+
+    def __init__(self, root: str, *overlaid: str) -> None:
+        """In *root*, ``/`` for the machine's, where the directories *overlaid* are its own to write to."""
+        self.root = root
+        self._process = subprocess.Popen(
+            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        self._say(
+            "set -e; mount -t tmpfs tmpfs /mnt; mkdir /mnt/root",
+            f"mount --rbind {root} /mnt/root; mount -t proc proc /mnt/root/proc; mount -t sysfs sysfs /mnt/root/sys",
+            "mount --rbind /sys/fs/cgroup /mnt/root/sys/fs/cgroup; mount --rbind /dev /mnt/root/dev",
+            "mount -t tmpfs tmpfs /mnt/root/run; mkdir -p /mnt/root/run/lock /mnt/root/run/dbus",
+            *(
+                f"mkdir -p /mnt/{n}/up /mnt/{n}/work; "
+                f"mount -t overlay o -o lowerdir=/mnt/root{path},upperdir=/mnt/{n}/up,workdir=/mnt/{n}/work /mnt/root{path}"
+                for n, path in enumerate(overlaid)
+            ),
+            "set +e; echo ready",
+        )
+        self.await_line("ready")
+        self.pid = int(children.read_text())
+
+    def _say(self, *lines: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n".join(lines) + "\n")
+        self._process.stdin.flush()
+
+    def await_line(self, text: str) -> None:
+        """Return when something has said it."""
+        assert self._process.stdout is not None
+        said = ""
+        for line in self._process.stdout:
+            said += line
+            if text in line:
+                return
+        raise AssertionError(said)
+
+    def start(self, command: str) -> None:
+        """Run it in the background."""
+        self._say(f"chroot /mnt/root {command} < /dev/null &")
+
+    def run(self, command: str) -> str:
+        """What it says; it has to succeed."""
+        enter = ("nsenter", "--target", str(self.pid), "--mount", "--pid", "chroot", "/mnt/root", "sh", "-c", command)
+        done = subprocess.run(
+            enter, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def end(self) -> None:
+        """End all that runs in it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def tenant(machine: Host, links: Callable[[], list[str]]) -> Iterator[Callable[..., Tenant]]:
+    """``tenant(ROOT, *OVERLAID)``; after the test the packet filter has pydock's table alone."""
+    there = set(links())
+    with ExitStack() as stack:
+
+        def move_in(root: str = "/", *overlaid: str) -> Tenant:
+            found = Tenant(root, *overlaid)
+            stack.callback(found.end)
+            return found
+
+        yield move_in
+    for line in machine.run("nft", "list", "tables").splitlines():
+        if line != "table inet pydock":
+            machine.run("nft", *line.replace("table", "delete table", 1).split())
+    for link in set(links()) - there:
+        machine.run("ip", "link", "del", link)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +69,7 @@ def test_containers_reach_it_by_the_machine_s_address(
     outside: Host,
     free: Callable[[], int],
     engine: Engine,
-    from_inside: Callable[..., str],
+    inside: Callable[[Path], Host],
     address: str,
     protocol: str,
 ) -> None:
@@ -82,7 +80,7 @@ def test_containers_reach_it_by_the_machine_s_address(
     try:
         c = serving("c", network="back")
         for each in (a, b, c):
-            assert from_inside(each, address, port, protocol).startswith("a ")
+            assert inside(each).asks(address, port, protocol).startswith("a ")
     finally:
         engine.clear()
         back.rmdir()
@@ -142,6 +140,7 @@ def test_nobody_else_reaches_what_the_loopback_has(
     outside: Host,
     free: Callable[[], int],
     setting: Callable[[str, str], None],
+    inside: Callable[[Path], Host],
     front: Path,
     address: str,
     gateway: str,
@@ -154,12 +153,9 @@ def test_nobody_else_reaches_what_the_loopback_has(
     serving("a", f"{'[::1]' if ':' in address else address}:{port}:80", f"{free()}:80")
     setting(BRIDGES, asking)
     host, link, way = outside, "eth0", "2001:db8::1" if ":" in address else "192.0.2.1"
-    with ExitStack() as stack:
+    with socket.create_server((address, other), family=FAMILY[":" in address]) as listener:
         if who == "container":
-            pid, way = (serving("b") / "pid").read_text().strip(), (front / gateway).read_text().strip()
-            host = type(outside)(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-            stack.callback(os.close, host.namespace)
-        listener = stack.enter_context(socket.create_server((address, other), family=FAMILY[":" in address]))
+            host, way = inside(serving("b")), (front / gateway).read_text().strip()
         listener.settimeout(0)
         host.run("sysctl", "-qw", f"net.ipv4.conf.{link}.route_localnet=1")
         for place in ("127.0.0.0/8", "127.0.0.1", "::1"):
