@@ -25,7 +25,7 @@ Make = Callable[..., Path]
 
 #: Says ``NAME PEER PORT`` to who connects or sends a datagram, at each of its ports, and then what it is told.
 SERVER = """
-import selectors, socket, sys
+import selectors, socket, struct, sys
 found = selectors.DefaultSelector()
 def said(peer, port):
     return f"{sys.argv[1]} {peer[0].removeprefix('::ffff:')} {port}\\n".encode()
@@ -55,6 +55,8 @@ while True:
                     one.close()
             elif one.type == socket.SOCK_STREAM:
                 peer, address = one.accept()
+                # a reset at its end: one that waits for an answer would keep the namespace for minutes when its links go before
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 peer.sendall(said(address, port))
                 found.register(peer, selectors.EVENT_READ, None)
             else:
