@@ -25,6 +25,7 @@ _LOOKUPS: Final = (
     ("fib daddr type local ", "ip", "", "any4"),
     ("fib daddr type local ", "ip6", "", "any6"),
 )
+_FEW: Final = 16  # ports of a range that are elements of a map in any case
 _MARTIANS: Final = 'iifname "pd-*" ip daddr 127.0.0.0/8 counter drop'
 
 
@@ -36,8 +37,65 @@ class Published:
     ports: tuple[Port, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is to be in force: maps and chains with their *rules*, in nft's words, and the *elements* of the maps, by map and key."""
+
+    rules: str
+    elements: dict[str, dict[str, str]]
+
+    def whole(self) -> str:
+        """Commands that make it, whatever there is of it."""
+        return f"add table {TABLE}\ndelete table {TABLE}\n{self.rules}{self._difference({})}"
+
+    def since(self, before: Table) -> str:
+        """Commands that make it of *before*: its counters stay, and the cost is that of what has changed."""
+        rules = "" if self.rules == before.rules else f"flush table {TABLE}\n{self.rules}"
+        return rules + self._difference(before.elements)
+
+    def _difference(self, before: dict[str, dict[str, str]]) -> str:
+        lines = []
+        for name, elements in self.elements.items():
+            there = before.get(name, {})
+            gone = [key for key, value in there.items() if elements.get(key) != value]
+            fresh = [f"{key} : {value}" for key, value in elements.items() if there.get(key) != value]
+            for verb, items in (("delete", gone), ("add", fresh)):
+                if items:
+                    lines.append(f"{verb} element {TABLE} {name} {{ {', '.join(items)} }}\n")
+        return "".join(lines)
+
+
+def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()) -> Table:
+    """The table for *networks* and what is *published*."""
+    elements, ranges = _elements(published)
+    lookups = [
+        *([] if loopback.is_led_on() else ["ip6 daddr ::1 return"]),
+        *(_PORT.format(*each) for each in _LOOKUPS),
+        *ranges,
+    ]
+    forward, nat = _between(networks)
+    rules = [
+        f"table {TABLE} {{",
+        *(line for *_, name in _LOOKUPS for line in _map(name)),
+        *_chain("published", "", lookups),
+        *_chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;", ["jump published"]),
+        *_chain("output", "type nat hook output priority -100; policy accept;", ["jump published"]),
+        # the machine's loopback is reached through bridges by nobody, though answers have to be (route_localnet)
+        *_chain("loopback", "type filter hook prerouting priority raw; policy accept;", [_MARTIANS]),
+        *_chain("forward", "type filter hook forward priority filter; policy accept;", forward),
+        *_chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", nat),
+        "}\n",
+    ]
+    return Table("\n".join(rules), elements)
+
+
 def render(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()) -> str:
-    """The table for *networks* and what is *published*, as ``nft -f`` takes it: in one transaction."""
+    """The same, as commands that make it whatever there is."""
+    return table(networks, published).whole()
+
+
+def _between(networks: Iterable[NetworkRecord]) -> tuple[list[str], list[str]]:
+    """The rules for what goes between links, and for what leaves by them."""
     forward: list[str] = ["ct status dnat accept"]
     nat: list[str] = [  # from the machine itself, to a published port
         'oifname "pd-*" ip saddr 127.0.0.0/8 counter masquerade',
@@ -63,53 +121,40 @@ def render(networks: Iterable[NetworkRecord], published: Iterable[Published] = (
         if network.isolate and not network.internal:
             forward.append(f'iifname {link} oifname "pd-*" oifname != {link} counter drop')
             forward.append(f'oifname {link} iifname "pd-*" iifname != {link} counter drop')
-    return "\n".join(
-        [
-            f"add table {TABLE}",
-            f"delete table {TABLE}",
-            f"table {TABLE} {{",
-            *_maps(published),
-            *_chain(
-                "published",
-                "",
-                [
-                    *([] if loopback.is_led_on() else ["ip6 daddr ::1 return"]),
-                    *(_PORT.format(*each) for each in _LOOKUPS),
-                ],
-            ),
-            *_chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;", ["jump published"]),
-            *_chain("output", "type nat hook output priority -100; policy accept;", ["jump published"]),
-            # the machine's loopback is reached through bridges by nobody, though answers have to be (route_localnet)
-            *_chain("loopback", "type filter hook prerouting priority raw; policy accept;", [_MARTIANS]),
-            *_chain("forward", "type filter hook forward priority filter; policy accept;", forward),
-            *_chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", nat),
-            "}\n",
-        ]
-    )
+    return forward, nat
 
 
-def _maps(published: Iterable[Published]) -> list[str]:
-    """By protocol and port, and for some by the machine's address before, the container's address and port."""
-    elements: dict[str, list[str]] = {name: [] for *_, name in _LOOKUPS}
+def _elements(published: Iterable[Published]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The elements of the maps, and rules for ranges that are long and keep their ports."""
+    elements: dict[str, dict[str, str]] = {name: {} for *_, name in _LOOKUPS}
+    ranges = []
     for each in published:
         for address in each.addresses:
             version = 6 if ":" in address else 4
             for port in each.ports:
-                if version in port.versions:
-                    place = f"{port.address} . " if port.address else ""
-                    name = f"{'at' if place else 'any'}{version}"
-                    elements[name] += [
-                        f"{place}{port.protocol} . {one.host} : {address} . {one.inner}" for one in port.single()
-                    ]
-    lines = []
-    for name, found in elements.items():
-        kind = f"ipv{name[-1]}_addr"
-        before = f"{kind} . " if name.startswith("at") else ""
-        lines.append(f"\tmap {name} {{")
-        lines.append(f"\t\ttype {before}inet_proto . inet_service : {kind} . inet_service;")
-        lines += [f"\t\telements = {{ {', '.join(found)} }}"] if found else []
-        lines.append("\t}")
-    return lines
+                if version not in port.versions:
+                    continue
+                if port.count > _FEW and port.host == port.inner:
+                    ranges.append(_range(port, version, address))
+                    continue
+                place = f"{port.address} . " if port.address else ""
+                found = elements[f"{'at' if place else 'any'}{version}"]
+                for number in range(port.count):
+                    found[f"{place}{port.protocol} . {port.host + number}"] = f"{address} . {port.inner + number}"
+    return elements, ranges
+
+
+def _range(port: Port, version: int, address: str) -> str:
+    family = "ip" if version == 4 else "ip6"
+    place = f"{family} daddr {port.address}" if port.address else "fib daddr type local"
+    return f"{place} meta l4proto {port.protocol} th dport {port.host}-{port.host + port.count - 1} dnat {family} to {address}"
+
+
+def _map(name: str) -> list[str]:
+    """By protocol and port, and for some by the machine's address before, the container's address and port."""
+    kind = f"ipv{name[-1]}_addr"
+    before = f"{kind} . " if name.startswith("at") else ""
+    return [f"\tmap {name} {{", f"\t\ttype {before}inet_proto . inet_service : {kind} . inet_service;", "\t}"]
 
 
 def _chain(name: str, hook: str, rules: list[str]) -> list[str]:

@@ -8,8 +8,10 @@ it is free is asked by binding to it for a moment.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,6 +34,10 @@ _ITEM: Final = re.compile(
 _EXPOSED: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/([a-z]+))?", re.ASCII)
 _TABLES: Final = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
 _LISTENING: Final = {"tcp": "0A", "udp": "07"}
+_FEW: Final = 64  # as many are tried one by one
+_LONGEST: Final = 16384  # ports of a range that have other numbers inside: each takes memory of the kernel's
+MOST_CHOSEN: Final = 1000
+_SOMEBODY: Final = "another process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,12 @@ class Port:
             )
         if host_end - host != inner_end - inner and not (host == host_end == 0):
             raise Invalid(f"ports: {quote(text)} has ranges of different lengths")
+        if host == 0 and inner_end - inner >= MOST_CHOSEN:
+            raise Invalid(f"ports: {quote(text)} is too long: at most {MOST_CHOSEN} get ports that are free")
+        if inner_end - inner >= _LONGEST and host != inner:
+            raise Invalid(
+                f"ports: {quote(text)} is too long: more than {_LONGEST} ports need the same numbers on both sides"
+            )
         return cls(_address(match["ip"] or "", text), host, inner, inner_end - inner + 1, protocol)
 
     @property
@@ -129,7 +141,7 @@ def key(item: str) -> str:
 
 
 def exposed(texts: Iterable[str]) -> list[Port]:
-    """What an image's EXPOSE says, each at any port that is free; what is none is passed over."""
+    """What an image's EXPOSE says, each at any port that is free; what is none is passed over. Invalid for too many."""
     found = []
     for text in texts:
         match = _EXPOSED.fullmatch(text)
@@ -138,6 +150,8 @@ def exposed(texts: Iterable[str]) -> list[Port]:
             found += [
                 Port("", 0, inner, 1, match[3] or "tcp") for inner in range(first, min(last, _HIGHEST) + 1) if inner
             ]
+    if len(found) > MOST_CHOSEN:
+        raise Invalid(f"ports: the image exposes {len(found)} ports, and auto is for {MOST_CHOSEN} at most")
     return found
 
 
@@ -193,32 +207,61 @@ class Claims:
     def find(self, wanted: Iterable[Port], kept: Iterable[Port], container: str) -> tuple[Port, ...]:
         """*wanted*, with a free port where any will do; *kept* are the container's own already. Taken, with who has it. Blocks."""
         had = tuple(kept)
-        found: list[Port] = list(had)
+        own, others = _Index(), _Index()
+        for port in had:
+            own.add(port, container)
+        for owner, theirs in tuple(self._bound.items()):
+            if owner != container:
+                for port in theirs:
+                    others.add(port, owner)
         fresh: list[Port] = []
         for port in wanted:
-            chosen = port if port.host else self._any(port, found)
-            for other in found:
-                if chosen.overlaps(other):
-                    raise Taken(f"ports: {chosen} is published twice")
-            for owner, theirs in tuple(self._bound.items()):
-                if owner != container and any(chosen.overlaps(each) for each in theirs):
-                    raise Taken(f"ports: {chosen} is taken by container {self.name_of(owner)}")
-            _check_free(chosen)
-            found.append(chosen)
+            chosen = port if port.host else _any(port, own, others)
+            if own.find(chosen) is not None:
+                raise Taken(f"ports: {chosen} is published twice")
+            if (having := others.find(chosen)) is not None:
+                raise Taken(f"ports: {chosen} is taken by container {self.name_of(having)}")
+            if port.host:
+                _check_free(chosen)
+            own.add(chosen, container)
             fresh.append(chosen)
         return (*had, *fresh)
 
-    def _any(self, port: Port, found: list[Port]) -> Port:
-        for _ in range(200):
-            kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
-            family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
-            with socket.socket(family, kind) as probe:
-                probe.bind((port.address or "0.0.0.0", 0))
-                chosen = replace(port, host=probe.getsockname()[1], chosen=True)
-            others = (each for theirs in self._bound.values() for each in theirs)
-            if not any(chosen.overlaps(each) for each in (*found, *others)):
-                return chosen
-        raise Taken("ports: there is no port left that is free")
+
+class _Index:
+    """Ports by their numbers: there may be thousands."""
+
+    def __init__(self) -> None:
+        self._single: dict[tuple[str, int], list[tuple[Port, str]]] = {}
+        self._long: list[tuple[Port, str]] = []
+
+    def add(self, port: Port, owner: str) -> None:
+        if port.count > _FEW:
+            self._long.append((port, owner))
+            return
+        for number in range(port.host, port.host + port.count):
+            self._single.setdefault((port.protocol, number), []).append((port, owner))
+
+    def find(self, port: Port) -> str | None:
+        """Who has what overlaps it."""
+        numbers = range(port.host, port.host + port.count)
+        near = [each for number in numbers for each in self._single.get((port.protocol, number), ())]
+        return next((owner for each, owner in (*near, *self._long) if each.overlaps(port)), None)
+
+
+def _any(port: Port, *taken: _Index) -> Port:
+    """*port* at one of the machine's that is free. Taken when there is none."""
+    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+    for _ in range(200):
+        with socket.socket(family, kind) as probe:
+            probe.bind((port.address, 0))
+            chosen = replace(port, host=probe.getsockname()[1], chosen=True)
+        if all(index.find(chosen) is None for index in taken) and all(
+            _can_be_bound(chosen, version) for version in chosen.versions
+        ):
+            return chosen
+    raise Taken("ports: there is no port left that is free")
 
 
 def _check_free(port: Port) -> None:
@@ -230,51 +273,87 @@ def _check_free(port: Port) -> None:
         )
     if port.protocol == "sctp":
         return
-    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
-    for each in port.single() if port.count <= 64 else ():
+    if port.count > _FEW:
+        for found in sorted(_sockets(port.protocol), key=lambda each: each.port):
+            if found.listens and found.is_at(port):
+                raise Taken(f"ports: {_one(port, found.port)} is taken by {found.owner()}")
+        return
+    for each in port.single():
         for version in port.versions:
-            try:
-                with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind) as probe:
-                    if version == 6:
-                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(port.protocol == "tcp"))
-                    probe.bind((port.address or ("0.0.0.0" if version == 4 else "::"), each.host))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise Taken(f"ports: {each} is taken by {_listener(each)}") from None
-                if error.errno == errno.EADDRNOTAVAIL:
-                    raise Invalid(f"ports: {port.address} is not an address of this machine") from None
-                if error.errno != errno.EAFNOSUPPORT:
-                    raise
-    if port.count > 64:
-        busy = _listening(port.protocol)
-        for number in sorted(busy):
-            if port.host <= number < port.host + port.count:
-                one = replace(port, host=number, inner=port.inner + number - port.host, count=1)
-                raise Taken(f"ports: {one} is taken by {_listener(one)}")
+            if not _can_be_bound(each, version):
+                sockets = [found for found in _sockets(port.protocol) if found.is_at(each)]
+                owner = min(sockets, key=lambda found: not found.listens).owner() if sockets else _SOMEBODY
+                raise Taken(f"ports: {each} is taken by {owner}")
 
 
-def _listening(protocol: str) -> dict[int, str]:
-    """The ports that somebody listens on, with the socket's inode."""
-    found = {}
+def _can_be_bound(port: Port, version: int) -> bool:
+    """Whether a socket could be. Invalid for an address that is not the machine's."""
+    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+    try:
+        with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind) as probe:
+            if version == 6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(port.protocol == "tcp"))
+            probe.bind((port.address or ("0.0.0.0" if version == 4 else "::"), port.host))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        if error.errno == errno.EADDRNOTAVAIL and port.address:
+            raise Invalid(f"ports: {port.address} is not an address of this machine") from None
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # there is no IPv6 here
+            raise
+    return True
+
+
+def _one(port: Port, number: int) -> Port:
+    """Of *port* the one that has this number."""
+    return replace(port, host=number, inner=port.inner + number - port.host, count=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """One of the machine's, from ``/proc/net``."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    listens: bool
+    inode: str
+
+    def is_at(self, port: Port) -> bool:
+        """Whether it is in the way of one that is in *port*."""
+        if not port.host <= self.port < port.host + port.count:
+            return False
+        if not port.address or self.address == IPv6Address("::"):  # which may be about IPv4 as well
+            return True
+        wanted, address = ip_address(port.address), self.address
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return address.version == wanted.version and (int(address) == 0 or address == wanted)
+
+    def owner(self) -> str:
+        """Whose it is, as far as that can be seen: ``nginx (pid 12)``."""
+        wanted = f"socket:[{self.inode}]"
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with suppress(OSError):
+                    for descriptor in (process / "fd").iterdir():
+                        with suppress(OSError):
+                            if os.readlink(descriptor) == wanted:
+                                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+        return _SOMEBODY
+
+
+def _sockets(protocol: str) -> Iterator[_Socket]:
+    """Those of *protocol* in the machine's network."""
     for table in _TABLES[protocol]:
-        with suppress(OSError):
+        with suppress(OSError):  # there is no IPv6 here
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == _LISTENING[protocol]:
-                    found[int(fields[1].rpartition(":")[2], 16)] = fields[9]
-    return found
+                address, _, port = fields[1].partition(":")
+                yield _Socket(_in_words(address), int(port, 16), fields[3] == _LISTENING[protocol], fields[9])
 
 
-def _listener(port: Port) -> str:
-    """Who listens there, as far as it can be seen: ``nginx (pid 12)``."""
-    inode = _listening(port.protocol).get(port.host)
-    wanted = f"socket:[{inode}]"
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and inode:
-            with suppress(OSError):
-                for descriptor in (process / "fd").iterdir():
-                    with suppress(OSError):
-                        if str(descriptor.readlink()) == wanted:
-                            return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-    return "another process"
+def _in_words(text: str) -> IPv4Address | IPv6Address:
+    """An address of ``/proc/net``: words of 32 bits, each in this machine's order of bytes."""
+    words = (int(text[index : index + 8], 16).to_bytes(4, sys.byteorder) for index in range(0, len(text), 8))
+    return ip_address(b"".join(words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from pydock.runtime.errors import Invalid, Taken
@@ -26,6 +27,8 @@ from pydock.runtime.network.ports import Claims, Port, exposed
         ("0:80", Port("", 0, 80)),
         ("0:80-82", Port("", 0, 80, 3)),
         ("1-65535:1-65535", Port("", 1, 1, 65535)),
+        ("1-16384:2-16385", Port("", 1, 2, 16384)),
+        ("0:1-1000", Port("", 0, 1, 1000)),
         (" 1:2 ", Port("", 1, 2)),
     ],
 )
@@ -59,6 +62,8 @@ def test_items_are_understood(text: str, wanted: Port) -> None:
             "8000:80-81",
             "8001-8000:81-80",
             "0-1:80-81",
+            "1-16385:2-16386",
+            "0:1-1001",
             "8000-:80",
             "8000--1:80",
         ),
@@ -164,6 +169,33 @@ def test_any_port_is_one_that_nobody_has() -> None:
 def test_an_address_that_is_not_the_machine_s_is_invalid() -> None:
     with pytest.raises(Invalid, match="not an address of this machine"):
         Claims().find([Port("203.0.113.9", free(), 80)], [], "a")
+
+
+def test_an_image_that_exposes_thousands_is_not_published_by_itself() -> None:
+    with pytest.raises(Invalid, match="exposes 65535 ports"):
+        exposed(["1-65535/udp"])
+
+
+def test_a_range_that_keeps_its_numbers_is_a_rule() -> None:
+    text = nft.render(
+        [], [nft.Published(("10.0.0.2", "fd00::2"), (Port("", 1, 1, 65535), Port("127.0.0.1", 20, 20, 17, "udp")))]
+    )
+    assert "fib daddr type local meta l4proto tcp th dport 1-65535 dnat ip to 10.0.0.2\n" in text
+    assert "fib daddr type local meta l4proto tcp th dport 1-65535 dnat ip6 to fd00::2\n" in text
+    assert "ip daddr 127.0.0.1 meta l4proto udp th dport 20-36 dnat ip to 10.0.0.2\n" in text
+    assert len(text) < 3000
+
+
+def test_what_changes_is_all_that_is_said() -> None:
+    one, two = Port("", 8080, 80), Port("", 8081, 81)
+    before, after = (
+        nft.table([], [nft.Published(("10.0.0.2",), item)]) for item in ((one,), (replace(one, inner=82), two))
+    )
+    assert after.since(before) == (
+        "delete element inet pydock any4 { tcp . 8080 }\n"
+        "add element inet pydock any4 { tcp . 8080 : 10.0.0.2 . 82, tcp . 8081 : 10.0.0.2 . 81 }\n"
+    )
+    assert before.since(before) == ""
 
 
 def test_published_ports_are_elements_of_maps() -> None:
