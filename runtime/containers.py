@@ -6,7 +6,6 @@ left in between is removed at the next start. Directories are named by id, so a 
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import re
@@ -28,7 +27,7 @@ from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
 from pydock.runtime.network.words import DEFAULT, named
 from pydock.runtime.process import GRACE, Left, Process
-from pydock.runtime.record import new_record, record_of
+from pydock.runtime.record import kept, new_record, record_of
 from pydock.runtime.rootfs import detach
 from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
@@ -111,7 +110,7 @@ class Containers:
         for name in ("log", "log.index"):
             (container.directory / name).touch(mode=0o600)
         replace(container.directory / "spec.toml", container.spec.to_toml())
-        replace_json(container.directory / "state.json", dataclasses.asdict(container.record))
+        replace_json(container.directory / "state.json", kept(container.record))
 
     @staticmethod
     def _unmake(container: Container) -> None:

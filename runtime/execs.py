@@ -7,7 +7,6 @@ process ends it, as the kernel ends a PID namespace.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import secrets
 import shutil
@@ -24,7 +23,7 @@ from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import checked_name, now
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.process import Left, Process
-from pydock.runtime.record import Life, RecordFile
+from pydock.runtime.record import Life, RecordFile, kept
 from pydock.runtime.runs import frozen
 from pydock.runtime.spec import parse_signal, print_signal
 from pydock.runtime.state import clear_halves, read_json, replace_json
@@ -347,7 +346,7 @@ def _make(made: Exec) -> None:
     made.directory.mkdir(parents=True, mode=0o700)
     for name in ("log", "log.index"):
         (made.directory / name).touch(mode=0o600)
-    replace_json(made.directory / "state.json", dataclasses.asdict(made.record))
+    replace_json(made.directory / "state.json", kept(made.record))
 
 
 def _clear(directory: Path) -> None:

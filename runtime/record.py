@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 import trio
 from pydock.runtime.formats import now
-from pydock.runtime.state import Settler, replace_json
+from pydock.runtime.state import Settler, printed, replace
 
 State = Literal["created", "running", "paused", "exited", "restarting"]
 
@@ -76,6 +76,11 @@ class Run:
     started: int
 
 
+def kept(record: Life) -> dict[str, object]:
+    """Its fields as they are. dataclasses.asdict() copies all that is in them, which took a start a millisecond."""
+    return {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+
+
 def new_record(identity: str, name: str) -> Record:
     """The record of a container that is made now."""
     time = now()
@@ -103,7 +108,7 @@ class RecordFile:
         self._path = directory / "state.json"
         self._settler = settler
         self._lock = trio.Lock()
-        self._saved: dict[str, object] = {}
+        self._saved = ""
         self._coming: Mapping[str, object] = {}
 
     async def keep(self, **coming: object) -> str:
@@ -136,10 +141,10 @@ class RecordFile:
                 record = dataclasses.replace(record)
                 record.take(run)
                 self._coming = {}
-            values = {**dataclasses.asdict(record), **self._coming, **coming}
-            if values == self._saved:
+            text = printed({**kept(record), **self._coming, **coming})
+            if text == self._saved:
                 return
-            self._saved = {}
-            await trio.to_thread.run_sync(replace_json, self._path, values)
-            self._saved = values
+            self._saved = ""
+            await trio.to_thread.run_sync(replace, self._path, text)
+            self._saved = text
         self._settler.touched(self._path)

@@ -35,7 +35,12 @@ def replace(path: Path, text: str, *, mode: int = 0o600) -> None:
 
 def replace_json(path: Path, value: Mapping[str, object]) -> None:
     """:func:`replace` with one JSON object."""
-    replace(path, json.dumps(value) + "\n")
+    replace(path, printed(value))
+
+
+def printed(value: Mapping[str, object]) -> str:
+    """What a file says with one JSON object."""
+    return json.dumps(value) + "\n"
 
 
 def read_json(path: Path) -> dict[str, object] | None:
