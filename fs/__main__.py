@@ -169,6 +169,7 @@ class Daemon:
                 Companion("names", run, join=join, on_connect=engine.attachments.names.connected), attending
             )
             await self._filter(engine)
+            attending.start_soon(engine.attachments.pool.run)
             nursery.start_soon(containers.take_exits)
             await self._serve(engine, containers, nursery)
             nursery.cancel_scope.cancel()

@@ -128,7 +128,7 @@ class Members(ContainerLinks):
             raise NotFound(f"members/{name}: there is no container {quote(last)}")
         if last != name:
             raise Invalid(f"members/{name}: the link has to have the name of the container that it leads to")
-        await self._change(container, (*(container.spec.network or ()), self._what.name))
+        await self._change(container, (*(container.spec.network or (DEFAULT,)), self._what.name))
 
     async def unlink(self, name: str) -> None:
         container, own = self._containers.get(name), self._what.name
@@ -137,7 +137,7 @@ class Members(ContainerLinks):
         if own == NONE:
             raise Forbidden(f"members/{name}: who is in no network leaves that by joining one")
         await self._change(
-            container, tuple(item for item in container.spec.network or () if item.partition(" ")[0] != own)
+            container, tuple(item for item in container.spec.network or (DEFAULT,) if item.partition(" ")[0] != own)
         )
 
     async def _change(self, container: Container, items: tuple[str, ...]) -> None:

@@ -141,23 +141,6 @@ async def _logged(task: Callable[[], Awaitable[object]]) -> None:
         log.exception("a background task failed")
 
 
-async def side_by_side(*calls: Callable[[], Awaitable[object]]) -> None:
-    """Each of *calls* at the same time, to its end; then the first failure, if there was one, is raised."""
-    failures: list[Exception] = []
-
-    async def one(call: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await call()
-        except Exception as error:
-            failures.append(error)
-
-    async with trio.open_nursery() as nursery:
-        for call in calls:
-            nursery.start_soon(one, call)
-    if failures:
-        raise failures[0]
-
-
 async def persistently(call: Callable[[], Awaitable[T]]) -> T:
     """``call()``, again when the small process that it asks has died meanwhile; for requests that may be made twice."""
     for _ in range(4):

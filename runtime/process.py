@@ -22,7 +22,7 @@ from typing import Final, Protocol
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.companion import Lost
-from pydock.runtime.engine import Engine, persistently, side_by_side
+from pydock.runtime.engine import Engine, persistently
 from pydock.runtime.errors import Failed
 from pydock.runtime.formats import now
 from pydock.runtime.monitor.client import Started
@@ -31,6 +31,7 @@ from pydock.runtime.monitor.protocol import Exit, start_time
 from pydock.runtime.procfs import boot_id, stat_of
 from pydock.runtime.record import Life, RecordFile, Run, State
 from pydock.runtime.streams import Streams
+from pydock.runtime.tasks import side_by_side
 
 #: Seconds that tidying up may take when the engine ends meanwhile; the next start does what is left.
 GRACE: Final = 5.0
@@ -195,10 +196,9 @@ class Process:
 
                 async def prepared() -> tuple[Launch, list[int]]:
                     made = await prepare(stack)
-                    if not terminal:  # which is held and followed when it has been opened
-                        nursery.start_soon(aside, self.streams.keep)
-                        nursery.start_soon(aside, self.streams.follow)
-                    nursery.start_soon(aside, keep_record)
+                    kept = () if terminal else (self.streams.keep, self.streams.follow)  # else when it is opened
+                    for call in (*kept, keep_record):
+                        nursery.start_soon(aside, call)
                     return made
 
                 monitor, take = self.engine.monitor, self.streams.take_terminal if terminal else None

@@ -16,6 +16,7 @@ from pydock.runtime.engine import Defaults
 from pydock.runtime.errors import Invalid, NotFound, PydockError
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.shifting import Shift
+from pydock.runtime.tasks import side_by_side
 
 if TYPE_CHECKING:
     from pydock.runtime.container import Container
@@ -44,8 +45,7 @@ class Runs:
         async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
             union = await container.root.union(source)
             await container.volumes.claim(container.spec.volumes or ())
-            shifted = await self._connected(await self._opened(given, stack), stack)
-            made = await trio.to_thread.run_sync(self._prepare, source.defaults, union, stack, shifted)
+            made = await self._connected(await self._opened(given, stack), source.defaults, union, stack)
             await container.root.keep_clone()
             return made
 
@@ -83,13 +83,20 @@ class Runs:
         stack.callback(os.close, userns)
         return dataclasses.replace(given, shift=Shift(userns, given.shift.ids))
 
-    async def _connected(self, given: launching.Given, stack: ExitStack) -> launching.Given:
-        """With the network namespace that it joins."""
+    async def _connected(
+        self, given: launching.Given, defaults: Defaults, union: int, stack: ExitStack
+    ) -> tuple[plain.Launch, list[int]]:
+        """The launch; its network is set up while it is made."""
         network = self._container.network
-        descriptor = await network.prepare(stack, self.ids())
-        await network.publish()
-        await network.naming.tell()
-        return dataclasses.replace(given, network=descriptor, etc=network.naming.etc())
+        descriptor, connect = await network.prepare(stack, self.ids())
+        whole = dataclasses.replace(given, network=descriptor, etc=network.naming.etc())
+        made: list[tuple[plain.Launch, list[int]]] = []
+
+        async def make() -> None:
+            made.append(await trio.to_thread.run_sync(self._prepare, defaults, union, stack, whole))
+
+        await side_by_side(connect, network.publish, network.naming.tell, make)
+        return made[0]
 
     def _prepare(
         self, defaults: Defaults, union: int, stack: ExitStack, given: launching.Given

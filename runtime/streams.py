@@ -17,12 +17,13 @@ from pathlib import Path
 import trio
 from pydock.runtime import wire
 from pydock.runtime.companion import Lost
-from pydock.runtime.engine import Engine, persistently, side_by_side
+from pydock.runtime.engine import Engine, persistently
 from pydock.runtime.errors import Failed
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.output import Bell
 from pydock.runtime.stdio import Stdio
+from pydock.runtime.tasks import side_by_side
 
 
 class Streams:

@@ -99,7 +99,7 @@ def _names(name: str, parse_line: Callable[[str], str], doc: str) -> List[C]:
 
 def _show_network(subject: C) -> Sequence[str]:
     own = spec_of(subject).network
-    return ("none",) if own is None else own
+    return (DEFAULT,) if own is None else own
 
 
 SURROUNDINGS: tuple[Entry[C], ...] = (
@@ -155,10 +155,10 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         store=_store_network,
         ready=_network_ready,
         key=lambda item: item.split()[0],
-        doc="``none``, the default, is a network of its own with nothing but lo; ``host`` is the machine's, ``container:NAME`` that of "
-        "another container, which must run. Else it is a member of networks: ``bridge``, or NAME of networks/, with "
-        "``ip=ADDRESS``, ``mac=ADDRESS`` and ``alias=NAME`` as options, a line each. Live: networks are joined and left, all of them "
-        "too (that is ``none``), while it runs, with its ``ports``; EBUSY for other addresses in one, and to or from ``host`` and "
+        doc="``bridge``, the default, and NAME of networks/ are networks that it is a member of, with ``ip=ADDRESS``, ``mac=ADDRESS`` "
+        "and ``alias=NAME`` as options, a line each. ``none`` is a network of its own with nothing but lo; ``host`` is the machine's, "
+        "``container:NAME`` that of another container, which must run. Live: networks are joined and left, all of them too (that is "
+        "``none``), while it runs, with its ``ports``; EBUSY for other addresses in one, and to or from ``host`` and "
         "``container:NAME``.",
     ),
     List(

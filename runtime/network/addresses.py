@@ -32,6 +32,9 @@ N = TypeVar("N", IPv4Network, IPv6Network)
 
 #: Where subnets of /24 are taken from, in this order.
 POOLS: Final = (IPv4Network("10.213.0.0/16"), IPv4Network("172.24.0.0/14"), IPv4Network("192.168.128.0/17"))
+#: Where a larger one is looked for first, that of containers which name no network.
+LARGE_POOLS: Final = (IPv4Network("10.212.0.0/16"), IPv4Network("172.24.0.0/14"), IPv4Network("10.64.0.0/10"))
+_LARGE: Final = 16
 _PREFIX: Final = 24
 _PREFIX6: Final = 64
 _SMALLEST: Final = 30  # a bridge and one container
@@ -55,6 +58,15 @@ def pool6(machine: Path = _MACHINE) -> IPv6Network:
 def free_subnet(taken: Iterable[Network], pools: Iterable[IPv4Network] = POOLS) -> IPv4Network:
     """The first of the pools' that overlaps none of *taken*. Taken when there is none."""
     return _free(taken, pools, _PREFIX)
+
+
+def large_subnet(taken: Iterable[Network]) -> IPv4Network:
+    """One for thousands of containers, or :func:`free_subnet` where there is no such one left. Taken."""
+    others = list(taken)
+    try:
+        return _free(others, LARGE_POOLS, _LARGE)
+    except Taken:
+        return free_subnet(others)
 
 
 def free_subnet6(taken: Iterable[Network], pool: IPv6Network | None = None) -> IPv6Network:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 import trio
 from pydock.runtime.names.client import Names
 from pydock.runtime.network import links, nft
-from pydock.runtime.network.links import End
+from pydock.runtime.network.links import End, Pair
+from pydock.runtime.network.pool import Pool
 from pydock.runtime.network.ports import Claims
 from pydock.runtime.network.store import Lease, NetworkRecord, NetworkStore, link_name
 from pydock.runtime.network.words import DEFAULT, Membership
+
+Leases = dict[Membership, tuple[NetworkRecord, Lease]]
 
 
 async def _nothing() -> None:
@@ -30,6 +32,8 @@ class Attachments:
             lambda container: ()
         )  # where a container's published ports lead to
         self.settled: Callable[[], Awaitable[None]] = _nothing  # what was written to networks' settings is stored
+        self.pool = Pool()
+        self._bridges: dict[str, tuple[int, object]] = {}  # their indices, and what they were made with
         self._filter = trio.Lock()
         self._filtered = ""  # the table that is in force
 
@@ -62,36 +66,45 @@ class Attachments:
         if self._filtered:
             await self.filter()
 
-    async def namespace(self, container: str, wanted: tuple[Membership, ...]) -> int:
-        """A network namespace with a link to each of the networks that are *wanted*; the caller's descriptor. NotFound, Taken,
-        Invalid, OSError; then nothing is left."""
-        namespace = await trio.to_thread.run_sync(links.new_namespace)
-        try:
-            await self.join(container, namespace, wanted, ())
-        except BaseException:
-            os.close(namespace)  # and with it all links
-            raise
-        await self.store.forget(container, frozenset(each.network for each in wanted))
-        return namespace
-
-    async def join(
-        self, container: str, namespace: int, wanted: tuple[Membership, ...], present: tuple[Membership, ...]
-    ) -> None:
-        """Connect to those of *wanted* that are not *present*; undone when one of them can't be."""
+    async def lease(self, container: str, wanted: Iterable[Membership]) -> Leases:
+        """The addresses that it has in these networks from now on, which are to be kept; their bridges are there by then. The default
+        network is made when it is first asked for. NotFound, Busy, Taken, Invalid, OSError."""
         await self.settled()
-        used = {f"eth{number}" for number in range(len(present))}
-        if present:
+        found: Leases = {}
+        for each in wanted:
+            network = await self.store.default() if each.network == DEFAULT else self.store.find(each.network)
+            async with network.lock:
+                found[each] = network, self.store.lease(network, container, each)
+                await self._have_bridge(network)
+        return found
+
+    async def keep(self, leases: Leases) -> None:
+        """Have them on disk. OSError."""
+        for network, _ in leases.values():
+            await self.store.save(network)
+
+    async def connect(
+        self, container: str, namespace: int, leases: Leases, wanted: tuple[Membership, ...], first: Pair | None = None
+    ) -> None:
+        """Make a link in *namespace* for each of *leases*, which are of those that are *wanted* in the end; *first* is one that is
+        there for the first of them. OSError; then none is left."""
+        used = set[str]()
+        if first is None:  # what runs in it may have links of its own
             used = set((await trio.to_thread.run_sync(links.links_in, namespace)).values())
+        routed = self._routed(wanted)
         done: list[str] = []
         try:
-            for each in wanted:
-                if each in present:
-                    continue
+            for each, (network, lease) in leases.items():
                 name = next(name for number in range(1000) if (name := f"eth{number}") not in used)
                 used.add(name)
-                routed = self._routed(wanted)
-                await self._connect(container, namespace, each, name, routed=routed == each.network)
+                if first is None:
+                    first = await trio.to_thread.run_sync(links.pair_in, namespace, name)
+                pair, first = first, None
                 done.append(name)
+                try:
+                    await self._connect(container, pair, network, lease, routed=routed == each.network)
+                finally:
+                    pair.close()
         except BaseException:
             with trio.CancelScope(shield=True):
                 for name in done:
@@ -122,21 +135,26 @@ class Attachments:
                 found.append((network, lease))
         return found
 
-    async def _connect(self, container: str, namespace: int, wanted: Membership, name: str, *, routed: bool) -> None:
-        network = await self.store.default() if wanted.network == DEFAULT else self.store.find(wanted.network)
-        await self.filter()
+    async def _connect(self, container: str, pair: Pair, network: NetworkRecord, lease: Lease, *, routed: bool) -> None:
+        gateways = tuple(str(each.ip) for each in network.gateways) if routed else ()
+        end = End(lease.mac, network.interfaces(lease), gateways, network.mtu)
+
+        bridge, name = self._bridges[network.bridge][0], link_name(network, container)
         async with network.lock:
-            lease = await self.store.lease(network, container, wanted)
-            gateways = tuple(str(each.ip) for each in network.gateways) if routed else ()
-            end = End(name, lease.mac, network.interfaces(lease), gateways, network.mtu)
+            await trio.to_thread.run_sync(links.connect, pair, bridge, name, end)
 
-            def make() -> None:
-                links.make_bridge(network.bridge, network.gateways, network.mtu)
-                if not network.internal:
-                    links.forward(ipv6=bool(network.subnet6))
-                links.connect(network.bridge, link_name(network, container), namespace, end)
+    async def _have_bridge(self, network: NetworkRecord) -> None:
+        wanted = (network.gateways, network.mtu, network.internal)
+        index, made = self._bridges.get(network.bridge, (0, None))
+        if made == wanted and links.index_of(network.bridge) == index:
+            return
 
-            await trio.to_thread.run_sync(make)
+        def make() -> int:
+            if not network.internal:
+                links.forward(ipv6=bool(network.subnet6))
+            return links.make_bridge(network.bridge, network.gateways, network.mtu)
+
+        self._bridges[network.bridge] = await trio.to_thread.run_sync(make), wanted
 
     def _routed(self, wanted: tuple[Membership, ...]) -> str:
         """The network of the default route: the first with a way out."""

@@ -14,12 +14,14 @@ from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy, Invalid, NotFound
 from pydock.runtime.formats import quote
 from pydock.runtime.network import conntrack, links, loopback
-from pydock.runtime.network.attaching import Attachments, shown
+from pydock.runtime.network.attaching import Attachments, Leases, shown
+from pydock.runtime.network.links import Pair
 from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
 from pydock.runtime.network.store import Lease, NetworkRecord, link_name
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership, is_alone, is_shared, joined, memberships
 from pydock.runtime.sharing import Find
+from pydock.runtime.tasks import side_by_side
 
 if TYPE_CHECKING:
     from pydock.runtime.confine.userns import IdMap
@@ -38,36 +40,46 @@ class ContainerNetwork:
     def _attachments(self) -> Attachments:
         return self._container.engine.attachments
 
-    async def prepare(self, stack: ExitStack, ids: IdMap | None) -> int | None:
-        """What a start joins: a descriptor of a network namespace or of a process in it, which *stack* closes; None when it
-        makes one of its own, or is in the machine's. NotFound, Busy, Invalid, OSError."""
+    async def prepare(self, stack: ExitStack, ids: IdMap | None) -> tuple[int | None, Callable[[], Awaitable[None]]]:
+        """What a start joins, and a call that makes its links meanwhile. It joins a descriptor of a network namespace, or of a process
+        in it, which *stack* closes; None when it makes one of its own, or is in the machine's. NotFound, Busy, Invalid, OSError."""
         container = self._container
-        items = container.spec.network
-        if (name := joined(items)) is not None:
+        if (name := joined(container.spec.network)) is not None:
             descriptor = os.dup(self._neighbour(name))
-        elif (wanted := memberships(items)) and ids is not None:
-            await self._connect_born(wanted)
-            return None
-        elif wanted:
-            descriptor = await self._attachments.namespace(container.id, wanted)
-        else:
-            return None
-        stack.callback(os.close, descriptor)
-        return descriptor
+            stack.callback(os.close, descriptor)
+            return descriptor, _nothing
+        wanted = memberships(container.spec.network)
+        if not wanted:
+            return None, _nothing
+        leases = await self._attachments.lease(container.id, wanted)
+        if ids is not None:
+            return None, partial(self._connect_born, leases, wanted)
+        pair = await self._attachments.pool.take()
+        stack.callback(os.close, pair.namespace)
+        stack.callback(pair.close)
+        return pair.namespace, partial(self._connect, pair.namespace, leases, wanted, pair)
 
-    async def _connect_born(self, wanted: tuple[Membership, ...]) -> None:
+    async def _connect(
+        self, namespace: int, leases: Leases, wanted: tuple[Membership, ...], pair: Pair | None = None
+    ) -> None:
+        identity = self._container.id
+        await side_by_side(
+            partial(self._attachments.connect, identity, namespace, leases, wanted, pair),
+            partial(self._attachments.keep, leases),
+        )
+        await self._attachments.store.forget(identity, frozenset(each.network for each in wanted))
+
+    async def _connect_born(self, leases: Leases, wanted: tuple[Membership, ...]) -> None:
         """In a user namespace it has a network namespace from birth: nobody else's would be its own to look at."""
-        container = self._container
-        pidfd = syscalls.pidfd_open(await container.process.born())
+        pidfd = syscalls.pidfd_open(await self._container.process.born())
         try:
             namespace = await trio.to_thread.run_sync(links.namespace_of, pidfd)
         finally:
             os.close(pidfd)
         try:
-            await self._attachments.join(container.id, namespace, wanted, ())
+            await self._connect(namespace, leases, wanted)
         finally:
             os.close(namespace)
-        await self._attachments.store.forget(container.id, frozenset(each.network for each in wanted))
 
     def _neighbour(self, name: str) -> int:
         found = self._container.engine.find(name)
@@ -138,10 +150,11 @@ class ContainerNetwork:
                 os.close(namespace)
 
         undo.push_async_callback(_shielded, part)
-        there = [*present, *_others(wanted, fresh)]
-        for each in fresh:  # one by one: what was joined before one that fails is left as networks are
-            others = tuple(other for other in fresh if other != each)
-            await self._attachments.join(container.id, namespace, wanted, (*there, *others))
+        if fresh:
+            leases = await self._attachments.lease(container.id, fresh)
+            await self._attachments.keep(leases)
+            await self._attachments.filter()
+            await self._attachments.connect(container.id, namespace, leases, wanted)
         return namespace
 
     async def _leave(self, namespace: int, present: tuple[Membership, ...], wanted: tuple[Membership, ...]) -> None:
@@ -175,13 +188,17 @@ class ContainerNetwork:
     # ports
 
     async def publish(self) -> None:
-        """Claim what ``ports`` say for a run that is about to begin. Taken, Invalid, OSError; then nothing is claimed."""
+        """Claim what ``ports`` say for a run that is about to begin, and have the packet filter know them and its networks. Taken,
+        Invalid, OSError; then nothing is claimed."""
         container, claims = self._container, self._attachments.claims
-        if memberships(container.spec.network):
+        wanted = memberships(container.spec.network)
+        if wanted:
             container.engine.firewalls.ask(container.engine.spawn)
         if not container.spec.ports:
+            if wanted:
+                await self._attachments.filter()
             return
-        if not memberships(container.spec.network):
+        if not wanted:
             raise Invalid(
                 "ports: there is no network to publish them from: write bridge, or a network's name, to network"
             )
@@ -293,6 +310,10 @@ class ContainerNetwork:
         async with self.lock:
             await self.naming.tell()
             await self.naming.refresh()
+
+
+async def _nothing() -> None:
+    """There are no links to be made."""
 
 
 async def _shielded(call: Callable[[], Awaitable[object]]) -> None:

@@ -1,13 +1,13 @@
 """The kernel's side: bridges, pairs of links, addresses and routes. Everything here blocks; OSError with the kernel's errno.
 
-A call is a conversation of its own: a socket takes a millisecond, and nothing is shared between threads. What is done in another
-network namespace is done by a thread that is there for the moment, as setns(2) is about a thread alone. See rtnetlink(7), veth(4).
+What every start does is asked for in batches (:mod:`.netlink`), the rest by pyroute2's own calls. What is done in another network
+namespace is done by a thread that is there for the moment, as setns(2) is about a thread alone. See rtnetlink(7), veth(4).
 """
 
 from __future__ import annotations
 
-import errno
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydock.runtime import syscalls
+from pydock.runtime.network import netlink
 from pydock.runtime.network.addresses import Interface, Network, mac_of
+from pydock.runtime.network.netlink import Talk
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -31,9 +33,8 @@ _SETTINGS: Final = Path("/proc/sys/net")
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The container's end of a link: its name there, its hardware address, and what it is configured with."""
+    """What the container's end of a link is configured with."""
 
-    name: str
     mac: str
     addresses: tuple[Interface, ...]
     gateways: tuple[str, ...] = ()  # one of each IP version at most
@@ -42,7 +43,8 @@ class End:
 
 @contextmanager
 def _talking() -> Iterator[IPRoute]:
-    """A conversation with the kernel about the thread's namespace. pyroute2 is loaded when it is used: it takes a third of a second."""
+    """pyroute2's own conversation with the kernel about the thread's namespace."""
+    netlink.load()
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -67,6 +69,20 @@ def _in(namespace: int) -> Iterator[None]:
         os.close(own)
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A pair of links that is nowhere connected yet: one end in *namespace*, the other one the machine's."""
+
+    namespace: int  # a descriptor, which keeps it alive
+    talk: Talk  # about that namespace
+    index: int  # of the end in there
+    port: int  # of the machine's
+
+    def close(self) -> None:
+        """Nothing more is asked; the descriptor is its owner's."""
+        self.talk.close()
+
+
 def new_namespace() -> int:
     """A network namespace with nothing but lo, which is up; a descriptor, which keeps it alive."""
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,13 +90,35 @@ def new_namespace() -> int:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         try:
             made = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-            with _talking() as ip:
-                ip.link("set", index=_LOOPBACK, state="up")
+            with Talk() as talk:
+                talk.ask(netlink.up(_LOOPBACK))
         finally:
             syscalls.setns(own, syscalls.CLONE_NEWNET)
     finally:
         os.close(own)
     return made
+
+
+def new_pair() -> Pair:
+    """With a network namespace of its own, where it is called eth0; the descriptor is the caller's."""
+    namespace = new_namespace()
+    try:
+        return pair_in(namespace, "eth0")
+    except BaseException:
+        os.close(namespace)
+        raise
+
+
+def pair_in(namespace: int, name: str) -> Pair:
+    """With an end called *name* in *namespace*."""
+    spare = f"pp-{os.urandom(5).hex()}"
+    with Talk() as talk:
+        talk.ask(netlink.pair(spare, name, namespace))
+    port = socket.if_nametoindex(spare)
+    with _in(namespace):
+        with suppress(OSError):  # a kernel without IPv6; nobody else has its addresses, which is not to be waited for
+            (_SETTINGS / "ipv6/conf" / name / "accept_dad").write_text("0")
+        return Pair(namespace, Talk(), socket.if_nametoindex(name), port)
 
 
 def namespace_of(pidfd: int) -> int:
@@ -108,8 +146,16 @@ def has_ipv6() -> bool:
     return (_SETTINGS / "ipv6").is_dir()
 
 
-def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> None:
-    """Have a bridge with these addresses and no others, up; one that is there is made so."""
+def index_of(name: str) -> int:
+    """The number of a link of the machine's; 0 when there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> int:
+    """Have a bridge with these addresses and no others, up; one that is there is made so. Its index."""
     wanted = set(gateways)
     with _talking() as ip:
         found = ip.link_lookup(ifname=name)
@@ -133,6 +179,7 @@ def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> None:
         for address in wanted - present:
             ip.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
         ip.link("set", index=index, state="up")
+        return int(index)
 
 
 def remove_link(name: str) -> None:
@@ -142,29 +189,18 @@ def remove_link(name: str) -> None:
             ip.link("del", index=index)
 
 
-def connect(bridge: str, name: str, namespace: int, end: End) -> None:
-    """A link from *bridge*, there called *name*, to *namespace*, where it is *end*. What is there by that name is replaced."""
-    with _talking() as ip:
-        (master,) = ip.link_lookup(ifname=bridge) or (None,)
-        if master is None:
-            raise OSError(errno.ENODEV, f"the bridge {bridge} is gone")
-        for stale in ip.link_lookup(ifname=name):
-            ip.link("del", index=stale)
-        mtu = {"mtu": end.mtu} if end.mtu else {}
-        peer = {"ifname": end.name, "net_ns_fd": namespace, "address": end.mac, **mtu}
-        ip.link("add", ifname=name, kind="veth", master=master, state="up", peer=peer, **mtu)
-        (port,) = ip.link_lookup(ifname=name)
-        # where bridges ask the packet filter (br_netfilter), what a container sends to its own published port turns back at its link
-        ip.brport("set", index=port, mode=1)
-    with _in(namespace), _talking() as ip:
-        (index,) = ip.link_lookup(ifname=end.name)
+def connect(pair: Pair, bridge: int, name: str, end: End) -> None:
+    """The machine's end is a port of *bridge* (its index), called *name*, and the other is *end*. What has that name is replaced."""
+    with Talk() as talk:
         with suppress(OSError):
-            (_SETTINGS / "ipv6/conf" / end.name / "accept_dad").write_text("0")
-        for address in end.addresses:
-            ip.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-        ip.link("set", index=index, state="up")
-        for gateway in end.gateways:
-            ip.route("replace", dst="default" if ":" not in gateway else "::/0", gateway=gateway, oif=index)
+            talk.ask(netlink.gone(socket.if_nametoindex(name)))
+        # where bridges ask the packet filter (br_netfilter), what a container sends to its own published port turns back at its link
+        talk.ask(netlink.up(pair.port, name=name, mtu=end.mtu, master=bridge), netlink.hairpin(pair.port))
+    pair.talk.ask(
+        *(netlink.address(pair.index, each) for each in end.addresses),
+        netlink.up(pair.index, mac=end.mac, mtu=end.mtu),
+        *(netlink.default_route(pair.index, each) for each in end.gateways),
+    )
 
 
 def disconnect(namespace: int, name: str, gateways: tuple[str, ...], through: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Container, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -29,11 +29,12 @@ from pydock.runtime.network.addresses import (
     free_address,
     free_subnet,
     free_subnet6,
+    large_subnet,
     mac_of,
     parse_address,
 )
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership
-from pydock.runtime.state import Settler, clear_halves, read_json, replace_json
+from pydock.runtime.state import Settler, clear_halves, printed, read_json, replace, replace_json
 
 _SUFFIX: Final = ".json"
 _BRIDGE: Final = "pd-"
@@ -92,6 +93,7 @@ class NetworkRecord:
     error: str = ""
     lock: trio.Lock = field(default_factory=trio.Lock, compare=False)
     saving: trio.Lock = field(default_factory=trio.Lock, compare=False)
+    saved: str = field(default="", compare=False, repr=False)  # what is on disk
 
     @property
     def bridge(self) -> str:
@@ -132,7 +134,9 @@ class NetworkRecord:
     def plain(self) -> dict[str, object]:
         """What is kept."""
         kept = {name: getattr(self, name) for name in _KEPT}
-        return kept | {"leases": {key: asdict(lease) for key, lease in self.leases.items()}}
+        return kept | {
+            "leases": {key: {"addresses": each.addresses, "mac": each.mac} for key, each in self.leases.items()}
+        }
 
 
 _KEPT: Final = (
@@ -210,7 +214,7 @@ class NetworkStore:
             if text := said.get(key):
                 check_free(ip_network(str(text)), taken)
         others = [network for network, _ in taken]
-        subnet = "" if "subnet" in said else str(free_subnet(others))
+        subnet = "" if "subnet" in said else str((large_subnet if name == DEFAULT else free_subnet)(others))
         subnet6 = str(free_subnet6(others)) if "subnet6" not in said and links.has_ipv6() else ""
         gateways = (str(first_address(ip_network(text))) if text else "" for text in (subnet, subnet6))
         network = NetworkRecord(name, os.urandom(4).hex(), now(), subnet, next(gateways), subnet6, next(gateways))
@@ -315,20 +319,24 @@ class NetworkStore:
         await trio.to_thread.run_sync(partial((self._directory / _RENAMING).unlink, missing_ok=True))
 
     async def save(self, network: NetworkRecord) -> None:
-        """Keep it on disk, as it is by then; nothing when it has been removed."""
+        """Keep it on disk, as it is by then, unless it is; nothing when it has been removed."""
         async with network.saving:
-            path = self._path(network.name)
-            if self._networks.get(network.name) is network:
-                await trio.to_thread.run_sync(replace_json, path, network.plain())
-                self._settler.touched(path)
+            path, text = self._path(network.name), printed(network.plain())
+            if self._networks.get(network.name) is not network or text == network.saved:
+                return
+            network.saved = ""
+            await trio.to_thread.run_sync(replace, path, text)
+            network.saved = text
+        self._settler.touched(path)
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}{_SUFFIX}"
 
-    async def lease(self, network: NetworkRecord, container: str, wanted: Membership) -> Lease:
+    def lease(self, network: NetworkRecord, container: str, wanted: Membership) -> Lease:
         """The addresses of *container* (its id) in the network: its own from before, what it asks for, or the next that are free.
 
-        With the network's lock. Taken when an address is another's or there is none left, Invalid for one that can't be had.
+        With the network's lock; to be saved before anybody may rely on it. Taken when an address is another's or there is none left,
+        Invalid for one that can't be had.
         """
         others = {
             ip_address(text) for key, each in network.leases.items() if key != container for text in each.addresses
@@ -353,7 +361,6 @@ class NetworkStore:
             raise Busy(f"network: {lease.mac} is in use in {network.name}")
         if network.leases.get(container) != lease:
             network.leases[container] = lease
-            await self.save(network)
         return lease
 
     def give_back(self, container: str, but: frozenset[str] = frozenset()) -> list[NetworkRecord]:

@@ -16,7 +16,7 @@ from pydock.runtime.network.addresses import parse_mac
 
 HOST: Final = "host"
 NONE: Final = "none"
-#: The network that is there from the start.
+#: The network that is there from the start, and a container's own as long as nothing is said.
 DEFAULT: Final = "bridge"
 _CONTAINER: Final = "container:"
 _KEYS: Final = ("ip", "mac", "alias")
@@ -74,16 +74,16 @@ def checked_host(text: str) -> str:
 
 def memberships(items: tuple[str, ...] | None) -> tuple[Membership, ...]:
     """The networks that a setting names; none for host, none and container:NAME."""
-    if not items or items[0] in (HOST, NONE) or joined(items) is not None:
+    if is_shared(items) or items == (NONE,):
         return ()
-    return tuple(Membership.parse(item) for item in items)
+    return tuple(Membership.parse(item) for item in items or (DEFAULT,))
 
 
 def named(items: tuple[str, ...] | None) -> tuple[str, ...]:
     """What a setting names of networks/: networks, or ``host``, or ``none``; nothing where the network is another container's."""
     if joined(items) is not None:
         return ()
-    return tuple(each.network for each in memberships(items)) or (items or (NONE,))[:1]
+    return tuple(each.network for each in memberships(items)) or (items or ())[:1]
 
 
 def renamed(item: str, name: str, new: str) -> str:

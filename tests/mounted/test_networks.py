@@ -219,7 +219,7 @@ def test_the_default_network_has_a_bridge_when_it_is_first_used(
     c.mkdir()
     (c / "image").write_text("busybox")
     (c / "command").write_text("sleep 1000")
-    (c / "network").write_text("bridge")
+    assert (c / "network").read_text() == "bridge\n"
     (c / "ctl").write_text("start")
     assert [network for network, _ in addresses(c)] == ["bridge", "bridge"]
     (c / "ctl").write_text("kill")

@@ -195,7 +195,7 @@ def test_a_port_is_free_when_stop_returns(web: Callable[..., Path], make: Make, 
 
 
 def test_ports_without_a_network_are_refused_at_the_start(make: Make, errno_of: ErrnoOf) -> None:
-    c = make(command="true", ports=f"{free()}:80")
+    c = make(command="true", network="none", ports=f"{free()}:80")
     assert errno_of(c / "ctl", "start") == errno.EINVAL
     assert "network" in (c / "error").read_text()
 

@@ -208,7 +208,8 @@ def test_what_can_only_be_alone_gives_way_to_what_is_written_later(
 
 
 def test_memberships() -> None:
-    assert memberships(None) == memberships(("host",)) == memberships(("container:x",)) == ()
+    assert memberships(("none",)) == memberships(("host",)) == memberships(("container:x",)) == ()
+    assert memberships(None) == (Membership("bridge"),)
     assert memberships(("a", "b alias=c")) == (Membership("a"), Membership("b", aliases=("c",)))
     assert (joined(("container:x",)), joined(("x",)), joined(None)) == ("x", None, None)
 

@@ -1,0 +1,24 @@
+"""Several things at once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+
+async def side_by_side(*calls: Callable[[], Awaitable[object]]) -> None:
+    """Each of *calls* at the same time, to its end; then the first failure, if there was one, is raised."""
+    failures: list[Exception] = []
+
+    async def one(call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await call()
+        except Exception as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for call in calls:
+            nursery.start_soon(one, call)
+    if failures:
+        raise failures[0]
