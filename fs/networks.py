@@ -215,8 +215,8 @@ NETWORK: tuple[Entry[N], ...] = (
         name="names",
         render=_names,
         doc="What DNS answers at its gateway, ``NAME ADDRESS`` a line: the names, short ids and aliases of its members that run. "
-        "Addresses have names as well. Members see these names only; other questions are passed on to the machine's resolvers, but "
-        "for those of an internal network.",
+        "Addresses have names as well. Members see these names, and those of the other networks that they are in; other questions are "
+        "passed on to the machine's resolvers (or those of the option ``dns``), but for members of internal networks only.",
     ),
     Report(
         name="rules", render=_rules, doc="What the packet filter has about it, in nft(8)'s own text, with counters."

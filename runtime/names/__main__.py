@@ -1,7 +1,7 @@
 """The names: answers what a network's members ask about each other at its gateway's addresses, and passes on the rest.
 
 It answers while pydockd is away, with what it was told last. It loses nothing by dying but its table, which is told again to the next
-one. Who asks sees the names of the network at whose gateway it asks, if it is somebody of that network; others are refused.
+one. Who asks sees the names of the network at whose gateway it asks, and of the others that it is a member of; strangers are refused.
 
 Requests (``pydock.runtime.serving``); a zone is ``{name, gateways, subnets, internal}`` of a network, with addresses as texts:
 
@@ -30,6 +30,7 @@ from pydock.runtime.names.zone import Zone
 from pydock.runtime.serving import Options, Peer, Server, begin
 from pydock.runtime.wire import Message
 
+_NOWHERE: Final[frozenset[str]] = frozenset()
 _RETRY: Final = 2.0  # seconds until an address that was somebody else's is tried again
 
 
@@ -39,6 +40,7 @@ class NamesProcess(Server):
     def __init__(self, options: Options) -> None:
         super().__init__(begin("names", options, many_files=True))
         self.zones: dict[str, Zone] = {}
+        self.homes: dict[str, set[str]] = {}  # the zones of each member
         self.gateways: dict[tuple[str, IPv4Address | IPv6Address], Gateway] = {}
         self.failed: dict[str, str] = {}
         self._connections: Counter[str] = Counter()
@@ -72,6 +74,10 @@ class NamesProcess(Server):
             for identity, member in each["members"].items():
                 zone.put(identity, wire.texts(member, "names"), wire.texts(member, "addresses"))
         self.zones = {name: zone for name, zone in zones.items() if len(zone)}
+        self.homes = {}
+        for name, zone in self.zones.items():
+            for identity in zone.members():
+                self.homes.setdefault(identity, set()).add(name)
         self._listen()
         return {"failed": dict(self.failed)}
 
@@ -85,6 +91,11 @@ class NamesProcess(Server):
             zone = fresh
         zone.internal = fresh.internal
         zone.put(wire.text(plain, "id"), wire.texts(plain, "names"), wire.texts(plain, "addresses"))
+        identity = wire.text(plain, "id")
+        homes = self.homes.setdefault(identity, set())
+        (homes.add if identity in zone.members() else homes.discard)(zone.name)
+        if not homes:
+            del self.homes[identity]
         if len(zone):
             self.zones[zone.name] = zone
         else:
@@ -100,7 +111,9 @@ class NamesProcess(Server):
         self.failed = {}
         for name, address in wanted - self.gateways.keys():
             try:
-                self.gateways[name, address] = Gateway(self, name, address, self._ask, self._connections)
+                self.gateways[name, address] = Gateway(
+                    self, name, address, self._ask, self._member_of, self._connections
+                )
             except OSError as error:
                 self.failed[name] = f"names: {address} port 53: {error.strerror}"
         if self.failed and not self._retrying:
@@ -125,11 +138,18 @@ class NamesProcess(Server):
             if error.code is not None:
                 reply(message.failure(data, error.code))
             return
-        if not zone.serves(_address(host)):
+        address = _address(host)
+        if not zone.serves(address):
             reply(message.answer(query, message.REFUSED, own=False))
             return
         room = message.LONGEST if stream else query.room
+        zones = [zone]
         own = zone.answer(query, room)
+        if own is None and (others := self.homes.get(zone.member_at(address), _NOWHERE)):
+            zones += [self.zones[name] for name in sorted(others & self.zones.keys()) if name != network]
+            own = next(filter(None, (each.answer(query, room) for each in zones[1:])), None)
+        if own is None and (all(each.internal for each in zones) or any(each.covers(query) for each in zones)):
+            own = message.answer(query, message.NXDOMAIN)
         if own is not None:
             reply(own)
             return
@@ -138,6 +158,11 @@ class NamesProcess(Server):
             reply(answer if len(answer) <= room else message.truncated(query))
 
         self.forwarder.ask(query, data, (network, host), passed_on, stream=stream)
+
+    def _member_of(self, network: str, host: str) -> str:
+        """The queue of *host*'s questions: each member has its own, strangers share one."""
+        zone = self.zones.get(network)
+        return "" if zone is None else zone.member_at(_address(host))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,7 +1,8 @@
 """Where one network's members ask: UDP and TCP port 53 of a gateway's address.
 
-What comes over UDP is taken off the socket as fast as it can be, put into a short queue for each address that asks, and answered in
-turns: who floods loses its own questions only. A connection is ended when it stands idle, or does not take its answers.
+What comes over UDP is taken off the socket as fast as it can be, put into a short queue for each member that asks, and answered in
+turns: who floods loses its own questions only. Whoever asks from an address that is no member's waits in one queue with all such, as
+a container may send from any. A connection is ended when it stands idle, or does not take its answers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _AT_ONCE: Final = 512  # packets taken off a socket in one go
 _TURNS: Final = 32  # questions answered in one go
 _WAITING: Final = 64  # questions of one address that wait
 _BACKLOG: Final = 64
-_CONNECTIONS: Final = 256
+_CONNECTIONS: Final = 512
+_CONNECTIONS_OF_A_NETWORK: Final = 128
 _CONNECTIONS_OF_ONE: Final = 16
 _IDLE: Final = 10.0  # seconds
 
@@ -41,17 +43,20 @@ class Answerer(Protocol):
 
 
 class Turns:
-    """The questions that wait, each address's in a queue of its own."""
+    """The questions that wait, in a queue for each *member* that asks."""
 
-    def __init__(self, loop: Loop, answer: Callable[[bytes, tuple[str, int]], None]) -> None:
+    def __init__(
+        self, loop: Loop, answer: Callable[[bytes, tuple[str, int]], None], member: Callable[[str], str]
+    ) -> None:
         self._loop = loop
         self._answer = answer
+        self._member = member
         self._queues: dict[str, deque[tuple[bytes, tuple[str, int]]]] = {}
         self._coming = False
 
     def put(self, data: bytes, source: tuple[str, int]) -> None:
         """It is answered when it is its turn; dropped when too many of its sender's wait."""
-        queue = self._queues.setdefault(source[0], deque())
+        queue = self._queues.setdefault(self._member(source[0]), deque())
         if len(queue) < _WAITING:
             queue.append((data, source))
 
@@ -93,16 +98,22 @@ class Gateway:
     """One address of *network*. OSError when it can't be had."""
 
     def __init__(
-        self, loop: Loop, network: str, address: IPv4Address | IPv6Address, answer: Answerer, total: Counter[str]
+        self,
+        loop: Loop,
+        network: str,
+        address: IPv4Address | IPv6Address,
+        answer: Answerer,
+        member: Callable[[str, str], str],
+        total: Counter[str],
     ) -> None:
         self.network = network
         self.address = address
         self.open = True
         self._loop = loop
         self._answer = answer
-        self._total = total  # connections of all gateways: "" and by client
+        self._total = total  # connections of all gateways: "", by network and by network and client
         self._connections: set[Connection] = set()
-        self.turns = Turns(loop, self._answer_packet)
+        self.turns = Turns(loop, self._answer_packet, functools.partial(member, network))
         self._packets = self._bound(socket.SOCK_DGRAM)
         try:
             self._listener = self._bound(socket.SOCK_STREAM)
@@ -168,18 +179,22 @@ class Gateway:
             sock, source = self._listener.accept()
         except OSError:
             return
-        host = source[0]
-        if self._total[""] >= _CONNECTIONS or self._total[host] >= _CONNECTIONS_OF_ONE:
+        connection = Connection(sock, source[0])
+        limits = zip(
+            self._counted(connection), (_CONNECTIONS, _CONNECTIONS_OF_A_NETWORK, _CONNECTIONS_OF_ONE), strict=True
+        )
+        if any(self._total[key] >= limit for key, limit in limits):
             sock.close()
             return
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * message.LONGEST)
-        connection = Connection(sock, host)
         self._connections.add(connection)
-        self._total[""] += 1
-        self._total[host] += 1
+        self._total.update(self._counted(connection))
         self._loop.watch(sock.fileno(), functools.partial(self._read, connection))
         self._loop.later(_IDLE, functools.partial(self._look, connection))
+
+    def _counted(self, connection: Connection) -> tuple[str, str, str]:
+        return "", self.network, f"{self.network} {connection.host}"
 
     def _look(self, connection: Connection) -> None:
         if connection in self._connections:
@@ -200,18 +215,24 @@ class Gateway:
             self._drop(connection)
             return
         connection.buffer += data
+        self._loop.unwatch(connection.sock.fileno())  # nothing more is taken before this is answered
+        self._serve(connection)
+
+    def _serve(self, connection: Connection) -> None:
+        """Answer some of what it has asked, and come back for the rest."""
         for _ in range(_TURNS):
+            if connection not in self._connections:
+                return
             length = int.from_bytes(connection.buffer[:2], "big")
             if len(connection.buffer) < max(2, length + 2):
+                self._loop.watch(connection.sock.fileno(), functools.partial(self._read, connection))
                 return
             question, connection.buffer = connection.buffer[2 : length + 2], connection.buffer[length + 2 :]
             connection.seen = time.monotonic()
             self._answer(
                 self.network, connection.host, question, functools.partial(self._send, connection), stream=True
             )
-            if connection not in self._connections:
-                return
-        self._drop(connection)  # that many at once without waiting for one answer is no resolver
+        self._loop.later(0, functools.partial(self._serve, connection))
 
     def _send(self, connection: Connection, answer: bytes) -> None:
         if connection not in self._connections:
@@ -226,9 +247,10 @@ class Gateway:
 
     def _drop(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._loop.unwatch(connection.sock.fileno())
+        with suppress(KeyError):  # its questions are being answered
+            self._loop.unwatch(connection.sock.fileno())
         connection.sock.close()
-        for key in ("", connection.host):
+        for key in self._counted(connection):
             self._total[key] -= 1
             if not self._total[key]:
                 del self._total[key]

@@ -20,6 +20,7 @@ SERVFAIL: Final = 2
 NXDOMAIN: Final = 3
 NOTIMP: Final = 4
 REFUSED: Final = 5
+BADVERS: Final = 16
 
 A: Final = 1
 PTR: Final = 12
@@ -106,17 +107,21 @@ def _name(data: bytes, place: int) -> tuple[Name, int]:
 
 
 def _enhanced(data: bytes, place: int) -> int | None:
-    """The bytes that an OPT record at *place* offers; None when there is another record."""
+    """The bytes that an OPT record at *place* offers; None when there is another record. Malformed for one of a later version."""
     if len(data) < place + 11 or data[place] != 0:
         return None
-    kind, size = struct.unpack_from("!HH", data, place + 1)
+    kind, size, _, version = struct.unpack_from("!HHBB", data, place + 1)
+    if kind == _OPT and version:
+        raise Malformed(BADVERS)
     return size if kind == _OPT else None
 
 
 def failure(data: bytes, code: int) -> bytes:
     """An answer to what can't be parsed: its number and an error."""
     number, flags = struct.unpack_from("!HH", data)
-    return _HEADER.pack(number, _RESPONSE | flags & (_OPCODE | _WANTED) | _AVAILABLE | code, 0, 0, 0, 0)
+    extra = b"\0" + struct.pack("!HHBBHH", _OPT, ENHANCED, code >> 4, 0, 0, 0) if code >> 4 else b""
+    flags = _RESPONSE | flags & (_OPCODE | _WANTED) | _AVAILABLE | code & 0xF
+    return _HEADER.pack(number, flags, 0, 0, 0, 1 if extra else 0) + extra
 
 
 def answer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -28,6 +29,7 @@ class Zone:
         self._members: dict[str, tuple[tuple[Name, ...], tuple[Address, ...]]] = {}
         self._names: dict[Name, dict[str, tuple[Address, ...]]] = {}
         self._reverse: dict[Name, Name] = {}
+        self._at: dict[Address, str] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -40,6 +42,7 @@ class Zone:
         if not parsed:
             return
         self._members[identity] = found, parsed
+        self._at |= dict.fromkeys(parsed, identity)
         for name in found:
             self._names.setdefault(name, {})[identity] = parsed
         if found:
@@ -54,18 +57,29 @@ class Zone:
                 del self._names[name]
         for address in addresses:
             self._reverse.pop(_pointer(address), None)
+            self._at.pop(address, None)
 
     def serves(self, address: Address) -> bool:
         """Whether who has that address is somebody in this network."""
         return any(address in subnet for subnet in self.subnets)
 
+    def member_at(self, address: Address) -> str:
+        """The member that has that address; empty for none."""
+        return self._at.get(address, "")
+
+    def members(self) -> Iterable[str]:
+        """All of them."""
+        return self._members
+
     def answer(self, query: Query, room: int) -> bytes | None:
-        """The answer, when the name is one of these, or can't be anybody else's; None otherwise."""
-        if query.name[-2:] in _REVERSE:
-            return self._answer_reverse(query, room)
+        """The answer, when the name is one of these; None otherwise."""
+        name = self._reverse.get(query.name)
+        if name is not None:
+            pointers = ((message.PTR, message.encode(name)),) if query.kind in (message.PTR, message.ANY) else ()
+            return message.answer(query, message.NOERROR, pointers, room=room)
         members = self._names.get(query.name)
         if members is None:
-            return message.answer(query, message.NXDOMAIN) if self.internal else None
+            return None
         addresses = list(dict.fromkeys(address for each in members.values() for address in each))
         random.shuffle(addresses)  # those of one name share the load
         records = [
@@ -75,15 +89,10 @@ class Zone:
         ]
         return message.answer(query, message.NOERROR, records, room=room)
 
-    def _answer_reverse(self, query: Query, room: int) -> bytes | None:
-        name = self._reverse.get(query.name)
-        if name is not None:
-            records = ((message.PTR, message.encode(name)),) if query.kind in (message.PTR, message.ANY) else ()
-            return message.answer(query, message.NOERROR, records, room=room)
+    def covers(self, query: Query) -> bool:
+        """Whether it is about an address of this network, which nobody else knows."""
         address = _pointed(query.name)
-        if self.internal or (address is not None and self.serves(address)):
-            return message.answer(query, message.NXDOMAIN)
-        return None
+        return address is not None and self.serves(address)
 
 
 def _pointer(address: Address) -> Name:
@@ -91,7 +100,9 @@ def _pointer(address: Address) -> Name:
 
 
 def _pointed(name: Name) -> Address | None:
-    """The address that a name below in-addr.arpa or ip6.arpa stands for."""
+    """The address that a name below in-addr.arpa or ip6.arpa stands for; None for other names."""
+    if name[-2:] not in _REVERSE:
+        return None
     labels = [label.decode("ascii", "replace") for label in reversed(name[:-2])]
     if len(labels) != _LABELS[name[-2]]:
         return None

@@ -14,6 +14,8 @@ from pydock.runtime.network.words import checked_host
 HOSTS: Final = "hosts"
 RESOLVER: Final = "resolv.conf"
 _LOCAL: Final = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+#: Names of neighbours have no dot, and no resolver beyond this machine is to be asked about them first: resolv.conf(5).
+_AS_IT_IS: Final = "options ndots:0"
 _KEPT: Final = ("search", "domain", "options")
 
 
@@ -34,7 +36,10 @@ def texts(name: str, etc: Etc, extra: tuple[str, ...] | None, servers: tuple[str
         hosts = f"{_LOCAL}127.0.1.1\t{name}\n"
         resolver = "".join(f"nameserver {each}\n" for each in etc.gateways)
         if resolver:
-            resolver += "".join(f"{line}\n" for line in _machine(RESOLVER).splitlines() if _is_kept(line))
+            kept = [line for line in _machine(RESOLVER).splitlines() if _is_kept(line)]
+            if not any("ndots:" in line for line in kept):
+                kept.append(_AS_IT_IS)
+            resolver += "".join(f"{line}\n" for line in kept)
     hosts = _ended(hosts) + "".join(f"{address}\t{other}\n" for address, other in etc.own)
     hosts += "".join("\t".join(reversed(line.split())) + "\n" for line in extra or ())
     return {HOSTS: hosts, RESOLVER: _ended(resolver) + "".join(f"nameserver {each}\n" for each in servers or ())}

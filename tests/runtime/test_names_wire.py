@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,12 @@ def question(
     return HEADER.pack(number, flags, 1, 0, 0, 0) + message.encode(name) + struct.pack("!HH", kind, group)
 
 
-def zone(*, internal: bool = False) -> Zone:
+def zone() -> Zone:
     made = Zone(
         {
             "name": "n",
             "gateways": ["10.0.0.1", "fd00::1"],
             "subnets": ["10.0.0.0/24", "fd00::/64"],
-            "internal": internal,
         }
     )
     made.put("one", ["Web", "0123456789ab", "db"], ["10.0.0.2", "fd00::2"])
@@ -155,7 +155,7 @@ def test_an_answer_has_to_be_to_what_was_asked() -> None:
         ("2.0.0.10.in-addr.arpa", message.PTR, (0, {b"\3web\0"})),
         ("3.0.0.10.in-addr.arpa", message.PTR, (0, {b"\5other\0"})),
         ("2." + "0." * 27 + "0.0.d.f.ip6.arpa", message.PTR, (0, {b"\3web\0"})),
-        ("9.0.0.10.in-addr.arpa", message.PTR, (3, set())),
+        ("9.0.0.10.in-addr.arpa", message.PTR, None),
         ("9.1.0.10.in-addr.arpa", message.PTR, None),
         ("9.0.10.in-addr.arpa", message.PTR, None),
         ("x.0.0.10.in-addr.arpa", message.PTR, None),
@@ -170,15 +170,25 @@ def test_a_member_that_has_gone_has_no_names() -> None:
     made.put("one", [], [])
     assert asked(made, "web") is None
     assert asked(made, "db") == (0, {bytes((10, 0, 0, 3))})
-    assert asked(made, "2.0.0.10.in-addr.arpa", message.PTR) == (3, set())
+    assert asked(made, "2.0.0.10.in-addr.arpa", message.PTR) is None
+    assert (made.member_at(ip_address("10.0.0.2")), made.member_at(ip_address("10.0.0.3"))) == ("", "two")
     made.put("two", ["new"], ["10.0.0.4"])
     assert asked(made, "other") is None
     assert asked(made, "new") == (0, {bytes((10, 0, 0, 4))})
 
 
-def test_an_internal_zone_has_an_answer_to_everything() -> None:
-    for name in ("example.com", "nobody", "9.1.0.10.in-addr.arpa"):
-        assert asked(zone(internal=True), name) == (3, set())
+def test_a_zone_covers_the_addresses_of_its_subnets() -> None:
+    for name, wanted in (
+        ("9.0.0.10.in-addr.arpa", True),
+        ("9.1.0.10.in-addr.arpa", False),
+        ("0.0.10.in-addr.arpa", False),
+        (f"{'9' + '.0' * 29}.d.f.ip6.arpa", True),
+        ("nobody", False),
+        ("arpa", False),
+    ):
+        found = message.name_of(name)
+        assert found is not None
+        assert zone().covers(message.parse(question(found, message.PTR))) is wanted
 
 
 def test_resolvers_are_followed(tmp_path: Path) -> None:
