@@ -235,6 +235,12 @@ def inside() -> Iterator[Callable[[Path], Host]]:
         yield enter
 
 
+@pytest.fixture(scope="session")
+def servers(bookworm: Callable[[str, str], str]) -> str:
+    """A directory with a Debian that has nginx and redis, docker and firewalld: 530 MB."""
+    return bookworm("servers", "dbus,docker.io,firewalld,iptables,nginx-light,redis-server")
+
+
 @pytest.fixture
 def free() -> Callable[[], int]:
     """A port that nobody has."""

@@ -51,7 +51,7 @@ END
 def filters(
     tenant: Callable[..., Tenant],
     machine: Host,
-    bookworm: Callable[[str, str], str],
+    servers: str,
     outside: Host,
     setting: Callable[[str, str], None],
 ) -> Iterator[Callable[[str], Callable[[str], str]]]:
@@ -68,7 +68,7 @@ def filters(
             found = tenant("/", "/etc", "/usr/lib/ufw")
             found.run("ufw --force enable")
             return found.run
-        found = tenant(bookworm("servers", "dbus,docker.io,firewalld,iptables,nginx-light,redis-server"))
+        found = tenant(servers)
         if kind == "firewalld":
             found.start("dbus-daemon --system --nofork")
             found.start("firewalld --nofork --nopid")
