@@ -13,6 +13,7 @@ import socket
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
+from pydock.runtime.network import netlink
 from pydock.runtime.network.ports import Port
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def forget(ports: Collection[Port]) -> None:
     numbers = {port.host + index for port in ports if port.protocol == "udp" for index in range(port.count)}
     if not numbers:
         return
-    from pyroute2 import NFCTSocket  # takes a third of a second to be loaded
+    netlink.load()
+    from pyroute2 import NFCTSocket
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:

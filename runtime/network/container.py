@@ -68,6 +68,8 @@ class ContainerNetwork:
             partial(self._attachments.keep, leases),
         )
         await self._attachments.store.forget(identity, frozenset(each.network for each in wanted))
+        if self._container.spec.ports:
+            await self._lead_back()  # the bridge may be new
 
     async def _connect_born(self, leases: Leases, wanted: tuple[Membership, ...]) -> None:
         """In a user namespace it has a network namespace from birth: nobody else's would be its own to look at."""
@@ -228,10 +230,14 @@ class ContainerNetwork:
     def unpublish(self) -> None:
         """The run has ended: its ports are free, and its names nobody's."""
         self.naming.forget()
-        if self._attachments.claims.of(self._container.id):
-            self._attachments.claims.release(self._container.id)
-            self._container.record.ports = ()
-            self._container.engine.spawn(self._lead)
+        container, claims = self._container, self._attachments.claims
+        if container.record.ports:
+            claims.adopt(
+                container.id, map(parse_kept, container.record.ports)
+            )  # they aren't known when pydockd was away
+            claims.release(container.id)
+            container.record.ports = ()
+            container.engine.spawn(self._lead)
 
     async def _republish(self, items: tuple[str, ...], undo: AsyncExitStack) -> None:
         """The ports of the running container become *items*. Taken, Invalid, OSError."""
@@ -251,13 +257,18 @@ class ContainerNetwork:
 
     async def _lead(self) -> None:
         """Have the machine lead packets where the claims say. OSError."""
-        container, claims = self._container, self._attachments.claims
+        claims = self._attachments.claims
         await self._attachments.filter()
-        first = self._leading()
-        if claims.of(container.id) and first is not None and first[0].subnet6 and loopback.is_led_on():
-            await trio.to_thread.run_sync(loopback.lead_back, first[0].bridge)
+        if claims.of(self._container.id):
+            await self._lead_back()
         if moved := claims.take_moved():
-            container.engine.spawn(partial(trio.to_thread.run_sync, conntrack.forget, moved))
+            self._container.engine.spawn(partial(trio.to_thread.run_sync, conntrack.forget, moved))
+
+    async def _lead_back(self) -> None:
+        """Have answers from its ports reach the machine's ::1. OSError."""
+        first = self._leading()
+        if first is not None and first[0].subnet6 and loopback.is_led_on():
+            await trio.to_thread.run_sync(loopback.lead_back, first[0].bridge)
 
     def adopt(self) -> None:
         """It goes on after pydockd was away: its ports and names are its own."""
@@ -294,7 +305,9 @@ class ContainerNetwork:
     # what is to be seen
 
     def bound(self) -> list[str]:
-        """The ports of the machine that it has."""
+        """The ports of the machine that it has, while it runs."""
+        if not self._container.record.pid:
+            return []
         return [text.partition(" ")[0] for text in self._container.record.ports]
 
     def addresses(self) -> list[str]:

@@ -11,12 +11,14 @@ have it), an answer is turned into one for ::1 in the bridge, and dropped like s
 
 from __future__ import annotations
 
-import os
+import socket
 from pathlib import Path
 from typing import Final
 
+from pydock.runtime.network import netlink
+from pydock.runtime.network.netlink import Talk
+
 ASKING: Final = Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
-_LOCAL: Final = 255  # the routing table of the machine's own addresses
 
 
 def is_led_on() -> bool:
@@ -28,13 +30,10 @@ def is_led_on() -> bool:
 
 
 def lead_back(bridge: str) -> None:
-    """Have answers that come by *bridge* reach ::1. Blocks; OSError."""
-    from pyroute2 import IPRoute  # takes a third of a second to be loaded
-    from pyroute2.netlink.exceptions import NetlinkError
-
+    """Have answers that come by *bridge* reach ::1, if it is there yet. Blocks; OSError."""
     try:
-        with IPRoute() as ip:
-            for index in ip.link_lookup(ifname=bridge):
-                ip.route("replace", dst="::1/128", oif=index, type="local", table=_LOCAL)
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code)) from None
+        index = socket.if_nametoindex(bridge)
+    except OSError:
+        return
+    with Talk() as talk:
+        talk.ask(netlink.own_address(index, "::1"))

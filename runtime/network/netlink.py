@@ -29,8 +29,10 @@ _REPLACE: Final = 0x100 | 0x400
 _NESTED: Final = 0x8000  # NLA_F_NESTED
 _UP: Final = 1  # IFF_UP
 _MAIN: Final = 254  # the routing table
+_LOCAL: Final = 255  # that of the machine's own addresses
 _STATIC: Final = 4  # RTPROT_STATIC
 _UNICAST: Final = 1
+_TO_ITSELF: Final = 2  # RTN_LOCAL
 
 
 _LOADING: Final = threading.Lock()
@@ -122,6 +124,17 @@ def default_route(index: int, gateway: str) -> bytes:
     message["family"] = socket.AF_INET6 if ":" in gateway else socket.AF_INET
     message["table"], message["proto"], message["type"] = _MAIN, _STATIC, _UNICAST
     message["attrs"] = [("RTA_GATEWAY", gateway), ("RTA_OIF", index)]
+    return _encoded(message, _NEWROUTE, _REPLACE)
+
+
+def own_address(index: int, text: str) -> bytes:
+    """What comes by the link *index* for the address *text* is for the machine itself, though the link has no such address."""
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+    message = rtmsg()
+    message["family"], message["dst_len"] = (socket.AF_INET6, 128) if ":" in text else (socket.AF_INET, 32)
+    message["table"], message["proto"], message["type"] = _LOCAL, _STATIC, _TO_ITSELF
+    message["attrs"] = [("RTA_DST", text), ("RTA_OIF", index)]
     return _encoded(message, _NEWROUTE, _REPLACE)
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,6 @@ from pydock.runtime.network import links
 
 if TYPE_CHECKING:
     from conftest import Engine
-
-Make = Callable[..., Path]
 
 #: Says ``NAME PEER PORT`` to who connects or sends a datagram, at each of its ports, and then what it is told.
 SERVER = """
@@ -199,17 +198,20 @@ def front(engine: Engine) -> Iterator[Path]:
 
 
 @pytest.fixture
-def serving(make: Make, front: Path) -> Callable[..., Path]:
-    """``serving(NAME, *PORTS, inner=(80,), …)``: a container that says ``NAME PEER PORT`` at its ports, over TCP and UDP."""
+def serving_in() -> Callable[..., Path]:
+    """``serving_in(TREE, NAME, *PORTS, inner=(80,), …)``: a container that says ``NAME PEER PORT`` at its ports, over TCP and UDP."""
 
-    def start(name: str, *ports: str, inner: tuple[int, ...] = (80,), **settings: str) -> Path:
-        c = make(
-            name,
-            image="host",
-            command=json.dumps(["python3", "-c", SERVER, name, *map(str, inner)]),
-            **{"network": front.name, **settings},
-            ports="".join(f"{item}\n" for item in ports),
-        )
+    def start(tree: Path, name: str, *ports: str, inner: tuple[int, ...] = (80,), **settings: str) -> Path:
+        c = tree / "containers" / name
+        c.mkdir()
+        given = {
+            "image": "host",
+            "command": json.dumps(["python3", "-c", SERVER, name, *map(str, inner)]),
+            "network": "front",
+            "ports": "".join(f"{item}\n" for item in ports),
+        }
+        for setting, value in (given | settings).items():
+            (c / setting).write_text(value)
         (c / "ctl").write_text("start")
         deadline = time.monotonic() + 60
         while "ready" not in (said := (c / "log").read_text()):
@@ -219,6 +221,12 @@ def serving(make: Make, front: Path) -> Callable[..., Path]:
         return c
 
     return start
+
+
+@pytest.fixture
+def serving(engine: Engine, front: Path, serving_in: Callable[..., Path]) -> Callable[..., Path]:
+    """``serving(NAME, *PORTS, …)``: one in the shared engine's tree, and in the network ``front`` unless told otherwise."""
+    return partial(serving_in, engine.tree)
 
 
 @pytest.fixture
