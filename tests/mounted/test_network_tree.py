@@ -46,7 +46,7 @@ def running(tree: Path, name: str, network: str) -> Path:
 def test_some_are_there_from_the_start_and_stay(own_engine: Engine) -> None:
     networks = own_engine.tree / "networks"
     assert sorted(os.listdir(networks)) == FROM_THE_START
-    assert (networks / "bridge/subnet").read_text().endswith("/24\n")
+    assert (networks / "bridge/subnet").read_text().count(".") == 3
     for name in FROM_THE_START:
         with pytest.raises(FileExistsError):
             (networks / name).mkdir()
