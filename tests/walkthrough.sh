@@ -357,6 +357,76 @@ else
 fi
 rmdir images/app:1
 
+# 9. Networks: four modes, networks of one's own, the way out, the way in, names
+
+is "$(ls networks)" "bridge
+host
+none
+ports"
+new web 'nc -ll -p 80 -e echo hello from web'
+is "$(cat containers/web/network)" bridge
+echo start > containers/web/ctl
+new quiet 'ip -o link'
+echo none > containers/quiet/network
+echo start > containers/quiet/ctl
+is "$(cat containers/quiet/wait)" 0
+is "$(wc -l < containers/quiet/log)" 1 # lo
+echo host > containers/quiet/network
+is "$(ls networks/host/members)" quiet
+echo start > containers/quiet/ctl
+is "$(cat containers/quiet/wait)" 0
+has "$(cat containers/quiet/log)" pd- # the machine's, with its bridges
+new joined 'cat /sys/class/net/eth0/address'
+echo container:web > containers/joined/network
+echo start > containers/joined/ctl
+is "$(cat containers/joined/wait)" 0
+has "$(cat containers/web/address)" "$(cat containers/joined/log)"
+refused 'echo container:joined > containers/joined/network' containers/joined/error "can't join itself"
+gone quiet joined
+
+mkdir networks/front networks/back
+echo 10.66.0.0/24 > networks/front/subnet
+echo 1 > networks/back/internal
+refused 'echo 10.66.0.128/25 > networks/back/subnet' networks/back/error "networks/front"
+new db 'nc -ll -p 5432 -e echo 42 rows'
+echo 'back alias=database' > containers/db/network
+echo start > containers/db/ctl
+echo 'front ip=10.66.0.66' > containers/web/network # while it runs; out of bridge with it
+has "$(cat containers/web/address)" "front 10.66.0.66/24"
+ln -s ../../../containers/web networks/back/members/web
+is "$(cat containers/web/network)" "front ip=10.66.0.66
+back"
+grep database networks/back/names
+refused 'rmdir networks/back' networks/back/error "in use by"
+is "$(run db 'ip route' | grep default || true)" "" # internal: there is no way out
+has "$(run web 'ip route')" "default via 10.66.0.1"
+has "$(cat networks/front/rules)" masquerade
+has "$(run db 'cat /etc/resolv.conf')" "nameserver $(cat networks/back/gateway)"
+echo printer 192.0.2.9 > containers/db/hosts
+is "$(run db 'tail -n 1 /etc/hosts')" "192.0.2.9	printer"
+new client 'socat -u TCP:database:5432 -'
+echo host > containers/client/image
+echo back > containers/client/network
+until echo start > containers/client/ctl && [ "$(cat containers/client/wait)" = 0 ]; do sleep 0.1; done
+is "$(tail -n 1 containers/client/log)" "42 rows"
+gone client
+
+echo 8066:80 > containers/web/ports # while it runs, as everything here
+until [ "$(socat -u TCP:127.0.0.1:8066 - 2> /dev/null)" = "hello from web" ]; do sleep 0.1; done
+is "$(cat containers/web/ports.bound)" 8066:80/tcp
+is "$(readlink networks/ports/tcp:0.0.0.0:8066)" ../../containers/web
+refused 'echo 8066:5432 > containers/db/ports' containers/db/error "taken by container web"
+mv networks/front networks/edge
+is "$(head -n 1 containers/web/network)" "edge ip=10.66.0.66"
+rm networks/edge/members/web
+is "$(cat containers/web/network)" back
+gone web db
+echo prune networks > ctl
+is "$(ls networks)" "bridge
+host
+none
+ports"
+
 # Several at once, and none is left
 
 for i in 1 2 3; do
