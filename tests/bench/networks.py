@@ -22,6 +22,7 @@ _CLOSING: Final = 5300
 _STREAMING: Final = 5301
 _PUBLISHED: Final = 20000  # those of the machine: that number more
 _SHORT: Final = 5  # rounds of traffic are so short that there are that many for one
+_OTHERS: Final = 30  # networks
 _QUESTIONS: Final = 4000  # asked in a round
 _RATE: Final = 1000  # questions a second
 _RIGHT: Final = "192.0.2.2"
@@ -163,6 +164,7 @@ class Networks:
             self._fifty()
             self._traffic()
             self._thousand()
+            self._beside_networks()
             self._names()
         finally:
             if self._podman is not None:
@@ -311,6 +313,27 @@ class Networks:
         title = f"{CONNECTIONS} connections to a published port, processor's time"
         rows(title, alternate(self._rounds, warmup=1, **both), "1.05")
 
+    def _beside_networks(self) -> None:
+        """What other networks cost, which have rules of their own."""
+        c, place = self._container("n")
+        _, neighbour = self._container("o")
+        address = (c / "address").read_text().split()[1].partition("/")[0]
+        stream = neighbour.rounds(self._processes, "stream", place, address, _STREAMING, _STREAMING)
+
+        def beside(number: int) -> float:
+            others = [self._engine.tree / "networks" / f"other{index}" for index in range(number)]
+            for other in others:
+                other.mkdir()
+                (other / "isolate").write_text("1")
+            took = min(stream() for _ in range(3))
+            for other in others:
+                other.rmdir()
+            return took
+
+        both: Actions = {f"{_OTHERS} isolated": lambda: beside(_OTHERS), "none": lambda: beside(0)}
+        title = f"{ROUND >> 20} MiB, container to container, beside other networks, processor's time"
+        rows(title, alternate(self._rounds, warmup=1, **both), "1.05")
+
     # names
 
     def _names(self) -> None:
@@ -334,11 +357,13 @@ class Networks:
             actions[label] = lambda place=place, address=address, questions=questions: _flood(place, address, questions)  # type: ignore[misc]
         title = "a thousand questions of a neighbour's name, 50 at once"
         rows(title, alternate(self._rounds, warmup=1, **actions), "none")
-        print(f"the same at {_RATE} a second, milliseconds until the answer\n  budget: none")
-        for label, (place, address, name) in servers.items():
-            said = place.say(sys.executable, _TRAFFIC, "ask", address, name, str(_RATE), "5")
-            median, slow, lost = said.split()
-            print(f"  {label:<22} median {float(median):.3f}, 99 of 100 {float(slow):.3f}, lost {lost} of {5 * _RATE}")
+        paced: Actions = {
+            label: lambda place=place, address=address, name=name: float(  # type: ignore[misc]
+                place.say(sys.executable, _TRAFFIC, "ask", address, name, str(_RATE), "1")
+            )
+            for label, (place, address, name) in servers.items()
+        }
+        rows(f"{_RATE} a second, 99 of 100", alternate(self._rounds, warmup=1, **paced), "none")
 
 
 def _flood(place: Place, address: str, questions: Path) -> float:
