@@ -39,6 +39,7 @@ pydock: containers as files.  All of it is mkdir, echo, cat, rmdir.
   echo A=1 >> web/env                   adds to a list; echo -A >> takes away; > replaces it; : > unsets any setting
   cp a/spec.toml b/spec.toml            all settings, limits too; sed -i, vim, rsync, tar and git work as well
   echo /srv:/data:ro >> web/volumes     also while it runs; ../volumes has those that outlive containers
+  echo 8080:80 >> web/ports             ports and networks too; mkdir ../networks/front, echo front >> web/network
   mkdir web/exec/x                      a further process: x/command, x/ctl, x/wait, x/log as above
   cat a/stdout > b/stdin                pipelines; with tty 1 a terminal: socat -,raw,echo=0 web/console
   echo always > web/restart             health/command checks it, cat web/health/wait waits until it is well

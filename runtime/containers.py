@@ -25,7 +25,7 @@ from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
-from pydock.runtime.network.words import DEFAULT, named
+from pydock.runtime.network.words import DEFAULT, joined, named
 from pydock.runtime.process import GRACE, Left, Process
 from pydock.runtime.record import kept, new_record, record_of
 from pydock.runtime.rootfs import detach
@@ -56,6 +56,7 @@ class Containers:
         engine.attachments.claims.name_of = lambda identity: self._by_id[identity].name
         engine.user_namespaces = lambda: {container.id: container.spec.userns for container in self}
         engine.remove = self.remove
+        engine.on_networks = self._refresh_joined
 
     def __iter__(self) -> Iterator[Container]:
         return iter(self._by_name.values())
@@ -173,6 +174,13 @@ class Containers:
     def network_users(self, name: str) -> tuple[str, ...]:
         """The containers whose settings have the network *name*, which may be host or none."""
         return tuple(container.name for container in self if name in named(container.spec.network))
+
+    async def _refresh_joined(self, name: str) -> None:
+        """Who has joined the network of *name* has the same resolvers."""
+        for container in tuple(self):
+            if container.record.pid and joined(container.spec.network) == name:
+                with suppress(OSError):  # it ends in this moment
+                    await container.network.refresh()
 
     async def rename_network(self, name: str, new: str) -> None:
         """mv of a network: its members name it anew, whatever dies meanwhile."""

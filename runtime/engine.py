@@ -123,6 +123,9 @@ class Engine:
     find: Find = lambda _: None  # a container by its name
     remove: Callable[[str], Awaitable[None]] | None = None  # the container of that name
     on_removed: Callable[[object], Awaitable[None]] = trivial  # called with a container that has just been removed
+    on_networks: Callable[[str], Awaitable[None]] = (
+        trivial  # called with the name of the container whose networks changed
+    )
     on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed
     firewalls: Firewalls = field(init=False)
 

@@ -129,6 +129,8 @@ class ContainerNetwork:
                 await self._leave(namespace, present, wanted)
                 container.engine.firewalls.ask(container.engine.spawn)
             await self.naming.tell()
+            if namespace is not None:
+                await container.engine.on_networks(container.name)
 
     async def _join(
         self, present: tuple[Membership, ...], wanted: tuple[Membership, ...], undo: AsyncExitStack
@@ -317,6 +319,12 @@ class ContainerNetwork:
             return []
         found = self._attachments.addresses(container.id, memberships(container.spec.network))
         return [line for network, lease in found for line in shown(network, lease)]
+
+    async def refresh(self) -> None:
+        """The networks of the container that it has joined have changed. OSError."""
+        async with self.lock:
+            await self.naming.refresh()
+        await self._container.engine.on_networks(self._container.name)
 
     async def renamed(self) -> None:
         """It has another name, and runs."""

@@ -406,8 +406,12 @@ def test_etc_follows_the_settings(networks: Path, make: Make, resolver: Resolver
     servers = "".join(f"nameserver {each}\n" for each in gateways(inner))
     assert inside(a, "cat /etc/resolv.conf") == servers + kept
     assert inside(a, "stat -c %i /etc/hosts /etc/resolv.conf") == node
-    b = started(make, "b", "container:a")
+    b, c = started(make, "b", "container:a"), started(make, "c", "container:b")
     assert inside(b, "cat /etc/resolv.conf") == servers + kept
+    os.symlink("a", front / "members/a")
+    servers = "".join(f"nameserver {each}\n" for each in gateways(front))
+    for each in (a, b, c):
+        assert inside(each, "cat /etc/resolv.conf") == servers + kept
 
 
 def test_dns_and_hosts_are_validated_and_in_the_document(make: Make, errno_of: ErrnoOf) -> None:
