@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from typing import Final
 
 import trio
 from pydock.runtime.names.client import Names
@@ -14,6 +16,7 @@ from pydock.runtime.network.ports import Claims
 from pydock.runtime.network.store import Lease, NetworkRecord, NetworkStore, link_name
 from pydock.runtime.network.words import DEFAULT, Membership
 
+_MOST: Final = 1023  # BR_MAX_PORTS, one of which is its own
 Leases = dict[Membership, tuple[NetworkRecord, Lease]]
 
 
@@ -141,7 +144,12 @@ class Attachments:
 
         bridge, name = self._bridges[network.bridge][0], link_name(network, container)
         async with network.lock:
-            await trio.to_thread.run_sync(links.connect, pair, bridge, name, end)
+            try:
+                await trio.to_thread.run_sync(links.connect, pair, bridge, name, end)
+            except OSError as error:
+                if error.errno != errno.EXFULL:
+                    raise
+                raise OSError(errno.EXFULL, f"networks/{network.name} is full: a bridge takes {_MOST} links") from None
 
     async def _have_bridge(self, network: NetworkRecord) -> None:
         wanted = (network.gateways, network.mtu, network.internal)

@@ -6,6 +6,7 @@ take as much. A socket belongs to the network namespace in which it was opened, 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import socket
@@ -116,6 +117,7 @@ def address(index: int, interface: Interface) -> bytes:
     return _encoded(message, _NEWADDR, _CREATE)
 
 
+@functools.lru_cache(256)
 def default_route(index: int, gateway: str) -> bytes:
     """All that goes nowhere else goes by *gateway*, from the link *index*."""
     from pyroute2.netlink.rtnl.rtmsg import rtmsg

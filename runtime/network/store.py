@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,9 @@ from pydock.runtime.network.addresses import (
     free_address,
     free_subnet,
     free_subnet6,
+    ip_address,
+    ip_interface,
+    ip_network,
     large_subnet,
     mac_of,
     parse_address,
