@@ -13,7 +13,7 @@ import trio
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy, Invalid, NotFound
 from pydock.runtime.formats import quote
-from pydock.runtime.network import conntrack, links, loopback
+from pydock.runtime.network import conntrack, links, loopback, versions
 from pydock.runtime.network.attaching import Attachments, Leases, shown
 from pydock.runtime.network.links import Pair
 from pydock.runtime.network.naming import Naming
@@ -51,6 +51,7 @@ class ContainerNetwork:
         wanted = memberships(container.spec.network)
         if not wanted:
             return None, _nothing
+        versions.check(self._attachments.store.get(each.network) for each in wanted)
         leases = await self._attachments.lease(container.id, wanted)
         if ids is not None:
             return None, partial(self._connect_born, leases, wanted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +45,8 @@ class Firewalls:
         try:
             while self._asked:
                 self._asked = False
-                await self._look()
+                with suppress(OSError):  # without nftables nothing can be told; a start tells that
+                    await self._look()
                 await trio.sleep(_PAUSE)
         finally:
             self._looking = False

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import socket
 import threading
 from typing import Final
 
 _LIBRARY: Final = "libnftables.so.1"
+NETLINK_NETFILTER: Final = 12
+_NO_KERNEL: Final = "this machine's kernel has no nftables, which networks need (none and host don't)"
 _LONGEST: Final = 300  # characters of what it says
 _ALONE: Final = threading.Lock()  # a context is one thread's at a time
 
@@ -20,7 +23,8 @@ def _library() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
         library = ctypes.CDLL(_LIBRARY)
     except OSError:
         raise OSError(
-            errno.EOPNOTSUPP, f"there is no {_LIBRARY} on this machine: networks need the package nftables"
+            errno.EOPNOTSUPP,
+            f"there is no {_LIBRARY} on this machine: networks need the package nftables (none and host don't)",
         ) from None
     library.nft_ctx_new.restype = ctypes.c_void_p
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
@@ -31,15 +35,25 @@ def _library() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
     return library, context
 
 
+def _check_kernel() -> None:
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER).close()
+    except OSError:
+        raise OSError(errno.EOPNOTSUPP, f"nft: {_NO_KERNEL}") from None
+
+
 def run(commands: str) -> str:
     """Have *commands* done, all or none; what they print. OSError: EOPNOTSUPP without the library or the kernel's part, EIO for
     what it does not take. Blocks."""
     with _ALONE:
+        _check_kernel()  # where there is no such socket the library ends the process
         library, context = _library()
         failed = library.nft_run_cmd_from_buffer(context, commands.encode())
         said = library.nft_ctx_get_error_buffer(context).decode(errors="replace")
         printed = library.nft_ctx_get_output_buffer(context).decode(errors="replace")
     if failed:
         words = " ".join(said.split())[:_LONGEST]
-        raise OSError(errno.EOPNOTSUPP if "not supported" in words else errno.EIO, f"nft: {words}")
+        if "cache initialization failed" in words or "not supported" in words:
+            raise OSError(errno.EOPNOTSUPP, f"nft: {_NO_KERNEL}: {words}")
+        raise OSError(errno.EIO, f"nft: {words}")
     return str(printed)

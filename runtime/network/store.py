@@ -35,6 +35,7 @@ from pydock.runtime.network.addresses import (
     mac_of,
     parse_address,
 )
+from pydock.runtime.network.versions import has_ipv6
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership
 from pydock.runtime.state import Settler, clear_halves, printed, read_json, replace, replace_json
 
@@ -217,7 +218,7 @@ class NetworkStore:
                 check_free(ip_network(str(text)), taken)
         others = [network for network, _ in taken]
         subnet = "" if "subnet" in said else str((large_subnet if name == DEFAULT else free_subnet)(others))
-        subnet6 = str(free_subnet6(others)) if "subnet6" not in said and links.has_ipv6() else ""
+        subnet6 = str(free_subnet6(others)) if "subnet6" not in said and has_ipv6() else ""
         gateways = (str(first_address(ip_network(text))) if text else "" for text in (subnet, subnet6))
         network = NetworkRecord(name, os.urandom(4).hex(), now(), subnet, next(gateways), subnet6, next(gateways))
         for key, value in said.items():

@@ -169,6 +169,7 @@ def machine() -> Host:
 def outside(machine: Host) -> Iterator[Host]:
     """A host at a link of the machine's, which is 192.0.2.1 and .10, 2001:db8::1 and ::10 there; it is 192.0.2.2 and 2001:db8::2."""
     host = Host(links.new_namespace())
+    ipv6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").read_text() == "0\n"
     place = f"/proc/self/fd/{host.namespace}"
     subprocess.run(
         ["ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", place],
@@ -180,7 +181,7 @@ def outside(machine: Host) -> Iterator[Host]:
         (host, "eth0", ("192.0.2.2/24", "2001:db8::2/64")),
     ):
         where.run("ip", "link", "set", link, "up")
-        for address in addresses:
+        for address in addresses if ipv6 else [each for each in addresses if ":" not in each]:
             where.run("ip", "address", "add", address, "dev", link, *(["nodad"] if ":" in address else []))
     yield host
     machine.run("ip", "link", "del", "up0")
