@@ -109,13 +109,17 @@ class NamesProcess(Server):
         for key in self.gateways.keys() - wanted:
             self.gateways.pop(key).close()
         self.failed = {}
-        for name, address in wanted - self.gateways.keys():
+        for name, address in wanted:
+            what = "port 53"
             try:
-                self.gateways[name, address] = Gateway(
-                    self, name, address, self._ask, self._member_of, self._connections
-                )
+                if (name, address) not in self.gateways:
+                    self.gateways[name, address] = Gateway(
+                        self, name, address, self._ask, self._member_of, self._connections
+                    )
+                what = "TCP port 53"
+                self.gateways[name, address].listen()
             except OSError as error:
-                self.failed[name] = f"names: {address} port 53: {error.strerror}"
+                self.failed[name] = f"names: {address} {what}: {error.strerror}"
         if self.failed and not self._retrying:
             self._retrying = True
             self.later(_RETRY, self._retry)

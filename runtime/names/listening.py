@@ -115,14 +115,21 @@ class Gateway:
         self._connections: set[Connection] = set()
         self.turns = Turns(loop, self._answer_packet, functools.partial(member, network))
         self._packets = self._bound(socket.SOCK_DGRAM)
-        try:
-            self._listener = self._bound(socket.SOCK_STREAM)
-        except OSError:
-            self._packets.close()
-            raise
-        self._listener.listen(_BACKLOG)
+        self._listener: socket.socket | None = None
         loop.watch(self._packets.fileno(), self._receive)
-        loop.watch(self._listener.fileno(), self._accept)
+
+    def listen(self) -> None:
+        """Take connections as well, from now on. OSError when somebody has that port at all of the machine's addresses: packets can be
+        shared with one that lets others (SO_REUSEADDR), as the nearer address is preferred."""
+        if self._listener is None:
+            listener = self._bound(socket.SOCK_STREAM)
+            try:
+                listener.listen(_BACKLOG)
+            except OSError:
+                listener.close()
+                raise
+            self._listener = listener
+            self._loop.watch(listener.fileno(), self._accept)
 
     def _bound(self, kind: socket.SocketKind) -> socket.socket:
         version6 = self.address.version == 6
@@ -135,8 +142,7 @@ class Gateway:
             if kind == socket.SOCK_DGRAM:
                 with suppress(PermissionError):
                     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-            else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setblocking(False)
             sock.bind((str(self.address), PORT))
         except BaseException:
@@ -149,7 +155,7 @@ class Gateway:
         self.open = False
         for connection in list(self._connections):
             self._drop(connection)
-        for sock in (self._packets, self._listener):
+        for sock in filter(None, (self._packets, self._listener)):
             self._loop.unwatch(sock.fileno())
             sock.close()
 
@@ -175,6 +181,7 @@ class Gateway:
     # TCP
 
     def _accept(self) -> None:
+        assert self._listener is not None
         try:
             sock, source = self._listener.accept()
         except OSError:

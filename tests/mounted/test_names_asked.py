@@ -410,3 +410,28 @@ def test_who_takes_no_answers_is_hung_up(networks: Path, make: Make) -> None:
         with pytest.raises(OSError, match="reset|Broken"):
             send_forever(sock, questions)
         assert status(dig(b, f"@{gateway}", "b", "+tcp")) == "NOERROR qr aa rd ra 1"
+
+
+def test_a_server_that_has_all_addresses_of_the_machine_shares_packets(own_engine: Engine) -> None:
+    """As dnsmasq has. Connections can be had when it has gone."""
+    with contextlib.ExitStack() as stack:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("0.0.0.0", 53))
+            if kind == socket.SOCK_STREAM:
+                sock.listen()
+        gateway = made(own_engine.tree / "networks", "front")
+        a = own_engine.tree / "containers/web"
+        a.mkdir()
+        for key, text in (("image", "busybox"), ("command", "sleep 1000"), ("network", "front"), ("ctl", "start")):
+            (a / key).write_text(text)
+        assert dig(a, f"@{gateway}", "web", "+short").strip() in (a / "address").read_text()
+        assert (
+            f"{gateway} TCP port 53: Address already in use" in (own_engine.tree / "networks/front/error").read_text()
+        )
+    deadline = time.monotonic() + PATIENCE
+    while status(dig(a, f"@{gateway}", "web", "+tcp")) != "NOERROR qr aa rd ra 1":
+        assert time.monotonic() < deadline
+    own_engine.clear()
+    (own_engine.tree / "networks/front").rmdir()
