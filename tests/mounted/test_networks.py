@@ -262,7 +262,7 @@ def test_what_leaves_the_machine_has_the_machine_s_address(networks: Path, make:
     new(networks, "n")
     a = started(make, "a", "n")
     assert reaches(a, "198.51.100.2")
-    code, said = inside(a, "sh -c 'echo | nc -w 5 198.51.100.2 7'")
+    code, said = inside(a, "sh -c 'echo | nc -w 30 198.51.100.2 7'")
     assert (code, said.strip()) == ("0", "198.51.100.1"), said
 
 
@@ -285,7 +285,9 @@ def outside() -> Iterator[str]:
             subprocess.run(command.split(), check=True)
         for command in ("ip addr add 198.51.100.2/24 dev eth0", "ip link set eth0 up"):
             subprocess.run([*there, *command.split()], check=True)
-        teller = subprocess.Popen([*there, "socat", "TCP-LISTEN:7,reuseaddr,fork", "SYSTEM:echo $SOCAT_PEERADDR"])
+        teller = subprocess.Popen(
+            [*there, "socat", "-t30", "TCP-LISTEN:7,reuseaddr,fork", "SYSTEM:echo $SOCAT_PEERADDR"]
+        )
         while subprocess.run([*there, "sh", "-c", "ss -ltn | grep -q :7"], check=False).returncode:
             pass
         yield "198.51.100.2"
