@@ -170,6 +170,7 @@ class Daemon:
             )
             await self._filter(engine)
             attending.start_soon(engine.attachments.pool.run)
+            attending.start_soon(engine.attachments.watch)
             nursery.start_soon(containers.take_exits)
             await self._serve(engine, containers, nursery)
             nursery.cancel_scope.cancel()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
 import trio
 from pydock.runtime.names.client import Names
-from pydock.runtime.network import links, nft
+from pydock.runtime.network import flushes, links, nft
 from pydock.runtime.network.links import End, Pair
 from pydock.runtime.network.pool import Pool
 from pydock.runtime.network.ports import Claims
@@ -17,6 +18,7 @@ from pydock.runtime.network.store import Lease, NetworkRecord, NetworkStore, lin
 from pydock.runtime.network.words import DEFAULT, Membership
 
 _MOST: Final = 1023  # BR_MAX_PORTS, one of which is its own
+log = logging.getLogger(__name__)
 Leases = dict[Membership, tuple[NetworkRecord, Lease]]
 
 
@@ -52,6 +54,19 @@ class Attachments:
             if text != self._filtered:
                 await trio.to_thread.run_sync(nft.apply, text)
                 self._filtered = text
+
+    async def watch(self) -> None:
+        """Have the table again when somebody has taken it away, until cancelled."""
+        try:
+            async for _ in flushes.deletions():
+                async with self._filter:
+                    if not self._filtered or await trio.to_thread.run_sync(nft.is_there):
+                        continue
+                    log.warning("the packet filter's table %s was taken away by somebody: it is made again", nft.TABLE)
+                    self._filtered = ""
+                await self.filter()
+        except OSError as error:
+            log.warning("the packet filter can't be watched: %s", error.strerror)
 
     def published(self) -> list[nft.Published]:
         """Everybody's ports, for the packet filter."""

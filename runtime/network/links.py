@@ -78,6 +78,13 @@ class Pair:
     index: int  # of the end in there
     port: int  # of the machine's
 
+    def is_there(self) -> bool:
+        """Whether nobody has removed it."""
+        try:
+            return bool(socket.if_indextoname(self.port))
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Nothing more is asked; the descriptor is its owner's."""
         self.talk.close()

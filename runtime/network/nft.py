@@ -166,6 +166,11 @@ def apply(text: str) -> None:
     nftables.run(text)
 
 
+def is_there() -> bool:
+    """Whether the kernel has the table. Blocks; OSError."""
+    return f"table {TABLE}" in nftables.run("list tables").splitlines()
+
+
 def listed() -> str:
     """The table as nft shows it, with counters; empty when there is none. Blocks."""
     try:

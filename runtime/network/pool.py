@@ -29,8 +29,11 @@ class Pool:
     async def take(self) -> Pair:
         """One of them, or one made now; the namespace is the caller's, who closes the pair when it is connected. OSError."""
         self._taken.set()
-        if self._spare:
-            return self._spare.pop()
+        while self._spare:
+            pair = self._spare.pop()
+            if pair.is_there():
+                return pair
+            _drop(pair)
         self._wanted = min(2 * self._wanted or 1, _MOST)
         return await trio.to_thread.run_sync(links.new_pair)
 
@@ -65,6 +68,9 @@ class Pool:
     def _shrink(self, wanted: int) -> None:
         self._wanted = wanted
         while len(self._spare) > wanted:
-            pair = self._spare.pop()
-            pair.close()
-            os.close(pair.namespace)
+            _drop(self._spare.pop())
+
+
+def _drop(pair: Pair) -> None:
+    pair.close()
+    os.close(pair.namespace)

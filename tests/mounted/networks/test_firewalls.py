@@ -155,6 +155,25 @@ def test_what_others_flush_is_their_own(
     assert outside.asks("2001:db8::1", port) == "a 2001:db8::2 80"
 
 
+def test_the_table_is_made_again_when_all_are_flushed(
+    serving: Callable[..., Path], outside: Host, machine: Host, free: Callable[[], int]
+) -> None:
+    port = free()
+    serving("a", f"{port}:80")
+    with outside.connected("192.0.2.1", port) as peer:
+        file = peer.makefile("rw")
+        assert file.readline() == "a 192.0.2.2 80\n"
+        machine.run("nft", "flush", "ruleset")
+        deadline = time.monotonic() + 30
+        while "table inet pydock" not in machine.run("nft", "list", "tables"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        file.write("still there\n")
+        file.flush()
+        assert file.readline() == "still there\n"
+        assert outside.asks("192.0.2.1", port) == "a 192.0.2.2 80"
+
+
 @pytest.mark.parametrize("masquerade", ["0", "1"])
 def test_who_routes_a_network_here_reaches_members_only_where_that_is_meant(
     serving: Callable[..., Path], outside: Host, front: Path, masquerade: str
