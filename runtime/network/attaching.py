@@ -40,7 +40,7 @@ class Attachments:
         self.pool = Pool()
         self._bridges: dict[str, tuple[int, object]] = {}  # their indices, and what they were made with
         self._filter = trio.Lock()
-        self._filtered = ""  # the table that is in force
+        self._filtered: nft.Table | None = None  # what is in force
 
     def _unnamed(self, name: str, words: str) -> None:
         network = self.store.get(name)
@@ -50,23 +50,24 @@ class Attachments:
     async def filter(self) -> None:
         """Have the packet filter say what the networks' records say."""
         async with self._filter:
-            text = nft.render(self.store, self.published())
-            if text != self._filtered:
-                await trio.to_thread.run_sync(nft.apply, text)
-                self._filtered = text
+            table = nft.table(self.store, self.published())
+            if table != self._filtered:
+                before, self._filtered = self._filtered, None
+                await trio.to_thread.run_sync(nft.apply, table, before)
+                self._filtered = table
 
     async def watch(self) -> None:
         """Have the table again when somebody has taken it away, until cancelled."""
         try:
             async for _ in flushes.deletions():
                 async with self._filter:
-                    if not self._filtered or await trio.to_thread.run_sync(nft.is_there):
+                    if self._filtered is None or await trio.to_thread.run_sync(nft.is_there):
                         continue
-                    log.warning("the packet filter's table %s was taken away by somebody: it is made again", nft.TABLE)
-                    self._filtered = ""
+                    self._filtered = None
+                log.warning("the packet filter's table %s was taken away by somebody: it is made again", nft.TABLE)
                 await self.filter()
         except OSError as error:
-            log.warning("the packet filter can't be watched: %s", error.strerror)
+            log.warning("the packet filter is not watched any more: %s", error.strerror)
 
     def published(self) -> list[nft.Published]:
         """Everybody's ports, for the packet filter."""

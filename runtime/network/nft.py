@@ -89,11 +89,6 @@ def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()
     return Table("\n".join(rules), elements)
 
 
-def render(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()) -> str:
-    """The same, as commands that make it whatever there is."""
-    return table(networks, published).whole()
-
-
 def _between(networks: Iterable[NetworkRecord]) -> tuple[list[str], list[str]]:
     """The rules for what goes between links, and for what leaves by them."""
     forward: list[str] = ["ct status dnat accept"]
@@ -161,9 +156,16 @@ def _chain(name: str, hook: str, rules: list[str]) -> list[str]:
     return [f"\tchain {name} {{", *([f"\t\t{hook}"] if hook else []), *(f"\t\t{rule}" for rule in rules), "\t}"]
 
 
-def apply(text: str) -> None:
-    """Have the kernel take *text*. OSError: EOPNOTSUPP where there is no nft or no nftables. Blocks."""
-    nftables.run(text)
+def apply(wanted: Table, before: Table | None) -> None:
+    """Have the kernel's table be as *wanted*; *before* is what it is as far as one knows. OSError: EOPNOTSUPP without nft or
+    nftables. Blocks."""
+    if before is not None:
+        try:
+            nftables.run(wanted.since(before))
+        except OSError:  # it is not: somebody has had a hand in it
+            nftables.run(wanted.whole())
+    else:
+        nftables.run(wanted.whole())
 
 
 def is_there() -> bool:

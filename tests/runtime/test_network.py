@@ -222,15 +222,15 @@ def record(name: str, **values: object) -> NetworkRecord:
 
 
 def test_the_table_is_replaced_as_a_whole() -> None:
-    text = nft.render([])
+    text = nft.table([]).whole()
     assert text.startswith("add table inet pydock\ndelete table inet pydock\ntable inet pydock {\n")
     assert "elements" not in text
 
 
 def test_rules_of_networks() -> None:
-    text = nft.render(
+    text = nft.table(
         [record("b", internal=True), record("a", isolate=True), record("c", masquerade=False, isolate=False)]
-    )
+    ).whole()
     assert 'ip saddr 10.1.2.0/24 oifname != "pd-ida" counter masquerade' in text
     assert 'ip6 saddr fd00::/64 oifname != "pd-ida" counter masquerade' in text
     assert 'iifname "pd-idb" oifname != "pd-idb" counter drop' in text
