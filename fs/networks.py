@@ -216,7 +216,8 @@ NETWORK: tuple[Entry[N], ...] = (
         render=_names,
         doc="What DNS answers at its gateway, ``NAME ADDRESS`` a line: the names, short ids and aliases of its members that run. "
         "Addresses have names as well. Members see these names, and those of the other networks that they are in; other questions are "
-        "passed on to the machine's resolvers (or those of the option ``dns``), but for members of internal networks only.",
+        "passed on to the machine's resolvers (or those of the option ``dns``), but for members of internal networks only. It has port "
+        "53 of the gateways, so a container that publishes port 53 says at which of the machine's addresses: ``192.0.2.1:53:53/udp``.",
     ),
     Report(
         name="rules", render=_rules, doc="What the packet filter has about it, in nft(8)'s own text, with counters."
