@@ -9,6 +9,7 @@ on, as it has no state of theirs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -122,21 +123,32 @@ def _between(networks: Iterable[NetworkRecord]) -> tuple[list[str], list[str]]:
 def _elements(published: Iterable[Published]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The elements of the maps, and rules for ranges that are long and keep their ports."""
     elements: dict[str, dict[str, str]] = {name: {} for *_, name in _LOOKUPS}
-    ranges = []
+    ranges: list[str] = []
     for each in published:
-        for address in each.addresses:
-            version = 6 if ":" in address else 4
-            for port in each.ports:
-                if version not in port.versions:
-                    continue
-                if port.count > _FEW and port.host == port.inner:
-                    ranges.append(_range(port, version, address))
-                    continue
-                place = f"{port.address} . " if port.address else ""
-                found = elements[f"{'at' if place else 'any'}{version}"]
-                for number in range(port.count):
-                    found[f"{place}{port.protocol} . {port.host + number}"] = f"{address} . {port.inner + number}"
+        own, rules = _elements_of(each)
+        for name, found in own.items():
+            elements[name] |= found
+        ranges += rules
     return elements, ranges
+
+
+@functools.lru_cache(maxsize=4096)  # of all that is published little changes at a time
+def _elements_of(each: Published) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+    elements: dict[str, dict[str, str]] = {}
+    ranges = []
+    for address in each.addresses:
+        version = 6 if ":" in address else 4
+        for port in each.ports:
+            if version not in port.versions:
+                continue
+            if port.count > _FEW and port.host == port.inner:
+                ranges.append(_range(port, version, address))
+                continue
+            place = f"{port.address} . " if port.address else ""
+            found = elements.setdefault(f"{'at' if place else 'any'}{version}", {})
+            for number in range(port.count):
+                found[f"{place}{port.protocol} . {port.host + number}"] = f"{address} . {port.inner + number}"
+    return elements, tuple(ranges)
 
 
 def _range(port: Port, version: int, address: str) -> str:
