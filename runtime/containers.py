@@ -52,6 +52,7 @@ class Containers:
         engine.volumes.users = self.volume_users
         engine.find = self._neighbour
         engine.attachments.store.users = self.network_users
+        engine.attachments.claims.is_gateway = engine.attachments.store.has_gateway
         engine.attachments.addresses_of = lambda identity: self._by_id[identity].network.targets()
         engine.attachments.claims.name_of = lambda identity: self._by_id[identity].name
         engine.user_namespaces = lambda: {container.id: container.spec.userns for container in self}

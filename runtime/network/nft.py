@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pydock.runtime.network import loopback, nftables
-from pydock.runtime.network.ports import Port
+from pydock.runtime.network.ports import DNS, Port
 from pydock.runtime.network.store import NetworkRecord
 
 TABLE: Final = "inet pydock"
@@ -68,8 +68,13 @@ class Table:
 
 def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()) -> Table:
     """The table for *networks* and what is *published*."""
+    networks = sorted(networks, key=lambda each: each.name)
     elements, ranges = _elements(published)
+    gateways = [
+        f"{'ip6' if each.version == 6 else 'ip'} daddr {each.ip}" for network in networks for each in network.gateways
+    ]
     lookups = [
+        *(f"{each} meta l4proto {{ tcp, udp }} th dport {DNS} return" for each in gateways),  # the networks' own
         *([] if loopback.is_led_on() else ["ip6 daddr ::1 return"]),
         *(_PORT.format(*each) for each in _LOOKUPS),
         *ranges,
@@ -97,7 +102,7 @@ def _between(networks: Iterable[NetworkRecord]) -> tuple[list[str], list[str]]:
         'oifname "pd-*" ip saddr 127.0.0.0/8 counter masquerade',
         'oifname "pd-*" ip6 saddr ::1 counter masquerade',
     ]
-    for network in sorted(networks, key=lambda each: each.name):
+    for network in networks:
         link = f'"{network.bridge}"'
         for subnet in network.subnets:
             family = "ip" if subnet.version == 4 else "ip6"

@@ -37,6 +37,7 @@ _LISTENING: Final = {"tcp": "0A", "udp": "07"}
 _FEW: Final = 64  # as many are tried one by one
 _LONGEST: Final = 16384  # ports of a range that have other numbers inside: each takes memory of the kernel's
 MOST_CHOSEN: Final = 1000
+DNS: Final = 53
 _SOMEBODY: Final = "another process"
 
 
@@ -172,6 +173,7 @@ class Claims:
     def __init__(self) -> None:
         self._bound: dict[str, tuple[Port, ...]] = {}  # by the container's id
         self._moved: set[Port] = set()
+        self.is_gateway: Callable[[str], bool] = lambda address: False  # of a network, where its DNS listens
         self.name_of: Callable[[str], str] = lambda container: container[:12]
 
     def of(self, container: str) -> tuple[Port, ...]:
@@ -222,7 +224,7 @@ class Claims:
             if (having := others.find(chosen)) is not None:
                 raise Taken(f"ports: {chosen} is taken by container {self.name_of(having)}")
             if port.host:
-                _check_free(chosen)
+                _check_free(chosen, self.is_gateway)
             own.add(chosen, container)
             fresh.append(chosen)
         return (*had, *fresh)
@@ -264,9 +266,9 @@ def _any(port: Port, *taken: _Index) -> Port:
     raise Taken("ports: there is no port left that is free")
 
 
-def _check_free(port: Port) -> None:
-    """Whether nobody on the machine listens there. Taken, with who does; Invalid for an address that is not the machine's, Unsupported
-    for one that packets can't be led on from."""
+def _check_free(port: Port, is_gateway: Callable[[str], bool]) -> None:
+    """Whether nobody on the machine listens there, but for the networks' own DNS. Taken, with who does; Invalid for an address that is
+    not the machine's, Unsupported for one that packets can't be led on from."""
     if port.address == "::1" and not loopback.is_led_on():
         raise Unsupported(
             f"ports: {port} can't be published where {loopback.ASKING} is 1: the kernel drops the answers"
@@ -275,13 +277,15 @@ def _check_free(port: Port) -> None:
         return
     if port.count > _FEW:
         for found in sorted(_sockets(port.protocol), key=lambda each: each.port):
-            if found.listens and found.is_at(port):
+            if found.listens and found.is_at(port) and not (found.port == DNS and is_gateway(str(found.address))):
                 raise Taken(f"ports: {_one(port, found.port)} is taken by {found.owner()}")
         return
     for each in port.single():
         for version in port.versions:
             if not _can_be_bound(each, version):
                 sockets = [found for found in _sockets(port.protocol) if found.is_at(each)]
+                if sockets and all(found.port == DNS and is_gateway(str(found.address)) for found in sockets):
+                    continue
                 owner = min(sockets, key=lambda found: not found.listens).owner() if sockets else _SOMEBODY
                 raise Taken(f"ports: {each} is taken by {owner}")
 

@@ -170,6 +170,10 @@ class NetworkStore:
     def get(self, name: str) -> NetworkRecord | None:
         return self._networks.get(name) or self._before.get(name)
 
+    def has_gateway(self, address: str) -> bool:
+        """Whether it is the gateway of one of them."""
+        return any(address in (each.gateway, each.gateway6) for each in self._networks.values())
+
     def find(self, name: str) -> NetworkRecord:
         """The network of that name; NotFound."""
         network = self.get(name)

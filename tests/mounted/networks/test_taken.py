@@ -149,3 +149,17 @@ def test_all_ports_in_one_range(
     assert time.monotonic() - begun < 2
     assert outside.asks("192.0.2.1", 80) == "a 192.0.2.2 80"
     assert outside.asks("192.0.2.1", 65535) == "ConnectionRefusedError"
+
+
+def test_port_53_is_published_beside_the_networks_own_dns(
+    serving: Callable[..., Path], outside: Host, machine: Host, inside: Callable[[Path], Host], front: Path
+) -> None:
+    a = serving("a", "53:80/udp", "53:80")
+    for protocol in ("tcp", "udp"):
+        assert outside.asks("192.0.2.1", 53, protocol) == "a 192.0.2.2 80"
+        assert machine.asks("127.0.0.1", 53, protocol).startswith("a ")
+    b = serving("b")
+    gateway = (front / "gateway").read_text().strip()
+    for way in ((), ("+tcp",)):
+        address = inside(b).run("dig", "+short", *way, f"@{gateway}", "-q", "a").strip()
+        assert address == (a / "address").read_text().split()[1].partition("/")[0]
