@@ -437,6 +437,10 @@ def test_events_tell_a_life_in_order(tree: Path) -> None:
             text += events.read(65536).decode()
     lines = text.splitlines(keepends=True)
     assert [line for line in lines if not LINE.fullmatch(line)] == []
+    assert [line.split()[3] for line in lines if " network bridge " in line if " create " not in line] == [
+        *("connect", "disconnect"),
+    ]
+    lines = [line for line in lines if line.split()[1] == "container"]
     acts = [line.split()[2:4] for line in lines]
     assert acts == [
         ["c", "create"],
