@@ -177,6 +177,8 @@ class Daemon:
         with trio.move_on_after(GRACE):
             await containers.let_go()
         self._alive = any(container.alive or container.secrets.any for container in containers)
+        if not any(container.alive for container in containers):
+            await trio.to_thread.run_sync(engine.attachments.take_down)
 
     @staticmethod
     async def _filter(engine: Engine) -> None:

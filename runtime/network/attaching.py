@@ -50,7 +50,7 @@ class Attachments:
     async def filter(self) -> None:
         """Have the packet filter say what the networks' records say."""
         async with self._filter:
-            table = nft.table(self.store, self.published())
+            table = nft.table(self.store, self.published(), self.store.owner)
             if table != self._filtered:
                 before, self._filtered = self._filtered, None
                 await trio.to_thread.run_sync(nft.apply, table, before)
@@ -68,6 +68,16 @@ class Attachments:
                 await self.filter()
         except OSError as error:
             log.warning("the packet filter is not watched any more: %s", error.strerror)
+
+    def take_down(self) -> None:
+        """Nobody is in any network: the bridges go, and the packet filter's table. Blocks."""
+        table, self._filtered = self._filtered, None  # nobody is to make it again
+        for network in self.store:
+            with suppress(OSError):
+                if links.index_of(network.bridge):
+                    links.remove_link(network.bridge)
+        if table is not None:
+            nft.remove(table)
 
     def published(self) -> list[nft.Published]:
         """Everybody's ports, for the packet filter."""

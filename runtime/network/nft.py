@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,8 +41,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is to be in force: maps and chains with their *rules*, in nft's words, and the *elements* of the maps, by map and key."""
+    """What is to be in force: maps and chains with their *rules*, in nft's words, and the *elements* of the maps, by map and key. An
+    empty chain tells the *owner*: another engine in this network namespace may have made it another table."""
 
+    owner: str
     rules: str
     elements: dict[str, dict[str, str]]
 
@@ -50,9 +53,14 @@ class Table:
         return f"add table {TABLE}\ndelete table {TABLE}\n{self.rules}{self._difference({})}"
 
     def since(self, before: Table) -> str:
-        """Commands that make it of *before*: its counters stay, and the cost is that of what has changed."""
+        """Commands that make it of *before*: its counters stay, and the cost is that of what has changed. They fail if it is not
+        there, or another engine's."""
         rules = "" if self.rules == before.rules else f"flush table {TABLE}\n{self.rules}"
-        return rules + self._difference(before.elements)
+        return f"flush chain {TABLE} {self.owner}\n{rules}{self._difference(before.elements)}"
+
+    def away(self) -> str:
+        """Commands that remove it; they fail as those do."""
+        return f"flush chain {TABLE} {self.owner}\ndelete table {TABLE}\n"
 
     def _difference(self, before: dict[str, dict[str, str]]) -> str:
         lines = []
@@ -66,7 +74,7 @@ class Table:
         return "".join(lines)
 
 
-def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()) -> Table:
+def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = (), owner: str = "engine") -> Table:
     """The table for *networks* and what is *published*."""
     networks = sorted(networks, key=lambda each: each.name)
     elements, ranges = _elements(published)
@@ -82,6 +90,7 @@ def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()
     forward, nat = _between(networks)
     rules = [
         f"table {TABLE} {{",
+        *_chain(owner, "", []),
         *(line for *_, name in _LOOKUPS for line in _map(name)),
         *_chain("published", "", lookups),
         *_chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;", ["jump published"]),
@@ -92,7 +101,7 @@ def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()
         *_chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", nat),
         "}\n",
     ]
-    return Table("\n".join(rules), elements)
+    return Table(owner, "\n".join(rules), elements)
 
 
 def _between(networks: Iterable[NetworkRecord]) -> tuple[list[str], list[str]]:
@@ -183,6 +192,12 @@ def apply(wanted: Table, before: Table | None) -> None:
             nftables.run(wanted.whole())
     else:
         nftables.run(wanted.whole())
+
+
+def remove(present: Table) -> None:
+    """Have the kernel forget the table, if it is that one. Blocks."""
+    with suppress(OSError):
+        nftables.run(present.away())
 
 
 def is_there() -> bool:

@@ -161,6 +161,11 @@ class NetworkStore:
         self._before: dict[str, NetworkRecord] = {}  # by the names that settings may still have
         self._lock = trio.Lock()
 
+    @property
+    def owner(self) -> str:
+        """What tells those of this engine from another's."""
+        return f"engine-{hashlib.sha256(bytes(self._directory)).hexdigest()[:8]}"
+
     def __iter__(self) -> Iterator[NetworkRecord]:
         return iter(self._networks.values())
 

@@ -212,9 +212,30 @@ def test_another_container_s_network_is_joined(networks: Path, make: Make, errno
     assert errno_of(b / "network", "container:nobody") == errno.ENOENT
 
 
-def test_the_default_network_has_a_bridge_when_it_is_first_used(
-    own_engine: Engine, links: Callable[[], list[str]]
-) -> None:
+def test_an_unmount_takes_down_what_nobody_is_in_any_more(own_engine: Engine, links: Callable[[], list[str]]) -> None:
+    def tables() -> str:
+        return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+
+    there = set(links())
+    c = own_engine.tree / "containers/c"
+    c.mkdir()
+    (c / "image").write_text("busybox")
+    (c / "command").write_text("sleep 1000")
+    (c / "ctl").write_text("start")
+    (bridge,) = [each for each in set(links()) - there if each.startswith("pd-")]
+    own_engine.umount()
+    assert bridge in links()
+    assert "table inet pydock\n" in tables()
+    own_engine.start()
+    (c / "ctl").write_text("kill")
+    own_engine.umount()
+    assert bridge not in links()
+    own_engine.start()
+    (c / "ctl").write_text("start")
+    assert bridge in links()
+
+
+def test_the_default_network_has_a_bridge_when_it_is_first_used(own_engine: Engine) -> None:
     c = own_engine.tree / "containers/c"
     c.mkdir()
     (c / "image").write_text("busybox")
@@ -224,8 +245,6 @@ def test_the_default_network_has_a_bridge_when_it_is_first_used(
     assert [network for network, _ in addresses(c)] == ["bridge", "bridge"]
     (c / "ctl").write_text("kill")
     c.rmdir()
-    for link in [each for each in links() if each.startswith("pd-")]:
-        subprocess.run(["ip", "link", "del", link], check=True)
 
 
 @pytest.mark.parametrize(

@@ -192,10 +192,11 @@ def test_what_changes_is_all_that_is_said() -> None:
         nft.table([], [nft.Published(("10.0.0.2",), item)]) for item in ((one,), (replace(one, inner=82), two))
     )
     assert after.since(before) == (
+        "flush chain inet pydock engine\n"
         "delete element inet pydock any4 { tcp . 8080 }\n"
         "add element inet pydock any4 { tcp . 8080 : 10.0.0.2 . 82, tcp . 8081 : 10.0.0.2 . 81 }\n"
     )
-    assert before.since(before) == ""
+    assert before.since(before) == "flush chain inet pydock engine\n"
 
 
 def test_published_ports_are_elements_of_maps() -> None:
