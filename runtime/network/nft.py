@@ -106,7 +106,7 @@ def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()
 
 def _between(networks: Iterable[NetworkRecord]) -> tuple[list[str], list[str]]:
     """The rules for what goes between links, and for what leaves by them."""
-    forward: list[str] = ["ct status dnat accept"]
+    forward: list[str] = ["ct state { established, related } accept", "ct status dnat accept"]
     nat: list[str] = [  # from the machine itself, to a published port
         'oifname "pd-*" ip saddr 127.0.0.0/8 counter masquerade',
         'oifname "pd-*" ip6 saddr ::1 counter masquerade',
