@@ -46,9 +46,10 @@ class Called:
 class Names:
     """All members' names. The process is started when there is the first, or found again."""
 
-    def __init__(self, failed: Callable[[str, str], None]) -> None:
+    def __init__(self, failed: Callable[[str, str], None], mended: Callable[[str, str], None]) -> None:
         self._resolvers: tuple[str, ...] = ()
         self._failed = failed  # called with a network's name, and why it has no names
+        self._mended = mended  # and with the same, when that holds no more
         self._words: dict[str, str] = {}
         self._described: dict[str, Described] = {}
         self._members: dict[str, dict[str, Called]] = {}
@@ -126,6 +127,8 @@ class Names:
             if self._words.get(name) != said:
                 _log.warning("networks/%s: %s", name, said)
                 self._failed(name, said)
+        for name in self._words.keys() - words.keys():
+            self._mended(name, self._words[name])
         self._words = words
 
     def networks_of(self, identity: str) -> list[Described]:

@@ -32,7 +32,7 @@ class Attachments:
     def __init__(self, store: NetworkStore) -> None:
         self.store = store
         self.claims = Claims()
-        self.names = Names(self._unnamed)
+        self.names = Names(self._unnamed, self._named)
         self.addresses_of: Callable[[str], tuple[str, ...]] = (
             lambda container: ()
         )  # where a container's published ports lead to
@@ -46,6 +46,11 @@ class Attachments:
         network = self.store.get(name)
         if network is not None:
             network.error = words
+
+    def _named(self, name: str, before: str) -> None:
+        network = self.store.get(name)
+        if network is not None and network.error == before:
+            network.error = ""
 
     async def filter(self) -> None:
         """Have the packet filter say what the networks' records say."""

@@ -433,5 +433,7 @@ def test_a_server_that_has_all_addresses_of_the_machine_shares_packets(own_engin
     deadline = time.monotonic() + PATIENCE
     while status(dig(a, f"@{gateway}", "web", "+tcp")) != "NOERROR qr aa rd ra 1":
         assert time.monotonic() < deadline
+    (a / "ctl").write_text("restart 0")
+    assert (own_engine.tree / "networks/front/error").read_text() == ""
     own_engine.clear()
     (own_engine.tree / "networks/front").rmdir()
