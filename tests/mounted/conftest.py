@@ -23,8 +23,6 @@ from pydock.runtime.cgroup.v2 import V2Cgroup
 
 #: Seconds after which what is awaited does not come any more; an emulated machine that is loaded takes half a minute to mount.
 PATIENCE = 110
-#: Where archives of Debian are.
-KEPT = Path("/var/tmp/pydock-tests")
 
 
 class Engine:
@@ -254,20 +252,14 @@ def small_engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def bookworm() -> Iterator[Callable[[str, str], str]]:
-    """``bookworm(NAME, PACKAGES)``: a directory with a Debian that has these; kept in /var/tmp for the next time."""
+def bookworm() -> Iterator[Callable[[str], str]]:
+    """``bookworm(NAME)``: a directory with one of the Debians that tests/run has made."""
     with contextlib.ExitStack() as stack:
 
-        def unpacked(name: str, packages: str) -> str:
-            KEPT.mkdir(mode=0o700, exist_ok=True)
-            assert KEPT.stat().st_uid == 0
-            archive, made = KEPT / f"bookworm-{name}.tar", KEPT / f"making-{os.getpid()}.tar"
-            if not archive.exists():
-                command = ("mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", "bookworm", str(made))
-                subprocess.run(command, check=True)
-                made.rename(archive)
+        def unpacked(name: str) -> str:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"pydock-{name}-"))
-            subprocess.run(["tar", "-C", directory, "--exclude=./dev/*", "-xf", str(archive)], check=True)
+            archive = f"/var/tmp/pydock-tests/bookworm-{name}.tar"
+            subprocess.run(["tar", "-C", directory, "--exclude=./dev/*", "-xf", archive], check=True)
             os.chmod(directory, 0o755)
             return directory
 
@@ -275,9 +267,9 @@ def bookworm() -> Iterator[Callable[[str, str], str]]:
 
 
 @pytest.fixture(scope="session")
-def debian(bookworm: Callable[[str, str], str]) -> str:
+def debian(bookworm: Callable[[str], str]) -> str:
     """One that has systemd and D-Bus: 200 MB."""
-    return bookworm("systemd", "systemd,systemd-sysv,dbus")
+    return bookworm("systemd")
 
 
 @pytest.fixture

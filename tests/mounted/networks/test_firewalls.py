@@ -64,11 +64,10 @@ def filters(
         if kind in ("iptables", "nftables"):
             as_owner(IPTABLES if kind == "iptables" else NFTABLES)
             return as_owner
+        found = tenant(servers)
         if kind == "ufw":
-            found = tenant("/", "/etc", "/usr/lib/ufw")
             found.run("ufw --force enable")
             return found.run
-        found = tenant(servers)
         if kind == "firewalld":
             found.start("dbus-daemon --system --nofork")
             found.start("firewalld --nofork --nopid")
