@@ -294,8 +294,9 @@ class Containers:
             self.engine.failures.add(f"networks/{DEFAULT}", f"not as the options say: {error}")
 
     async def let_go(self) -> None:
-        """Have keeper and logger forget what no container needs: a death, or an end, came between two steps."""
-        wanted = {container.root.key for container in self}
+        """Have the small processes forget what no container needs: a death, or an end, came between two steps."""
+        await self.engine.attachments.names.let_go()
+        wanted = {container.root.key for container in self if container.alive or container.root.attached}
         running = {process.id: process for process in self._processes() if process.running}
         wanted |= {process.streams.stdio.key for process in running.values()}
         wanted |= {container.secrets.key for container in self if container.secrets.any}

@@ -77,6 +77,11 @@ class RootFilesystem:
                 await self._keep()
             return self._fd
 
+    @property
+    def attached(self) -> bool:
+        """Whether it is mounted at its ``place``, where anybody may be in it."""
+        return self._attached
+
     async def recover(self) -> None:
         """After pydockd's own restart, when the keeper has the union: hold it here, too, before the keeper can die as well.
 

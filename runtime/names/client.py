@@ -71,6 +71,15 @@ class Names:
 
     async def connected(self, link: Link, fresh: bool) -> None:
         """The companion's ``on_connect``: whatever the process knew, this is all there is."""
+        await self._request(link, {"do": "resolvers", "addresses": list(self._resolvers)})
+        await self._tell_all(link)
+
+    async def let_go(self) -> None:
+        """What was noted last may not have been told: without members the process ends by itself."""
+        if self._companion is not None and self._begun:
+            await self._tell_all(self._companion)
+
+    async def _tell_all(self, requester: Requester) -> None:
         zones = [
             {
                 "zone": self._described[name].plain(),
@@ -78,8 +87,7 @@ class Names:
             }
             for name, members in self._members.items()
         ]
-        await self._request(link, {"do": "resolvers", "addresses": list(self._resolvers)})
-        await self._request(link, {"do": "table", "zones": zones})
+        await self._request(requester, {"do": "table", "zones": zones})
 
     async def ask(self, resolvers: tuple[str, ...]) -> None:
         """Who is asked from now on what is nobody's here; without any, whom the machine asks."""
