@@ -175,7 +175,7 @@ class Daemon:
             await self._serve(engine, containers, nursery)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(GRACE):
-            await containers.let_go()
+            await containers.let_go(ending=True)
         self._alive = any(container.alive or container.secrets.any for container in containers)
         if not any(container.alive for container in containers):
             await trio.to_thread.run_sync(engine.attachments.take_down)

@@ -168,7 +168,7 @@ NETWORK: tuple[Entry[N], ...] = (
         show=lambda s: s.network.subnet,
         store=_subnet(4, "subnet", "gateway"),
         doc="Its addresses, ADDRESS/BITS. mkdir takes the next that this machine does not route. EADDRINUSE for one that overlaps "
-        "another network or a route; EBUSY, as for all settings here, while a container names it.",
+        "another network or a route; EBUSY, as for all settings here, while a container names it (or runs in it, for ``bridge``).",
     ),
     Value(
         name="gateway",

@@ -52,6 +52,7 @@ class Containers:
         engine.volumes.users = self.volume_users
         engine.find = self._neighbour
         engine.attachments.store.users = self.network_users
+        engine.attachments.store.runners = self.network_runners
         engine.attachments.claims.is_gateway = engine.attachments.store.has_gateway
         engine.attachments.addresses_of = lambda identity: self._by_id[identity].network.targets()
         engine.attachments.claims.name_of = lambda identity: self._by_id[identity].name
@@ -176,6 +177,14 @@ class Containers:
         """The containers whose settings have the network *name*, which may be host or none."""
         return tuple(container.name for container in self if name in named(container.spec.network))
 
+    def network_runners(self, name: str) -> tuple[str, ...]:
+        """Those of them that run, or are being started."""
+        return tuple(
+            each
+            for each in self.network_users(name)
+            if (found := self._by_name[each]).alive or found.network.lock.locked()
+        )
+
     async def _refresh_joined(self, name: str) -> None:
         """Who has joined the network of *name* has the same resolvers."""
         for container in tuple(self):
@@ -286,17 +295,17 @@ class Containers:
 
     async def _readdress(self) -> None:
         """The options may say other addresses of the default network than last time."""
-        running = tuple(each.name for each in self if each.alive and DEFAULT in named(each.spec.network))
         try:
-            await self.engine.attachments.store.agree(running)
+            await self.engine.attachments.store.agree()
         except (PydockError, OSError) as error:
             log.warning("networks/%s is not as the options say: %s", DEFAULT, error)
             self.engine.failures.add(f"networks/{DEFAULT}", f"not as the options say: {error}")
 
-    async def let_go(self) -> None:
-        """Have the small processes forget what no container needs: a death, or an end, came between two steps."""
+    async def let_go(self, *, ending: bool = False) -> None:
+        """Have the small processes forget what no container needs: a death, or an end, came between two steps. Roots of those that do
+        not run are needed until pydockd is *ending*, which holds them as well: two unions of one container would break it."""
         await self.engine.attachments.names.let_go()
-        wanted = {container.root.key for container in self if container.alive or container.root.attached}
+        wanted = {each.root.key for each in self if not ending or each.alive or each.root.attached}
         running = {process.id: process for process in self._processes() if process.running}
         wanted |= {process.streams.stdio.key for process in running.values()}
         wanted |= {container.secrets.key for container in self if container.secrets.any}

@@ -148,11 +148,6 @@ def routed() -> list[tuple[Network, str]]:
     return found
 
 
-def has_ipv6() -> bool:
-    """Whether the machine speaks IPv6 at all."""
-    return (_SETTINGS / "ipv6").is_dir()
-
-
 def index_of(name: str) -> int:
     """The number of a link of the machine's; 0 when there is none."""
     try:

@@ -149,11 +149,12 @@ _KEPT: Final = (
 
 
 class NetworkStore:
-    """Those in *directory*. *users* are the containers that name a network, by name; all that blocks is in threads."""
+    """Those in *directory*. *users* are the containers that name a network, *runners* those that run; what blocks is in threads."""
 
     def __init__(self, directory: Path, events: Events, settler: Settler, default: Addressing = Addressing()) -> None:
         self.addressing = default
         self.users: Callable[[str], tuple[str, ...]] = lambda name: ()
+        self.runners: Callable[[str], tuple[str, ...]] = lambda name: ()
         self._directory = directory
         self._events = events
         self._settler = settler
@@ -247,17 +248,17 @@ class NetworkStore:
         """The one that is there from the start; made when it is first asked for."""
         return self._networks.get(DEFAULT) or await self.create(DEFAULT)
 
-    async def agree(self, running: tuple[str, ...]) -> None:
-        """After a start: have the default network be as was said since, or Busy when it can't be, as some are *running* in it."""
+    async def agree(self) -> None:
+        """After a start: have the default network be as was said since, or Busy when it can't be, as some run in it."""
         network = self._networks.get(DEFAULT)
         wanted = {} if network is None else self.addressing.settings()
         if network is not None and any(getattr(network, key) != value for key, value in wanted.items()):
-            await self.change(network, running, **wanted)
+            await self.change(network, **wanted)
 
-    async def change(self, network: NetworkRecord, users: tuple[str, ...] | None = None, /, **values: object) -> None:
-        """Change settings, before its first use; Busy when there are *users*: who names it. *subnet* takes along the gateway."""
+    async def change(self, network: NetworkRecord, /, **values: object) -> None:
+        """Change settings, while nobody names it, or nobody runs in the default one; Busy else. *subnet* takes along the gateway."""
         async with network.lock:
-            if users := self.users(network.name) if users is None else users:
+            if users := (self.runners if network.name == DEFAULT else self.users)(network.name):
                 raise Busy(f"networks/{network.name} is in use by {', '.join(users)}: its settings can't be changed")
             for key in ("subnet", "subnet6"):
                 if text := values.get(key):

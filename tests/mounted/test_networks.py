@@ -241,8 +241,13 @@ def test_the_default_network_has_a_bridge_when_it_is_first_used(own_engine: Engi
     (c / "image").write_text("busybox")
     (c / "command").write_text("sleep 1000")
     assert (c / "network").read_text() == "bridge\n"
+    bridge = own_engine.tree / "networks/bridge"
+    (bridge / "subnet").write_text("10.199.0.0/24")
     (c / "ctl").write_text("start")
     assert [network for network, _ in addresses(c)] == ["bridge", "bridge"]
+    assert "bridge 10.199.0.2/24 " in (c / "address").read_text()
+    with pytest.raises(OSError, match="busy"):
+        (bridge / "subnet").write_text("10.198.0.0/24")
     (c / "ctl").write_text("kill")
     c.rmdir()
 
