@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ def test_a_subnet_that_the_machine_routes_is_not_taken(own_engine: Engine) -> No
         subprocess.run(["ip", "link", "set", "up0", "up"], check=True)
         path = own_engine.tree / "networks/n"
         path.mkdir()
-        assert (path / "subnet").read_text() in ("172.24.0.0/24\n", "172.24.1.0/24\n")  # bridge has the other
+        assert IPv4Network((path / "subnet").read_text().strip()).subnet_of(IPv4Network("172.24.0.0/14"))
         with pytest.raises(OSError, match="ddress already in use"):
             (path / "subnet").write_text("10.213.7.0/24")
         assert "up0" in (path / "error").read_text()
