@@ -22,3 +22,7 @@ async def side_by_side(*calls: Callable[[], Awaitable[object]]) -> None:
             nursery.start_soon(one, call)
     if failures:
         raise failures[0]
+
+
+async def nothing() -> None:
+    """What is called where there is nothing to do or to wait for."""

@@ -16,14 +16,11 @@ from pydock.runtime.network.pool import Pool
 from pydock.runtime.network.ports import Claims
 from pydock.runtime.network.store import Lease, NetworkRecord, NetworkStore, link_name
 from pydock.runtime.network.words import DEFAULT, Membership
+from pydock.runtime.tasks import nothing
 
 _MOST: Final = 1023  # BR_MAX_PORTS, one of which is its own
 log = logging.getLogger(__name__)
 Leases = dict[Membership, tuple[NetworkRecord, Lease]]
-
-
-async def _nothing() -> None:
-    """There is nothing to wait for."""
 
 
 class Attachments:
@@ -36,7 +33,7 @@ class Attachments:
         self.addresses_of: Callable[[str], tuple[str, ...]] = (
             lambda container: ()
         )  # where a container's published ports lead to
-        self.settled: Callable[[], Awaitable[None]] = _nothing  # what was written to networks' settings is stored
+        self.settled: Callable[[], Awaitable[None]] = nothing  # what was written to networks' settings is stored
         self.pool = Pool()
         self._bridges: dict[str, tuple[int, object]] = {}  # their indices, and what they were made with
         self._filter = trio.Lock()
@@ -79,8 +76,7 @@ class Attachments:
         table, self._filtered = self._filtered, None  # nobody is to make it again
         for network in self.store:
             with suppress(OSError):
-                if links.index_of(network.bridge):
-                    links.remove_link(network.bridge)
+                links.remove_link(network.bridge)
         if table is not None:
             nft.remove(table)
 

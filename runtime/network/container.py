@@ -21,7 +21,7 @@ from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_
 from pydock.runtime.network.store import Lease, NetworkRecord, link_name
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership, is_alone, is_shared, joined, memberships
 from pydock.runtime.sharing import Find
-from pydock.runtime.tasks import side_by_side
+from pydock.runtime.tasks import nothing, side_by_side
 
 if TYPE_CHECKING:
     from pydock.runtime.confine.userns import IdMap
@@ -47,10 +47,10 @@ class ContainerNetwork:
         if (name := joined(container.spec.network)) is not None:
             descriptor = os.dup(self._neighbour(name))
             stack.callback(os.close, descriptor)
-            return descriptor, _nothing
+            return descriptor, nothing
         wanted = memberships(container.spec.network)
         if not wanted:
-            return None, _nothing
+            return None, nothing
         versions.check(self._attachments.store.get(each.network) for each in wanted)
         leases = await self._attachments.lease(container.id, wanted)
         if ids is not None:
@@ -196,17 +196,16 @@ class ContainerNetwork:
         """Claim what ``ports`` say for a run that is about to begin, and have the packet filter know them and its networks. Taken,
         Invalid, OSError; then nothing is claimed."""
         container, claims = self._container, self._attachments.claims
-        wanted = memberships(container.spec.network)
-        if wanted:
-            container.engine.firewalls.ask(container.engine.spawn)
-        if not container.spec.ports:
-            if wanted:
-                await self._attachments.filter()
+        if not memberships(container.spec.network):
+            if container.spec.ports:
+                raise Invalid(
+                    "ports: there is no network to publish them from: write bridge, or a network's name, to network"
+                )
             return
-        if not wanted:
-            raise Invalid(
-                "ports: there is no network to publish them from: write bridge, or a network's name, to network"
-            )
+        container.engine.firewalls.ask(container.engine.spawn)
+        if not container.spec.ports:
+            await self._attachments.filter()
+            return
         await self._claim(container.spec.ports)
         try:
             await self._lead()
@@ -332,10 +331,6 @@ class ContainerNetwork:
         async with self.lock:
             await self.naming.tell()
             await self.naming.refresh()
-
-
-async def _nothing() -> None:
-    """There are no links to be made."""
 
 
 async def _shielded(call: Callable[[], Awaitable[object]]) -> None:

@@ -186,16 +186,17 @@ def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> int:
 
 def remove_link(name: str) -> None:
     """Remove a link of the machine's, with its other end; none is fine."""
-    with _talking() as ip:
-        for index in ip.link_lookup(ifname=name):
-            ip.link("del", index=index)
+    if index := index_of(name):
+        with Talk() as talk:
+            talk.ask(netlink.gone(index))
 
 
 def connect(pair: Pair, bridge: int, name: str, end: End) -> None:
     """The machine's end is a port of *bridge* (its index), called *name*, and the other is *end*. What has that name is replaced."""
     with Talk() as talk:
-        with suppress(OSError):
-            talk.ask(netlink.gone(socket.if_nametoindex(name)))
+        if stale := index_of(name):
+            with suppress(OSError):  # it goes with its namespace in this moment
+                talk.ask(netlink.gone(stale))
         # where bridges ask the packet filter (br_netfilter), what a container sends to its own published port turns back at its link
         talk.ask(netlink.up(pair.port, name=name, mtu=end.mtu, master=bridge), netlink.hairpin(pair.port))
     pair.talk.ask(

@@ -11,11 +11,10 @@ have it), an answer is turned into one for ::1 in the bridge, and dropped like s
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime.network import netlink
+from pydock.runtime.network import links, netlink
 from pydock.runtime.network.netlink import Talk
 
 ASKING: Final = Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
@@ -31,9 +30,6 @@ def is_led_on() -> bool:
 
 def lead_back(bridge: str) -> None:
     """Have answers that come by *bridge* reach ::1, if it is there yet. Blocks; OSError."""
-    try:
-        index = socket.if_nametoindex(bridge)
-    except OSError:
-        return
-    with Talk() as talk:
-        talk.ask(netlink.own_address(index, "::1"))
+    if index := links.index_of(bridge):
+        with Talk() as talk:
+            talk.ask(netlink.own_address(index, "::1"))
