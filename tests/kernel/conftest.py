@@ -1,4 +1,4 @@
-"""What tests of the small processes share: a run directory, a root file system of busybox, a plain client."""
+"""What tests of the small processes share: a run directory, a root file system of busybox, a plain client. And a store of images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from pydock.overlay.store import Store
+from pydock.overlay.trees import remove_tree
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor.launch import Launch, to_json
 from pydock.runtime.serving import listen
@@ -263,3 +265,17 @@ def shared_containers(module_containers: Containers, root: Path) -> Iterator[Con
     yield module_containers
     module_containers.end()
     module_containers.monitor.events.clear()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that may have trees in it which are too deep for shutil."""
+    path = Path(tempfile.mkdtemp(prefix="pydock-test-"))
+    yield path
+    remove_tree(path, aside="/tmp")
+
+
+@pytest.fixture
+def store(place: Path) -> Store:
+    """One that is empty."""
+    return Store(place / "images")

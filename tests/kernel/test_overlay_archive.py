@@ -13,11 +13,9 @@ import lzma
 import os
 import sys
 import tarfile
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from pydock.overlay.errors import Invalid, NotFound
@@ -26,7 +24,6 @@ from pydock.overlay.intake import Aborted
 from pydock.overlay.loading import Loading
 from pydock.overlay.saving import Archive, plan
 from pydock.overlay.store import Store
-from pydock.overlay.trees import remove_tree
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -185,18 +182,6 @@ BOTH = {
 }
 SHARED = docker(["app:1"])
 SHARED_NAME = next(name for name in SHARED if name.endswith("layer.tar"))
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pydock-test-"))
-    yield path
-    remove_tree(path, aside="/tmp")
-
-
-@pytest.fixture
-def store(place: Path) -> Store:
-    return Store(place / "images")
 
 
 def load(store: Store, data: bytes, name: str = "file.tar") -> tuple[Image, ...]:

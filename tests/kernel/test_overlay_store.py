@@ -14,7 +14,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,18 +31,6 @@ from pydock.overlay.store import Store
 from pydock.overlay.trees import remove_tree
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep, revision 2
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="pydock-test-"))
-    yield path
-    remove_tree(path, aside="/tmp")
-
-
-@pytest.fixture
-def store(place: Path) -> Store:
-    return Store(place / "images")
 
 
 def archive(**files: bytes) -> bytes:

@@ -33,11 +33,6 @@ def place() -> Iterator[Path]:
     remove_tree(path, aside="/tmp")
 
 
-@pytest.fixture
-def store(place: Path) -> Store:
-    return Store(place / "images")
-
-
 def archive(members: list[Member], *, mode: int = 0o755, headers: dict[str, str] | None = None) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
