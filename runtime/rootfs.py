@@ -66,14 +66,14 @@ class RootFilesystem:
         if self._fd >= 0 and self._kept != self.key:
             await self.close()  # userns has been changed: it is to show other ids
         async with self._lock:
-            if self._fd < 0:
+            if self._fd < 0 and self._record.layers:
                 await self._take_kept()
             if self._fd < 0:
                 if not self._record.layers:
                     self._record.layers, self._record.image_id = source.layers, source.id
                     self._record.defaults = dataclasses.asdict(source.defaults)
-                layers = self._record.layers
-                self._fd = await self._mount(layers)
+                self._kept = self.key
+                self._fd = await self._mount(self._record.layers)
                 await self._keep()
             return self._fd
 

@@ -151,8 +151,9 @@ _NESTED: dict[str, Callable[..., tuple[object, ...]]] = {
 
 
 def to_json(launch: Launch) -> dict[str, object]:
-    """*launch* for json.dumps; nested values become lists by position."""
-    return launch._asdict()
+    """*launch* for json.dumps, without what is as usual; nested values become lists by position."""
+    usual = Launch._field_defaults
+    return {name: value for name, value in launch._asdict().items() if name not in usual or value != usual[name]}
 
 
 def _tuples(value: object) -> object:
