@@ -181,10 +181,11 @@ class Configuration:
 
         def write() -> dict[str, str]:
             cgroup.write(name, value, caller)
-            return cgroup.limits()
+            return cgroup.limits(name, before)
 
         async with self._limiting():
-            before, limits = self.spec.cgroup, await trio.to_thread.run_sync(write)
+            before = self.spec.cgroup
+            limits = await trio.to_thread.run_sync(write)
             try:
                 await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(limits)))
             except OSError:

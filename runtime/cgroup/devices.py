@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydock.runtime import syscalls
-from pydock.runtime.cgroup.kernelfile import read_text, write_text
+from pydock.runtime.cgroup.kernelfile import read_text, write_lines, write_text
 from pydock.runtime.errors import Busy, Failed
 
 
@@ -81,16 +81,11 @@ def allow_by_files(directory: Path, rules: tuple[DeviceRule, ...]) -> None:
                 raise Failed(error.errno or errno.EIO, f"devices: {error.strerror}") from error
             raise Busy("devices can't be narrowed again while cgroups exist below: stop the container first") from error
         current = []
-    for line in wanted:
-        if line not in current:
-            write_text(directory / name, line, name)
-    for line in current:
-        if line not in wanted:
-            # Denying the same device with other letters takes only those letters away.
-            write_text(directory / "devices.deny", line, "devices.deny")
-    # A line that shares its device with a dropped one lost letters with it.
-    for line in wanted if current else ():
-        write_text(directory / name, line, name)
+    write_lines(directory / name, [line for line in wanted if line not in current], name)
+    if dropped := [line for line in current if line not in wanted]:
+        # Denying the same device with other letters takes only those letters away.
+        write_lines(directory / "devices.deny", dropped, "devices.deny")
+        write_lines(directory / name, wanted, name)  # what shares its device with a dropped line has lost letters with it
 
 
 # v2

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from pydock.runtime.cgroup.aliases import ALIASES
@@ -237,14 +238,21 @@ class Cgroup(ABC):
             raise Invalid(f"{name} can only be read")
         entry.write(value or entry.default or "")  # emptied is unset, and unset is the default
 
-    def limits(self) -> dict[str, str]:
-        """The settings that differ from the kernel's defaults, as ``apply`` takes them."""
+    def limits(self, written: str = "", before: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+        """The settings that differ from the kernel's defaults, as ``apply`` takes them.
+
+        After *written* was written they are those *before*, but for that controller's.
+        """
+        controller = written.partition(".")[0] if written in self._entries else ""
         found = {}
         for name, entry in self._entries.items():
-            if entry.default is not None and entry.read is not None:
-                value = entry.read()
-                if value != entry.default:
-                    found[name] = value
+            if entry.default is None or entry.read is None:
+                continue
+            if controller and name.partition(".")[0] != controller:
+                if name in before:
+                    found[name] = before[name]
+            elif (value := entry.read()) != entry.default:
+                found[name] = value
         return found
 
     def apply(self, settings: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound, PydockError, Unsupported
@@ -44,6 +45,22 @@ def write_text(path: str | Path, value: str, name: str | None = None, tried: str
         if name is None:
             raise
         raise _worded(name, tried or value, error) from error
+
+
+def write_lines(path: str | Path, lines: Sequence[str], name: str) -> None:
+    """A write(2) of each of *lines*, which the kernel takes as a command each."""
+    if not lines:
+        return
+    line = lines[0]
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            for line in lines:
+                os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _worded(name, line, error) from error
 
 
 def readable(path: Path) -> bool:
