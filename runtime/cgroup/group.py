@@ -13,7 +13,6 @@ import contextlib
 import errno
 import functools
 import os
-import select
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,8 +25,8 @@ from typing import Final, Literal
 from pydock.runtime.cgroup.aliases import ALIASES
 from pydock.runtime.cgroup.delegation import entrance
 from pydock.runtime.cgroup.devices import DeviceRule
-from pydock.runtime.cgroup.formats import flat, parse_flag
-from pydock.runtime.cgroup.kernelfile import read_text, readable, write_text
+from pydock.runtime.cgroup.formats import parse_flag
+from pydock.runtime.cgroup.kernelfile import read_text, readable, wait_event, write_text
 from pydock.runtime.cgroup.layout import Layout
 from pydock.runtime.cgroup.processes import PROCS, bottom_up, kill_all, living, pids, place
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound, TimedOut, Unsupported
@@ -246,13 +245,11 @@ class Cgroup(ABC):
         controller = written.partition(".")[0] if written in self._entries else ""
         found = {}
         for name, entry in self._entries.items():
-            if entry.default is None or entry.read is None:
-                continue
-            if controller and name.partition(".")[0] != controller:
-                if name in before:
-                    found[name] = before[name]
-            elif (value := entry.read()) != entry.default:
-                found[name] = value
+            if entry.default is not None and entry.read is not None:
+                same = controller and name.partition(".")[0] != controller
+                value = before.get(name, entry.default) if same else entry.read()
+                if value != entry.default:
+                    found[name] = value
         return found
 
     def apply(self, settings: Mapping[str, str]) -> None:
@@ -294,8 +291,7 @@ class Cgroup(ABC):
         above = self.above
         while above is not None:
             entry = above._entries.get(name)
-            limit = "" if entry is None or entry.read is None else entry.read()
-            if limit and exceeds(limit):
+            if entry is not None and entry.read is not None and (limit := entry.read()) and exceeds(limit):
                 raise Invalid(f'{name}: "{value}" is more than the "{limit}" that cgroup {above.path} above it allows')
             above = above.above
 
@@ -395,14 +391,4 @@ class Cgroup(ABC):
         return read_text(self._v2_file("cgroup.events"), "cgroup.events")
 
     def _wait_frozen(self, frozen: bool) -> bool:
-        """cgroup.events says POLLPRI when its text has changed since it was read."""
-        deadline = time.monotonic() + _FREEZE_SECONDS
-        with open(self._v2_file("cgroup.events"), "rb", buffering=0) as events:
-            poll = select.poll()
-            poll.register(events, select.POLLPRI)
-            while flat(os.pread(events.fileno(), 4096, 0).decode()).get("frozen") != int(frozen):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                poll.poll(left * 1000)
-        return True
+        return wait_event(self._v2_file("cgroup.events"), "frozen", int(frozen), _FREEZE_SECONDS)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydock.runtime.cgroup.formats import flat
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound, PydockError, Unsupported
 
 
@@ -69,6 +72,20 @@ def readable(path: Path) -> bool:
         read_text(path)
     except OSError:
         return False
+    return True
+
+
+def wait_event(path: Path, key: str, value: int, seconds: float) -> bool:
+    """Wait until *key* has *value* in the flat keyed file *path*, which says POLLPRI when it has changed since it was read."""
+    deadline = time.monotonic() + seconds
+    with open(path, "rb", buffering=0) as events:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI)
+        while flat(os.pread(events.fileno(), 4096, 0).decode()).get(key) != value:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(left * 1000)
     return True
 
 
