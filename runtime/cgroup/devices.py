@@ -83,9 +83,9 @@ def allow_by_files(directory: Path, rules: tuple[DeviceRule, ...]) -> None:
         current = []
     write_lines(directory / name, [line for line in wanted if line not in current], name)
     if dropped := [line for line in current if line not in wanted]:
-        # Denying the same device with other letters takes only those letters away.
+        # Denying the same device with other letters takes only those letters away, of the lines that stay as well.
         write_lines(directory / "devices.deny", dropped, "devices.deny")
-        write_lines(directory / name, wanted, name)  # what shares its device with a dropped line has lost letters with it
+        write_lines(directory / name, wanted, name)
 
 
 # v2
