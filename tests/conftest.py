@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,36 @@ def _nothing_stays_behind() -> Iterator[None]:
     finally:
         os.close(lock)
     assert not any(left.values()), left
+
+
+def _is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def free() -> Callable[..., int]:
+    """``free()`` is a port that nobody has, ``free(5)`` the first of so many in a row; none is given twice.
+
+    They are below those that the kernel gives to connections and to who listens at any port: one of these may be taken at any moment.
+    """
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = iter(range(10000, end))
+
+    def find(count: int = 1) -> int:
+        row = 0
+        for port in ports:
+            row = row + 1 if _is_free(port) else 0
+            if row == count:
+                return port - count + 1
+        raise AssertionError(f"there are no {count} ports left")
+
+    return find
 
 
 @pytest.fixture(scope="session")

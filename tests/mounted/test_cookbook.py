@@ -10,11 +10,10 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,10 +111,8 @@ class Kitchen:
 
 
 @contextlib.contextmanager
-def ssh_server(kitchen: Kitchen) -> Iterator[None]:
+def ssh_server(kitchen: Kitchen, port: int) -> Iterator[None]:
     """``ssh server`` leads to this machine, by keys and a port of the test's own."""
-    with socket.create_server(("127.0.0.1", 0)) as picked:
-        port = picked.getsockname()[1]
     key, host_key = kitchen.home / "id", kitchen.home / "host"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     subprocess.run(["dropbearkey", "-t", "ed25519", "-f", host_key], check=True, capture_output=True)
@@ -132,7 +129,7 @@ def ssh_server(kitchen: Kitchen) -> Iterator[None]:
         ["unshare", "--mount", "sh", "-c", serve, "sh", f"{key}.pub"], env={**os.environ, "HOME": "/root"}
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while subprocess.run([kitchen.home / "bin/ssh", "server", "true"], capture_output=True, check=False).returncode:
             assert time.monotonic() < deadline
         yield
@@ -151,13 +148,15 @@ def kitchen(module_engine: Engine, tmp_path: Path) -> Iterator[Kitchen]:
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_the_cookbook_works(kitchen: Kitchen, title: str, request: pytest.FixtureRequest) -> None:
+def test_the_cookbook_works(
+    kitchen: Kitchen, title: str, free: Callable[[], int], request: pytest.FixtureRequest
+) -> None:
     blocks = SECTIONS[title]
     with contextlib.ExitStack() as stack:
         if any("/mnt/elsewhere" in block.text for block in blocks):
             kitchen.places["/mnt/elsewhere"] = request.getfixturevalue("own_engine").tree
         if any("ssh server" in block.text for block in blocks):
-            stack.enter_context(ssh_server(kitchen))
+            stack.enter_context(ssh_server(kitchen, free()))
         printed = ""
         for block in blocks:
             if block.file:

@@ -57,12 +57,6 @@ def listens(c: Path, protocol: str = "tcp") -> None:
         time.sleep(0.01)
 
 
-def free() -> int:
-    with socket.socket() as found:
-        found.bind(("0.0.0.0", 0))
-        return int(found.getsockname()[1])
-
-
 def said(host: str, port: int, *, source: str = "") -> str:
     """What is said at a port; the errno's name when nothing is."""
     try:
@@ -83,7 +77,9 @@ def inside(c: Path, command: str) -> str:
     return text
 
 
-def test_the_machine_reaches_it_by_any_address_of_its_own(web: Callable[..., Path], tree: Path) -> None:
+def test_the_machine_reaches_it_by_any_address_of_its_own(
+    web: Callable[..., Path], tree: Path, free: Callable[[], int]
+) -> None:
     port = free()
     c = web("a", f"{port}:80")
     assert (c / "ports").read_text() == f"{port}:80\n"
@@ -98,7 +94,7 @@ def test_the_machine_reaches_it_by_any_address_of_its_own(web: Callable[..., Pat
         assert said(host, port) == "from a", host
 
 
-def test_links_lead_to_who_has_a_port(web: Callable[..., Path], tree: Path) -> None:
+def test_links_lead_to_who_has_a_port(web: Callable[..., Path], tree: Path, free: Callable[[], int]) -> None:
     one, two = free(), free()
     a, b = web("a", f"{one}:80"), web("b", f"127.0.0.1:{two}:80")
     places = tree / "networks/ports"
@@ -113,14 +109,18 @@ def test_links_lead_to_who_has_a_port(web: Callable[..., Path], tree: Path) -> N
         places.rmdir()
 
 
-def test_an_address_of_the_machine_s_is_the_only_one(web: Callable[..., Path], tree: Path) -> None:
+def test_an_address_of_the_machine_s_is_the_only_one(
+    web: Callable[..., Path], tree: Path, free: Callable[[], int]
+) -> None:
     port = free()
     web("a", f"127.0.0.1:{port}:80")
     assert said("127.0.0.1", port) == "from a"
     assert said((tree / "networks/front/gateway").read_text().strip(), port) == "ECONNREFUSED"
 
 
-def test_containers_reach_it_and_it_reaches_itself(web: Callable[..., Path], tree: Path) -> None:
+def test_containers_reach_it_and_it_reaches_itself(
+    web: Callable[..., Path], tree: Path, free: Callable[[], int]
+) -> None:
     port = free()
     a, b = web("a", f"{port}:80"), web("b")
     gateway = (tree / "networks/front/gateway").read_text().strip()
@@ -128,7 +128,9 @@ def test_containers_reach_it_and_it_reaches_itself(web: Callable[..., Path], tre
     assert inside(a, f"sh -c 'echo | nc -w 5 {gateway} {port}'") == "from a\n"
 
 
-def test_ports_come_and_go_while_it_runs_and_a_connection_stays(make: Make, network: str) -> None:
+def test_ports_come_and_go_while_it_runs_and_a_connection_stays(
+    make: Make, network: str, free: Callable[[], int]
+) -> None:
     one, two = free(), free()
     c = make("a", command="nc -ll -p 80 -e cat", network=network, ports=f"{one}:80\n")
     (c / "ctl").write_text("start")
@@ -149,7 +151,7 @@ def test_ports_come_and_go_while_it_runs_and_a_connection_stays(make: Make, netw
     assert (c / "ports.bound").read_text() == f"{two}:80/tcp\n"
 
 
-def test_any_port_stays_the_one_that_was_got(web: Callable[..., Path]) -> None:
+def test_any_port_stays_the_one_that_was_got(web: Callable[..., Path], free: Callable[[], int]) -> None:
     port = free()
     c = web("a", "0:80", f"{port}:80")
     chosen = int((c / "ports.bound").read_text().splitlines()[0].partition(":")[0])
@@ -162,7 +164,7 @@ def test_any_port_stays_the_one_that_was_got(web: Callable[..., Path]) -> None:
 
 
 def test_a_port_that_somebody_has_is_eaddrinuse_and_says_who(
-    web: Callable[..., Path], make: Make, network: str, errno_of: ErrnoOf
+    web: Callable[..., Path], make: Make, network: str, errno_of: ErrnoOf, free: Callable[[], int]
 ) -> None:
     port = free()
     web("a", f"{port}:80")
@@ -185,7 +187,9 @@ def test_a_port_that_somebody_has_is_eaddrinuse_and_says_who(
     assert (c / "ports").read_text() == ""
 
 
-def test_a_port_is_free_when_stop_returns(web: Callable[..., Path], make: Make, network: str) -> None:
+def test_a_port_is_free_when_stop_returns(
+    web: Callable[..., Path], make: Make, network: str, free: Callable[[], int]
+) -> None:
     port = free()
     a = web("a", f"{port}:80")
     (a / "ctl").write_text("kill")
@@ -194,7 +198,9 @@ def test_a_port_is_free_when_stop_returns(web: Callable[..., Path], make: Make, 
     assert said("127.0.0.1", port) == "from b"
 
 
-def test_ports_without_a_network_are_refused_at_the_start(make: Make, errno_of: ErrnoOf) -> None:
+def test_ports_without_a_network_are_refused_at_the_start(
+    make: Make, errno_of: ErrnoOf, free: Callable[[], int]
+) -> None:
     c = make(command="true", network="none", ports=f"{free()}:80")
     assert errno_of(c / "ctl", "start") == errno.EINVAL
     assert "network" in (c / "error").read_text()
@@ -232,7 +238,7 @@ def test_what_the_image_exposes_is_published(engine: Engine, network: str, tmp_p
         (engine.tree / "images/exposing:1").rmdir()
 
 
-def test_datagrams_come_back_from_where_they_were_sent(make: Make, network: str) -> None:
+def test_datagrams_come_back_from_where_they_were_sent(make: Make, network: str, free: Callable[[], int]) -> None:
     port = free()
     c = make("a", command="socat UDP-LISTEN:80,fork EXEC:cat", network=network, ports=f"{port}:80/udp\n")
     (c / "image").write_text("host")
@@ -244,7 +250,9 @@ def test_datagrams_come_back_from_where_they_were_sent(make: Make, network: str)
         assert peer.recvfrom(100) == (b"hello", ("127.0.0.1", port))
 
 
-def test_all_goes_on_when_pydockd_dies_and_the_table_is_right_again(own_engine: Engine) -> None:
+def test_all_goes_on_when_pydockd_dies_and_the_table_is_right_again(
+    own_engine: Engine, free: Callable[[], int]
+) -> None:
     tree, port = own_engine.tree, free()
     (tree / "networks/front").mkdir()
     c = tree / "containers/c"
@@ -277,7 +285,7 @@ def test_all_goes_on_when_pydockd_dies_and_the_table_is_right_again(own_engine: 
     (tree / "networks/front").rmdir()
 
 
-def test_inspect_shows_them(web: Callable[..., Path]) -> None:
+def test_inspect_shows_them(web: Callable[..., Path], free: Callable[[], int]) -> None:
     port = free()
     c = web("a", f"{port}:80")
     assert json.loads((c / "inspect.json").read_text())["settings"]["ports"] == [f"{port}:80"]

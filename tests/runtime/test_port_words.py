@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -124,27 +124,22 @@ def test_what_overlaps(one: str, other: str, wanted: bool) -> None:
 
 
 @pytest.fixture
-def listener() -> Iterator[int]:
+def listener(free: Callable[..., int]) -> Iterator[int]:
+    """A port where this process listens, and nobody at the 99 behind it."""
     with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
+        found.bind(("127.0.0.1", free(100)))
         found.listen()
         yield found.getsockname()[1]
-
-
-def free() -> int:
-    with socket.socket() as found:
-        found.bind(("0.0.0.0", 0))
-        return int(found.getsockname()[1])
 
 
 def test_who_listens_is_named(listener: int) -> None:
     with pytest.raises(Taken, match=r"is taken by .*\(pid \d+\)"):
         Claims().find([Port("", listener, 80)], [], "a")
-    with pytest.raises(Taken, match=f"{listener}:"):  # the lowest, whoever else listens in the range
+    with pytest.raises(Taken, match=f"{listener}:"):
         Claims().find([Port("", listener, 1, 100)], [], "a")
 
 
-def test_who_has_published_is_named_and_nobody_publishes_twice() -> None:
+def test_who_has_published_is_named_and_nobody_publishes_twice(free: Callable[[], int]) -> None:
     claims, port = Claims(), free()
     claims.name_of = {"a": "web"}.__getitem__
     claims.adopt("a", claims.find([Port("", port, 80)], [], "a"))
@@ -166,7 +161,7 @@ def test_any_port_is_one_that_nobody_has() -> None:
     assert not Port("", found[0].host, 80).is_had_by(found[0])  # that one is asked for by its number
 
 
-def test_an_address_that_is_not_the_machine_s_is_invalid() -> None:
+def test_an_address_that_is_not_the_machine_s_is_invalid(free: Callable[[], int]) -> None:
     with pytest.raises(Invalid, match="not an address of this machine"):
         Claims().find([Port("203.0.113.9", free(), 80)], [], "a")
 

@@ -254,18 +254,6 @@ def servers(bookworm: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def free() -> Callable[[], int]:
-    """A port that nobody has."""
-
-    def find() -> int:
-        with socket.socket() as found:
-            found.bind(("0.0.0.0", 0))
-            return int(found.getsockname()[1])
-
-    return find
-
-
-@pytest.fixture
 def setting() -> Iterator[Callable[[str, str], None]]:
     """Writes settings of the kernel's, which are as before after the test: ``setting("net/ipv4/ip_forward", "1")``."""
     before: dict[Path, str] = {}

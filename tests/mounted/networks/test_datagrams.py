@@ -53,8 +53,10 @@ def test_they_follow_the_port(
             await_answer(peer, "ConnectionRefusedError")
 
 
-def test_they_follow_a_restart_and_a_kill(serving: Callable[..., Path], outside: Host, free: Callable[[], int]) -> None:
-    port = free()
+def test_they_follow_a_restart_and_a_kill(
+    serving: Callable[..., Path], outside: Host, free: Callable[..., int]
+) -> None:
+    port = free(2)
     a = serving("a", f"{port}-{port + 1}:80-81/udp", inner=(80, 81))
     with outside.datagrams("192.0.2.1", port + 1, wait=0.5) as peer:
         assert answers(peer) == "a"

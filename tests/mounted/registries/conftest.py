@@ -34,12 +34,6 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 USER, PASSWORD = "alice", "it is a secret"
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def openssl(*words: str, given: bytes = b"") -> bytes:
     return subprocess.run(["openssl", *words], input=given, capture_output=True, check=True, timeout=PATIENCE).stdout
 
@@ -176,10 +170,10 @@ class TokenServer(Server):
 
 
 class DockerRegistry:
-    """A docker-registry on a loopback port. *more* is added to its configuration."""
+    """A docker-registry on a loopback *port*. *more* is added to its configuration."""
 
-    def __init__(self, directory: Path, *, http: str = "", more: str = "") -> None:
-        self.port = free_port()
+    def __init__(self, directory: Path, port: int, *, http: str = "", more: str = "") -> None:
+        self.port = port
         self.host = f"127.0.0.1:{self.port}"
         self.storage = directory / f"storage-{self.port}"
         configuration = directory / f"config-{self.port}.yml"
@@ -225,7 +219,10 @@ def token_server(authority: Authority) -> Iterator[TokenServer]:
 
 @pytest.fixture(scope="session")
 def registries(
-    authority: Authority, token_server: TokenServer, tmp_path_factory: pytest.TempPathFactory
+    authority: Authority,
+    token_server: TokenServer,
+    free: Callable[[], int],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], DockerRegistry]]:
     """``registries(KIND)``: the session's registry of that kind: ``plain``, ``tls``, ``basic`` (with TLS) or ``token``."""
     directory = tmp_path_factory.mktemp("registries")
@@ -235,19 +232,21 @@ def registries(
     def start(kind: str) -> DockerRegistry:
         match kind:
             case "plain":
-                return DockerRegistry(directory)
+                return DockerRegistry(directory, free())
             case "tls":
-                return DockerRegistry(directory, http=tls)
+                return DockerRegistry(directory, free(), http=tls)
             case "basic":
                 users = directory / "htpasswd"
                 users.write_bytes(
                     subprocess.run(["htpasswd", "-nbB", USER, PASSWORD], capture_output=True, check=True).stdout
                 )
-                return DockerRegistry(directory, http=tls, more=f"auth: {{htpasswd: {{realm: test, path: {users}}}}}\n")
+                return DockerRegistry(
+                    directory, free(), http=tls, more=f"auth: {{htpasswd: {{realm: test, path: {users}}}}}\n"
+                )
             case "token":
                 realm = f"http://{token_server.host}/token"
                 token = f"realm: '{realm}', service: test, issuer: pydock test, rootcertbundle: {authority.ca}"
-                return DockerRegistry(directory, more=f"auth: {{token: {{{token}}}}}\n")
+                return DockerRegistry(directory, free(), more=f"auth: {{token: {{{token}}}}}\n")
         raise ValueError(kind)
 
     def get(kind: str) -> DockerRegistry:
