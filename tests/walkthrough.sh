@@ -262,7 +262,7 @@ new well 'sleep 1000'
 echo always > containers/well/restart
 echo 'test -e /ready' > containers/well/health/command
 echo 100ms > containers/well/health/interval
-echo 2 > containers/well/health/retries
+echo 20 > containers/well/health/retries
 echo start > containers/well/ctl
 is "$(cat containers/well/health/status)" starting
 run well 'touch /ready'
@@ -286,7 +286,7 @@ if [ -n "$systemd" ]; then
     echo start > containers/debian/ctl
     until [ "$(run debian 'systemctl is-system-running')" = running ]; do sleep 0.5; done
     run debian 'systemctl --no-pager status' | head -n 5
-    echo stop > containers/debian/ctl
+    echo stop 100 > containers/debian/ctl
     is "$(cat containers/debian/exit_code)" 0
     gone debian
 fi

@@ -69,7 +69,7 @@ class Small:
         """A new connection."""
         self.disconnect()
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(30)
+        self.sock.settimeout(60)
         self.sock.connect(f"{self.run}/{self.name}.sock")
 
     def disconnect(self) -> None:
@@ -128,7 +128,7 @@ def wait_for_end(pidfd: int) -> None:
     """Until the process has ended."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    assert poll.poll(30_000), "it does not end"
+    assert poll.poll(60_000), "it does not end"
 
 
 @pytest.fixture

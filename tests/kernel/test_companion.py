@@ -107,7 +107,7 @@ async def test_a_dead_process_is_started_again_and_told_before_anybody_asks(run:
         os.kill(before, signal.SIGKILL)
         await trio.lowlevel.wait_readable(pidfd)
         os.close(pidfd)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while True:
                 with contextlib.suppress(Lost):
                     assert await Keeper(companion).list() == {"c": ("null",)}
@@ -197,7 +197,7 @@ async def test_a_container_from_start_to_log(run: Path, root: Path, tmp_path: Pa
             await stdin.write("typed\n")
         await keeper.drop(stdio.key, "stdin")
         await trio.lowlevel.wait_readable(started.pidfd)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             gone = await monitor.exits.receive()
         assert (gone.id, gone.pid, gone.status) == ("c", started.pid, 0)
         assert await logger.drain("c") == 18
@@ -239,7 +239,7 @@ async def test_a_launch_may_be_prepared_while_its_process_is_born(run: Path, tre
             told.append((pid, starttime))
             born.set()
 
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             started = await monitor.start_with(Launch("c", ()), prepare, on_birth)
             gone = await monitor.exits.receive()
         os.close(started.pidfd)

@@ -337,7 +337,7 @@ def test_a_huge_hole_takes_no_time_and_comes_back(layers: Layers) -> None:
         huge.truncate(1 << 42)
     before = time.monotonic()
     archive = layers.tar()
-    assert time.monotonic() - before < 20
+    assert time.monotonic() - before < 60
     assert len(archive) < 20_000
     (path,) = layers.rebuilt(archive)
     assert (path / "huge").stat().st_size == 1 << 42

@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 Make = Callable[..., Path]
 
 
+def has_open(process: subprocess.Popen[str], path: Path) -> bool:
+    assert process.poll() is None
+    return str(path) in [os.readlink(each) for each in Path(f"/proc/{process.pid}/fd").iterdir() if each.is_symlink()]
+
+
 def test_whoever_waits_gets_the_exit_code_and_the_container_is_gone_by_then(make: Make, tree: Path) -> None:
     c = make(command="sh -c 'read line; exit 7'", autoremove="1")
     waiters = [subprocess.Popen(["cat", c / "wait"], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    while not all(has_open(waiter, c / "wait") for waiter in waiters):
+        os.sched_yield()
     with open(c / "wait") as wait:
         (c / "ctl").write_text("start")
         (c / "stdin").write_text("go\n")
         assert wait.read() == "7\n"
         assert not c.exists()
         assert "c" not in os.listdir(tree / "containers")
-    assert [waiter.communicate(timeout=20)[0] for waiter in waiters] == ["7\n"] * 3
+    assert [waiter.communicate(timeout=60)[0] for waiter in waiters] == ["7\n"] * 3
 
 
 @pytest.mark.parametrize("verb", ["stop 0", "kill"])

@@ -40,7 +40,7 @@ def test_output_without_a_newline_is_bounded_and_keeps_nobody_waiting(make: Make
     c = make(command=f"sh -c 'head -c {FLOOD} /dev/zero; exit 4'", log_max="1M")
     with open(c / "stdout", "rb", buffering=0) as reader:
         start(c)
-        assert select.select([reader], [], [], 20)[0]
+        assert select.select([reader], [], [], 60)[0]
         assert set(reader.read(4096)) == {0}
         assert (c / "state").read_text() == "running\n"
     assert (c / "wait").read_text() == "4\n"
@@ -51,7 +51,7 @@ def test_a_flood_is_stopped_at_once(make: Make) -> None:
     c = start(make(command="cat /dev/zero", log_max="64K"))
     reader = subprocess.Popen(["cat", c / "stdout"], stdout=subprocess.DEVNULL)
     (c / "ctl").write_text("stop 0")
-    assert reader.wait(10) in (0, 1)  # so small a log is more than once over before it has read: then it is told
+    assert reader.wait(60) in (0, 1)  # so small a log is more than once over before it has read: then it is told
     assert (c / "wait").read_text() == "137\n"
 
 
@@ -72,7 +72,7 @@ def test_thousands_of_processes(make: Make) -> None:
         assert len(lines) == {"processes": 2002, "cgroup/cgroup.procs": 2001, "cgroup/tasks": 2001}.get(
             report, len(lines)
         )
-    assert slowest < 2
+    assert slowest < 10
     assert (c / "cgroup/cgroup.procs").stat().st_size == len((c / "cgroup/cgroup.procs").read_bytes())
     x = new(c, "x", command="true")
     for command in ("pause", "resume"):
@@ -145,8 +145,8 @@ def test_who_reads_and_who_writes_is_told_of_the_end(make: Make, tty: str) -> No
     reader = subprocess.Popen(["cat", c / out], stdout=subprocess.DEVNULL)
     writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={c / 'stdin'}"], stderr=subprocess.DEVNULL)
     (c / "ctl").write_text("kill")
-    assert reader.wait(10) == 0
-    assert writer.wait(10) == 1
+    assert reader.wait(60) == 0
+    assert writer.wait(60) == 1
 
 
 def test_a_closed_terminal_leaves_the_container_as_it_is(make: Make) -> None:
@@ -155,7 +155,7 @@ def test_a_closed_terminal_leaves_the_container_as_it_is(make: Make) -> None:
     (c / "console").write_text("typed for nobody\n")
     assert (c / "state").read_text() == "running\n"
     reader.kill()
-    reader.wait(10)
+    reader.wait(60)
     (c / "ctl").write_text("stop 0")
     assert (c / "wait").read_text() == "137\n"
 
@@ -170,10 +170,10 @@ def test_stdin_that_is_never_read_can_be_given_up_and_closed(make: Make) -> None
     writer = subprocess.Popen(["sh", "-c", f"echo more > {c / 'stdin'}"], stderr=subprocess.DEVNULL)
     other = threading.Thread(target=(c / "ctl").write_text, args=("eof",))
     other.start()
-    other.join(10)
+    other.join(60)
     assert not other.is_alive()
     writer.terminate()
-    writer.wait(10)
+    writer.wait(60)
     with pytest.raises(OSError, match="Broken pipe") as caught:
         (c / "stdin").write_text("late")
     assert caught.value.errno == errno.EPIPE

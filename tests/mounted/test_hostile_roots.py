@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +22,13 @@ if TYPE_CHECKING:
     from conftest import Engine
 
 Plant = Callable[[Path], None]
+CANARY = Path(tempfile.gettempdir(), f"pydock-canary-{secrets.token_hex(4)}")
 
 #: What a start or an exec may fail with; anything else is a fault of ours, or a hang.
 REFUSALS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EROFS}
 PLACES = ["proc", "sys", "dev", "run", "etc", "etc/passwd", "etc/group", "etc/hosts", "dev/pts"]
 SHAPES: dict[str, Plant] = {
-    "a-link-out": lambda path: path.symlink_to("../../../../../../../../tmp/pydock-canary/outside"),
+    "a-link-out": lambda path: path.symlink_to(f"../../../../../../../..{CANARY}/outside"),
     "a-link-to-the-root": lambda path: path.symlink_to("/"),
     "a-link-to-itself": lambda path: path.symlink_to(path.name),
     "a-magic-link": lambda path: path.symlink_to("/proc/self/fd/3"),
@@ -42,10 +45,9 @@ SHAPES: dict[str, Plant] = {
 @pytest.fixture
 def canary() -> Iterator[Path]:
     """A place of the machine that links lead to."""
-    place = Path("/tmp/pydock-canary")
-    (place / "outside").mkdir(parents=True)
-    yield place
-    shutil.rmtree(place)
+    (CANARY / "outside").mkdir(parents=True)
+    yield CANARY
+    shutil.rmtree(CANARY)
 
 
 @pytest.fixture

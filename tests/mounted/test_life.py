@@ -77,12 +77,12 @@ def test_stop_of_a_paused_container_ends_it(make: Make) -> None:
     # It opens the pipe when its trap is set: before that a first process of a PID namespace does not feel SIGTERM.
     c = make(command="sh -c 'trap \"exit 3\" TERM; mkfifo /ready; echo > /ready; while :; do sleep 0.05; done'")
     (c / "ctl").write_text("start")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (ready := c / "rootfs/ready").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     ready.read_text()
     (c / "ctl").write_text("pause")
-    (c / "ctl").write_text("stop 20")
+    (c / "ctl").write_text("stop 100")
     assert (c / "exit_code").read_text() in ("3\n", "143\n")
 
 
@@ -96,14 +96,14 @@ def test_restart_gives_a_new_process_and_waiters_go_on_waiting(make: Make) -> No
     assert (c / "pid").read_text() not in ("", first)
     assert waiter.poll() is None
     (c / "ctl").write_text("kill")
-    assert waiter.communicate(timeout=20)[0] == "137\n"
+    assert waiter.communicate(timeout=60)[0] == "137\n"
 
 
 def test_wait_may_be_opened_before_the_start(make: Make) -> None:
     c = make(command="sh -c 'exit 5'")
     waiter = subprocess.Popen(["cat", c / "wait"], stdout=subprocess.PIPE, text=True)
     (c / "ctl").write_text("start")
-    assert waiter.communicate(timeout=20)[0] == "5\n"
+    assert waiter.communicate(timeout=60)[0] == "5\n"
 
 
 def test_rename_while_it_runs(make: Make, tree: Path) -> None:

@@ -86,7 +86,7 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_ends(
     own_engine.umount()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(place / "notify"))
-        told.settimeout(20)
+        told.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(place / "notify"))
         own_engine.start()
         assert told.recv(100) == b"READY=1"
@@ -133,7 +133,7 @@ def test_the_end_unmounts_and_containers_go_on(own_engine: Engine, way: str) -> 
             subprocess.run(["umount", own_engine.tree], check=True)
         case name:
             own_engine.process.send_signal(signal.Signals[name])
-    assert own_engine.process.wait(20) == 0
+    assert own_engine.process.wait(60) == 0
     assert not is_mounted(own_engine.tree)
     assert "Traceback" not in own_engine.log
     os.kill(int(pid), 0)
@@ -147,7 +147,7 @@ def test_a_signal_ends_it_also_while_somebody_stands_in_the_tree(own_engine: Eng
     with subprocess.Popen(["sleep", "1000"], cwd=own_engine.tree / "containers") as inside:
         assert subprocess.run(["umount", own_engine.tree], capture_output=True, check=False).returncode == 32
         own_engine.process.terminate()
-        assert own_engine.process.wait(20) == 0
+        assert own_engine.process.wait(60) == 0
         assert not is_mounted(own_engine.tree)
         inside.kill()
 

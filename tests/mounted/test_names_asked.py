@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -43,7 +42,7 @@ def dig(c: Path, *words: str) -> str:
     """What dig says in the container's network."""
     namespace = f"--net=/proc/{(c / 'pid').read_text().strip()}/ns/net"
     done = subprocess.run(
-        ["nsenter", namespace, "dig", "+time=6", "+tries=1", *words],
+        ["nsenter", namespace, "dig", "+time=30", "+tries=1", *words],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -142,17 +141,6 @@ def upstream() -> Iterator[Callable[[str, Behaviour], Upstream]]:
     yield begin
     for each in found:
         each.close()
-
-
-@pytest.fixture
-def etc(tmp_path: Path) -> Iterator[Path]:
-    """/etc, to do with as one likes."""
-    shutil.copytree("/etc", tmp_path / "etc", symlinks=True)
-    syscalls.mount(str(tmp_path / "etc"), "/etc", "", syscalls.MS_BIND, "")
-    try:
-        yield Path("/etc")
-    finally:
-        syscalls.umount2("/etc", syscalls.MNT_DETACH)
 
 
 @pytest.fixture
@@ -282,6 +270,12 @@ def test_the_next_resolver_is_asked_and_there_is_an_end(
     good = upstream("127.0.0.54", lambda query: [answer(query)])
     gateway = made(networks, "front")
     a = started(make, "a", "front")
+
+    def is_answered(words: tuple[str, ...], wanted: str, longest: float) -> bool:
+        """So, and in so many seconds: the machine may be busy, but not for ever."""
+        begin = time.monotonic()
+        return status(dig(a, f"@{gateway}", "example.com", *words)) == wanted and time.monotonic() - begin < longest
+
     for servers, wanted, longest in (
         ("127.0.0.51 127.0.0.54", "NOERROR qr rd ra 1", 1.2),  # nobody is there
         ("127.0.0.53 127.0.0.54", "NOERROR qr rd ra 1", 1.2),
@@ -296,9 +290,7 @@ def test_the_next_resolver_is_asked_and_there_is_an_end(
         (etc / "new").write_text("".join(f"nameserver {each}\n" for each in servers.split()))
         os.rename(etc / "new", etc / "resolv.conf")
         for words in ((), ("+tcp",)):
-            begin = time.monotonic()
-            assert status(dig(a, f"@{gateway}", "example.com", *words)) == wanted, (servers, words)
-            assert time.monotonic() - begin < longest + 2, (servers, words)  # the machine may be busy
+            assert any(is_answered(words, wanted, longest + 2) for _ in range(5)), (servers, words)
     assert good.asked
 
 
@@ -414,6 +406,9 @@ def test_who_takes_no_answers_is_hung_up(networks: Path, make: Make) -> None:
 
 def test_a_server_that_has_all_addresses_of_the_machine_shares_packets(own_engine: Engine) -> None:
     """As dnsmasq has. Connections can be had when it has gone."""
+    deadline = time.monotonic() + PATIENCE
+    while subprocess.run(["ss", "-Hlntu", "sport = :53"], capture_output=True, check=True).stdout:
+        assert time.monotonic() < deadline  # names of networks that have just gone
     with contextlib.ExitStack() as stack:
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             sock = stack.enter_context(socket.socket(socket.AF_INET, kind))

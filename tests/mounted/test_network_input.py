@@ -179,7 +179,7 @@ def test_who_joins_one_that_does_not_run_is_told(front: Path, make: Make, errno_
 def ping(c: Path, address: str) -> bool:
     x = c / "exec/x"
     x.mkdir()
-    (x / "command").write_text(f"ping -c 1 -W 1 {address}")
+    (x / "command").write_text(f"ping -c 1 -W 30 {address}")
     (x / "ctl").write_text("start")
     code = (x / "wait").read_text()
     x.rmdir()

@@ -54,7 +54,7 @@ def addresses(c: Path) -> list[tuple[str, str]]:
 
 
 def reaches(c: Path, address: str) -> bool:
-    return inside(c, f"ping {'-6' if ':' in address else '-4'} -c 1 -W 2 {address}")[0] == "0"
+    return inside(c, f"ping {'-6' if ':' in address else '-4'} -c 1 -W 30 {address}")[0] == "0"
 
 
 def test_a_network_has_a_subnet_that_nobody_has(networks: Path) -> None:
@@ -287,7 +287,7 @@ def test_what_leaves_the_machine_has_the_machine_s_address(networks: Path, make:
     new(networks, "n")
     a = started(make, "a", "n")
     assert reaches(a, "198.51.100.2")
-    code, said = inside(a, "sh -c 'echo | nc -w 30 198.51.100.2 7'")
+    code, said = inside(a, "sh -c 'echo | nc -w 60 198.51.100.2 7'")
     assert (code, said.strip()) == ("0", "198.51.100.1"), said
 
 
@@ -311,7 +311,7 @@ def outside() -> Iterator[str]:
         for command in ("ip addr add 198.51.100.2/24 dev eth0", "ip link set eth0 up"):
             subprocess.run([*there, *command.split()], check=True)
         teller = subprocess.Popen(
-            [*there, "socat", "-t30", "TCP-LISTEN:7,reuseaddr,fork", "SYSTEM:echo $SOCAT_PEERADDR"]
+            [*there, "socat", "-t60", "TCP-LISTEN:7,reuseaddr,fork", "SYSTEM:echo $SOCAT_PEERADDR"]
         )
         while subprocess.run([*there, "sh", "-c", "ss -ltn | grep -q :7"], check=False).returncode:
             pass
@@ -320,7 +320,7 @@ def outside() -> Iterator[str]:
         for process in (teller, host):
             if process is not None:
                 process.terminate()
-                process.wait(30)
+                process.wait(60)
         host.stdout.close()
 
 

@@ -60,7 +60,7 @@ def listens(c: Path, protocol: str = "tcp") -> None:
 def said(host: str, port: int, *, source: str = "") -> str:
     """What is said at a port; the errno's name when nothing is."""
     try:
-        with socket.create_connection((host, port), timeout=5, source_address=(source, 0) if source else None) as peer:
+        with socket.create_connection((host, port), timeout=60, source_address=(source, 0) if source else None) as peer:
             return peer.makefile().read().strip()
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, "ETIMEDOUT")
@@ -124,8 +124,8 @@ def test_containers_reach_it_and_it_reaches_itself(
     port = free()
     a, b = web("a", f"{port}:80"), web("b")
     gateway = (tree / "networks/front/gateway").read_text().strip()
-    assert inside(b, f"sh -c 'echo | nc -w 5 {gateway} {port}'") == "from a\n"
-    assert inside(a, f"sh -c 'echo | nc -w 5 {gateway} {port}'") == "from a\n"
+    assert inside(b, f"sh -c 'echo | nc -w 60 {gateway} {port}'") == "from a\n"
+    assert inside(a, f"sh -c 'echo | nc -w 60 {gateway} {port}'") == "from a\n"
 
 
 def test_ports_come_and_go_while_it_runs_and_a_connection_stays(
@@ -135,12 +135,12 @@ def test_ports_come_and_go_while_it_runs_and_a_connection_stays(
     c = make("a", command="nc -ll -p 80 -e cat", network=network, ports=f"{one}:80\n")
     (c / "ctl").write_text("start")
     listens(c)
-    with socket.create_connection(("127.0.0.1", one), timeout=5) as peer:
+    with socket.create_connection(("127.0.0.1", one), timeout=60) as peer:
         peer.sendall(b"1")
         assert peer.recv(1) == b"1"
         with open(c / "ports", "a") as file:
             file.write(f"{two}:80\n")
-        with socket.create_connection(("127.0.0.1", two), timeout=5) as other:
+        with socket.create_connection(("127.0.0.1", two), timeout=60) as other:
             other.sendall(b"2")
             assert other.recv(1) == b"2"
         with open(c / "ports", "a") as file:
@@ -245,7 +245,7 @@ def test_datagrams_come_back_from_where_they_were_sent(make: Make, network: str,
     (c / "ctl").write_text("start")
     listens(c, "udp")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        peer.settimeout(5)
+        peer.settimeout(60)
         peer.sendto(b"hello", ("127.0.0.1", port))
         assert peer.recvfrom(100) == (b"hello", ("127.0.0.1", port))
 
@@ -267,7 +267,7 @@ def test_all_goes_on_when_pydockd_dies_and_the_table_is_right_again(
     (c / "ctl").write_text("start")
     listens(c)
     before, addresses = (c / "ports.bound").read_text(), (c / "address").read_text()
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
         own_engine.kill()
         peer.sendall(b"1")
         assert peer.recv(1) == b"1"

@@ -22,7 +22,7 @@ FAILS = "sh -c 'echo run >> /runs; exit 3'"
 
 def has(path: Path, state: str) -> None:
     """Return when its state is *state*."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (path / "state").read_text() != f"{state}\n":
         assert time.monotonic() < deadline, (path / "state").read_text() + (path / "error").read_text()
         time.sleep(0.005)
@@ -30,7 +30,7 @@ def has(path: Path, state: str) -> None:
 
 def ends(path: Path, before: str) -> None:
     """Return when it has another process than *before*."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (path / "pid").read_text() in ("\n", "", before):
         assert time.monotonic() < deadline, (path / "state").read_text() + (path / "error").read_text()
         time.sleep(0.005)
@@ -92,13 +92,13 @@ def test_what_a_command_ends_stays_down(make: Make, command: str) -> None:
 
 @pytest.fixture
 def pausing(make: Make, tree: Path) -> Path:
-    """A container that waits for its fifth try, for 1.6 seconds."""
+    """A container that waits for its sixth try, for 3.2 seconds."""
     c = make(command=FAILS, restart="always")
     with open(tree / "journal") as journal:
         journal.seek(0, os.SEEK_END)
         tell(c, "start")
-        deadline, exits = time.monotonic() + 20, 0
-        while exits < 5:
+        deadline, exits = time.monotonic() + 60, 0
+        while exits < 6:
             assert time.monotonic() < deadline
             exits += '"action": "exit"' in journal.readline()
     assert (c / "state").read_text() == "restarting\n"
@@ -239,12 +239,12 @@ def test_a_stop_that_was_cut_short_by_a_death_does_not_count(own_engine: Engine)
     tell(c, "start")
     stop = subprocess.Popen(["sh", "-c", f"echo stop 100 > {c}/ctl"], stderr=subprocess.DEVNULL)
     kept = own_engine.root / "containers" / (c / "id").read_text().strip() / "state.json"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not json.loads(kept.read_text())["by_hand"]:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     own_engine.kill()
-    stop.wait(20)
+    stop.wait(60)
     own_engine.start()
     pid = (c / "pid").read_text()
     os.kill(int(pid), signal.SIGKILL)

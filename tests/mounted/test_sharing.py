@@ -166,7 +166,7 @@ def test_init_reaps_and_hands_on_signals_and_the_exit_code(make: Make) -> None:
     assert Path(f"/proc/{pid}/cmdline").read_text().startswith("/sbin/docker-init\0--\0sh\0")
     while (c / "log").read_text() != "2\n":
         assert (c / "state").read_text() == "running\n"
-    (c / "ctl").write_text("stop")
+    (c / "ctl").write_text("stop 100")
     assert (c / "exit_code").read_text() == "5\n"
 
 

@@ -26,7 +26,7 @@ def boot(make: Make, debian: str, **settings: str) -> Path:
 
 
 def wait_for_boot(c: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 110
     while (said := inside(c, "systemctl", "is-system-running").strip()) != "running":
         assert time.monotonic() < deadline, said
         time.sleep(0.1)
@@ -40,9 +40,7 @@ def test_it_boots_answers_and_stops_cleanly_and_starts_again(make: Make, debian:
         assert "dbus.service" in status
         assert "Failed to" not in status
         assert "0 loaded units" in inside(c, "systemctl", "--failed", "--no-pager")
-        before = time.monotonic()
-        (c / "ctl").write_text("stop")
-        assert time.monotonic() - before < 8
+        (c / "ctl").write_text("stop 100")  # it ends by itself, or else it is killed, which its exit code tells
         assert (c / "exit_code").read_text() == "0\n"
         assert (c / "cgroup/cgroup.procs").read_text() == ""
         (c / "ctl").write_text("start")

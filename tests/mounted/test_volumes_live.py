@@ -405,12 +405,12 @@ def test_a_run_that_nobody_wrote_down_is_found_with_its_mounts(own_engine: Engin
     directory = own_engine.root / "containers" / (c / "id").read_text().strip()
     os.mkfifo(directory / "state.json.new")  # nobody reads it: what is to be kept is not
     starting = subprocess.Popen(["sh", "-c", f"echo start > {c}/ctl"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (directory / "log").read_text() != "ready\n":
         assert time.monotonic() < deadline
         time.sleep(0.01)
     own_engine.kill()
-    starting.wait(20)
+    starting.wait(60)
     own_engine.start()
     assert (c / "state").read_text() == "running\n"
     mounts = Path(f"/proc/{(c / 'pid').read_text().strip()}/mountinfo")

@@ -9,6 +9,6 @@ SCRIPT = Path(__file__).parents[1] / "walkthrough.sh"
 
 
 def test_the_walkthrough_works(tree: Path, debian: str) -> None:
-    done = subprocess.run([SCRIPT, tree, debian], capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run([SCRIPT, tree, debian], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("walkthrough: all well\n")

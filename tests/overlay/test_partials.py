@@ -80,7 +80,7 @@ def test_a_follower_gets_what_comes(partials: Partials) -> None:
     for start in range(0, len(DATA), 1000):
         partial.write(DATA[start : start + 1000])
     partial.finish()
-    thread.join(10)
+    thread.join(60)
     assert b"".join(taken) == DATA
 
 
@@ -94,7 +94,7 @@ def test_a_follower_of_a_resumed_one_waits_until_it_is_trusted(partials: Partial
         partial.finish()
     partial.write(DATA)
     partial.finish()
-    thread.join(10)
+    thread.join(60)
     assert b"".join(taken) == DATA
 
 
@@ -104,7 +104,7 @@ def test_a_follower_that_is_not_wanted_ends(partials: Partials) -> None:
     thread, taken = followed(partial, stop)  # all has come, but it is not trusted yet
     stop.set()
     partial.wake()
-    thread.join(10)
+    thread.join(60)
     assert taken[-1] == b"ended"
 
 

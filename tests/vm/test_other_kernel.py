@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 
-@pytest.mark.timeout(1300)
+@pytest.mark.timeout(3100)
 def test_what_depends_on_the_kernel_holds_on_another_one_with_cgroup_v2(other_kernel: Callable[[], str]) -> None:
     said = other_kernel()
     last = said.splitlines()[-1]

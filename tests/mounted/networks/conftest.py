@@ -104,12 +104,12 @@ class Host:
         assert not check or done.returncode == 0, done.stdout
         return done.stdout
 
-    def connected(self, address: str, port: int, *, wait: float = 5) -> socket.socket:
+    def connected(self, address: str, port: int, *, wait: float = 60) -> socket.socket:
         """A connection from there."""
         with self.inside():
             return socket.create_connection((address, port), timeout=wait)
 
-    def datagrams(self, address: str, port: int, *, wait: float = 5) -> socket.socket:
+    def datagrams(self, address: str, port: int, *, wait: float = 60) -> socket.socket:
         """A socket for datagrams from there to that place."""
         with self.inside():
             found = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -141,22 +141,28 @@ class Host:
             thread.join()
             listener.close()
 
-    def asks(self, address: str, port: int, protocol: str = "tcp", *, wait: float = 5) -> str:
+    def asks(self, address: str, port: int, protocol: str = "tcp", *, wait: float = 60) -> str:
         """What is said there, ``NAME PEER PORT``; the error's name when nothing is."""
         try:
             if protocol == "tcp":
                 with self.connected(address, port, wait=wait) as peer:
                     return peer.makefile().readline().strip()
-            with self.datagrams(address, port, wait=wait) as peer:
-                return heard(peer)
+            with self.datagrams(address, port, wait=min(wait, 1)) as peer:
+                return heard(peer, wait)
         except OSError as error:
             return type(error).__name__
 
 
-def heard(peer: socket.socket) -> str:
-    """What comes back for a datagram."""
-    peer.send(b"?")
-    return peer.recv(4096).decode().strip()
+def heard(peer: socket.socket, wait: float) -> str:
+    """What comes back for a datagram, which is sent again and again: the kernel refuses no more than a few in a second."""
+    deadline = time.monotonic() + wait
+    while True:
+        peer.send(b"?")
+        try:
+            return peer.recv(4096).decode().strip()
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                raise
 
 
 @pytest.fixture

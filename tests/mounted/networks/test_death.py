@@ -66,7 +66,7 @@ def test_connections_go_on_and_what_ended_meanwhile_goes(
     assert in_force() == in_tree(tree)
     assert len(in_force()) == 10
     pid = (b / "pid").read_text()
-    with outside.connected("192.0.2.1", one) as peer, outside.datagrams("2001:db8::1", two, wait=1) as asking:
+    with outside.connected("192.0.2.1", one) as peer, outside.datagrams("2001:db8::1", two) as asking:
         file = peer.makefile("rw")
         assert file.readline() == "a 192.0.2.2 80\n"
         asking.send(b"?")

@@ -40,15 +40,21 @@ def test_a_change_costs_the_same_among_thousands(
     serving: Serving, outside: Host, free: Callable[..., int], there: int
 ) -> None:
     port, other = free(there), free(10)
-    serving("a", f"{port}-{port + there - 1}:1-{there}", inner=(80, there))
     b = serving("b")
+
+    def quickest() -> float:
+        took = []
+        for number in range(10):
+            begun = time.monotonic()
+            with open(b / "ports", "a") as file:
+                file.write(f"{other + number}:80\n")
+            took.append(time.monotonic() - begun)
+        return min(took)
+
+    alone = quickest()
+    (b / "ports").write_text("")
+    serving("a", f"{port}-{port + there - 1}:1-{there}", inner=(80, there))
     assert outside.asks("192.0.2.1", port + there - 1) == f"a 192.0.2.2 {there}"
-    took = []
-    for number in range(10):
-        begun = time.monotonic()
-        with open(b / "ports", "a") as file:
-            file.write(f"{other + number}:80\n")
-        took.append(time.monotonic() - begun)
-    assert min(took) < 0.05, took
+    assert quickest() < 3 * alone + 0.05
     assert outside.asks("192.0.2.1", other + 9) == "b 192.0.2.2 80"
     assert outside.asks("192.0.2.1", port + 79) == "a 192.0.2.2 80"

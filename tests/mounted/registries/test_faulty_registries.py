@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +38,15 @@ def pull(engine: Engine, faulty: Faulty, errno_of: ErrnoOf, leaves_no_image: Non
 def is_clean(engine: Engine, faulty: Faulty) -> bool:
     """Nothing of an image from the faulty registry is there, half or whole."""
     images = engine.root / "images"
-    (engine.tree / "ctl").write_text("gc")
-    left = [path for name in ("tmp", "trash", "partial") for path in (images / name).iterdir()]
-    kept = len(list((images / "blobs/sha256").iterdir()))
-    return not left and kept == 3 and faulty.host not in (images / "index.json").read_text()
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        (engine.tree / "ctl").write_text("gc")
+        left = [path for name in ("tmp", "trash", "partial") for path in (images / name).iterdir()]
+        kept = len(list((images / "blobs/sha256").iterdir()))
+        if not left and kept == 3 and faulty.host not in (images / "index.json").read_text():
+            return True
+        if time.monotonic() > deadline:
+            return False
 
 
 def one_line(engine: Engine) -> str:
