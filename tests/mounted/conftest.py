@@ -310,6 +310,21 @@ def errno_of() -> Callable[[Path, str], int]:
 
 
 @pytest.fixture
+def has_open() -> Callable[[subprocess.Popen[str], Path], bool]:
+    """Whether a process has a file open."""
+
+    def look(process: subprocess.Popen[str], path: Path) -> bool:
+        assert process.poll() is None
+        for number in os.listdir(f"/proc/{process.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(f"/proc/{process.pid}/fd/{number}") == str(path):
+                    return True
+        return False
+
+    return look
+
+
+@pytest.fixture
 def links() -> Callable[[], list[str]]:
     """The names of the machine's links, as far as the tests see one: /sys shows another's."""
 

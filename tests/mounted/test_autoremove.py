@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 Make = Callable[..., Path]
 
 
-def has_open(process: subprocess.Popen[str], path: Path) -> bool:
-    assert process.poll() is None
-    return str(path) in [os.readlink(each) for each in Path(f"/proc/{process.pid}/fd").iterdir() if each.is_symlink()]
-
-
-def test_whoever_waits_gets_the_exit_code_and_the_container_is_gone_by_then(make: Make, tree: Path) -> None:
+def test_whoever_waits_gets_the_exit_code_and_the_container_is_gone_by_then(
+    make: Make, tree: Path, has_open: Callable[..., bool]
+) -> None:
     c = make(command="sh -c 'read line; exit 7'", autoremove="1")
     waiters = [subprocess.Popen(["cat", c / "wait"], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     while not all(has_open(waiter, c / "wait") for waiter in waiters):

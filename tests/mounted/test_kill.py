@@ -42,13 +42,6 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def waits(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> bool:
-    """Whether it has opened a file of the tree, and waits for it."""
-    files = [os.readlink(each) for each in Path(f"/proc/{process.pid}/fd").iterdir() if each.is_symlink()]
-    waits = Path(f"/proc/{process.pid}/wchan").read_text() == "request_wait_answer"
-    return waits and any(file.endswith(("/ctl", "/wait")) for file in files)
-
-
 def start(engine: Engine, name: str, command: str) -> Path:
     c = engine.tree / "containers" / name
     c.mkdir()
@@ -171,10 +164,11 @@ def test_settings_times_and_limits_are_there_again(own_engine: Engine) -> None:
     assert (c / "cgroup/pids.max").read_text() == "77\n"
 
 
-def test_a_stop_that_was_under_way_can_be_given_again(own_engine: Engine) -> None:
+def test_a_stop_that_was_under_way_can_be_given_again(own_engine: Engine, has_open: Callable[..., bool]) -> None:
     c = start(own_engine, "c", "sh -c 'trap : TERM; while :; do sleep 0.05; done'")
     stop = subprocess.Popen(["sh", "-c", "echo stop 100 > ctl"], cwd=c, stderr=subprocess.DEVNULL)
-    until(lambda: waits(stop))
+    until(lambda: has_open(stop, c / "ctl"))
+    until(lambda: Path(f"/proc/{stop.pid}/wchan").read_text() == "request_wait_answer")
     kill(own_engine, ("pydockd",))
     assert stop.wait(60) != 0
     assert (c / "state").read_text() == "running\n"
@@ -182,10 +176,11 @@ def test_a_stop_that_was_under_way_can_be_given_again(own_engine: Engine) -> Non
     assert (c / "exit_code").read_text() == "137\n"
 
 
-def test_whoever_waits_is_told_that_the_engine_died(own_engine: Engine) -> None:
+def test_whoever_waits_is_told_that_the_engine_died(own_engine: Engine, has_open: Callable[..., bool]) -> None:
     c = start(own_engine, "c", "sleep 1000")
     waiter = subprocess.Popen(["cat", c / "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: waits(waiter))
+    until(lambda: has_open(waiter, c / "wait"))
+    until(lambda: Path(f"/proc/{waiter.pid}/wchan").read_text() == "request_wait_answer")
     own_engine.kill()
     waiter.communicate(timeout=60)
     assert waiter.returncode != 0

@@ -319,9 +319,9 @@ def test_other_questions_go_to_the_machine_s_resolvers(
 def test_an_internal_network_passes_nothing_on(networks: Path, make: Make, resolver: Resolver) -> None:
     front = made(networks, "front", internal="1")
     a = started(make, "a", "front")
-    assert answers(a, gateways(front)[0], "example.com") == (message.NXDOMAIN, set())
+    assert answers(a, gateways(front)[0], "inner.example.com") == (message.NXDOMAIN, set())
     assert answers(a, gateways(front)[0], "a")[1] == {addresses(a, "front")[0]}
-    assert resolver.asked == []
+    assert not {"inner.example.com", "a"} & set(resolver.asked)  # what was asked before may be asked again
 
 
 @pytest.mark.parametrize("name", ["a", "silent.example.com"])

@@ -211,7 +211,7 @@ def test_whatever_a_resolver_answers_is_passed_on(
 @pytest.mark.usefixtures("one")
 def test_large_answers_come_by_tcp(networks: Path, make: Make, upstream: Callable[..., Upstream]) -> None:
     def behaviour(query: message.Query) -> Iterable[bytes]:
-        size = int(query.name[0])
+        size = int(query.name[0]) if query.name[0].isdigit() else 0  # what was asked before may be asked again
         yield answer(query, *[(TXT, b"\xff" + bytes(255)) for _ in range(size // 268)])
 
     upstream("127.0.0.53", behaviour)
