@@ -317,7 +317,10 @@ def has_open() -> Callable[[subprocess.Popen[str], Path], bool]:
         assert process.poll() is None
         for number in os.listdir(f"/proc/{process.pid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if os.readlink(f"/proc/{process.pid}/fd/{number}") == str(path):
+                name = os.readlink(f"/proc/{process.pid}/fd/{number}")
+                if name.removesuffix(" (deleted)") == str(
+                    path
+                ):  # so it is called when the kernel has looked it up anew
                     return True
         return False
 

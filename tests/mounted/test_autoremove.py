@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,9 @@ def test_whoever_waits_gets_the_exit_code_and_the_container_is_gone_by_then(
 ) -> None:
     c = make(command="sh -c 'read line; exit 7'", autoremove="1")
     waiters = [subprocess.Popen(["cat", c / "wait"], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    deadline = time.monotonic() + 60
     while not all(has_open(waiter, c / "wait") for waiter in waiters):
-        os.sched_yield()
+        assert time.monotonic() < deadline
     with open(c / "wait") as wait:
         (c / "ctl").write_text("start")
         (c / "stdin").write_text("go\n")

@@ -311,7 +311,7 @@ def outside() -> Iterator[str]:
         for command in ("ip addr add 198.51.100.2/24 dev eth0", "ip link set eth0 up"):
             subprocess.run([*there, *command.split()], check=True)
         teller = subprocess.Popen(
-            [*there, "socat", "-t60", "TCP-LISTEN:7,reuseaddr,fork", "SYSTEM:echo $SOCAT_PEERADDR"]
+            [*there, "socat", "-t60", "TCP-LISTEN:7,reuseaddr,fork", "SYSTEM:read line; echo $SOCAT_PEERADDR"]
         )
         while subprocess.run([*there, "sh", "-c", "ss -ltn | grep -q :7"], check=False).returncode:
             pass
