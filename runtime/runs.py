@@ -56,8 +56,8 @@ class Runs:
                 warnings = await container.process.start(first, prepare, fds=fds, terminal=bool(container.spec.tty))
             except BaseException:
                 container.volumes.ended()
-                container.network.unpublish()
                 with trio.CancelScope(shield=True):
+                    await container.network.unpublish()
                     await trio.to_thread.run_sync(launching.remove_files, self.place().files)
                 raise
         if warnings:
@@ -180,7 +180,7 @@ class Runs:
         """A run has ended: clear what it leaves besides its output."""
         container = self._container
         container.volumes.ended()
-        container.network.unpublish()
+        await container.network.unpublish()
         kills = await trio.to_thread.run_sync(self._clear)
         if kills > 0:
             limit = await trio.to_thread.run_sync(container.cgroup.read, "memory.max")

@@ -229,8 +229,8 @@ class ContainerNetwork:
         claims.adopt(container.id, bound)
         container.record.ports = tuple(map(print_kept, bound))
 
-    def unpublish(self) -> None:
-        """The run has ended: its ports are free, and its names nobody's."""
+    async def unpublish(self) -> None:
+        """The run has ended: its names are nobody's, and when this returns its ports are free."""
         self.naming.forget()
         container, claims = self._container, self._attachments.claims
         if container.record.ports:
@@ -239,7 +239,10 @@ class ContainerNetwork:
             )  # they aren't known when pydockd was away
             claims.release(container.id)
             container.record.ports = ()
-            container.engine.spawn(self._lead)
+            try:
+                await self._lead()
+            except OSError as error:
+                container.failed(f"ports: the packet filter leads them on yet: {error.strerror}")
 
     async def _republish(self, items: tuple[str, ...], undo: AsyncExitStack) -> None:
         """The ports of the running container become *items*. Taken, Invalid, OSError."""

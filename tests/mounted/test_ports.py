@@ -198,6 +198,22 @@ def test_a_port_is_free_when_stop_returns(
     assert said("127.0.0.1", port) == "from b"
 
 
+def test_who_listens_after_stop_has_returned_gets_what_comes(web: Callable[..., Path], free: Callable[[], int]) -> None:
+    port = free()
+    c = web("a", f"{port}:80")
+    for _ in range(5):
+        (c / "ctl").write_text("kill")
+        with (
+            socket.create_server(("127.0.0.1", port)) as server,
+            socket.create_connection(("127.0.0.1", port), timeout=30) as peer,
+        ):
+            accepted, address = server.accept()
+            accepted.close()
+            assert address == peer.getsockname()
+        (c / "ctl").write_text("start")
+        listens(c)
+
+
 def test_ports_without_a_network_are_refused_at_the_start(
     make: Make, errno_of: ErrnoOf, free: Callable[[], int]
 ) -> None:
