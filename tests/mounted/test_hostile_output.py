@@ -37,12 +37,13 @@ def new(c: Path, name: str, **settings: str) -> Path:
 
 
 def test_output_without_a_newline_is_bounded_and_keeps_nobody_waiting(make: Make) -> None:
-    c = make(command=f"sh -c 'head -c {FLOOD} /dev/zero; exit 4'", log_max="1M")
+    c = make(command=f"sh -c 'head -c {FLOOD} /dev/zero; read line; exit 4'", log_max="1M")
     with open(c / "stdout", "rb", buffering=0) as reader:
         start(c)
         assert select.select([reader], [], [], 60)[0]
         assert set(reader.read(4096)) == {0}
         assert (c / "state").read_text() == "running\n"
+    (c / "stdin").write_text("go\n")
     assert (c / "wait").read_text() == "4\n"
     assert (c / "log").stat().st_size + (c / "log.1").stat().st_size <= 1 << 20
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,10 +199,15 @@ def test_the_address_of_one_that_has_gone_is_another_s_though_its_network_is_sti
     d = started(make, "d", "front ip=10.99.0.9")
     mac = (d / "address").read_text().split()[2]
     (d / "ctl").write_text("restart 0")
-    told = subprocess.run(["bridge", "-o", "link"], capture_output=True, text=True, check=True).stdout
     bridge = (front / "rules").read_text().partition('"pd-')[2].partition('"')[0]
-    ports = [line for line in told.splitlines() if f"master pd-{bridge}" in line]
-    assert len(ports) == 2, told  # c's and d's
+
+    def ports() -> int:
+        told = subprocess.run(["bridge", "-o", "link"], capture_output=True, text=True, check=True).stdout
+        return sum(f"master pd-{bridge}" in line for line in told.splitlines())
+
+    deadline = time.monotonic() + 60  # the kernel takes a namespace apart behind its end
+    while ports() != 2:  # c's and d's
+        assert time.monotonic() < deadline
     assert ping(c, "10.99.0.9")
     assert mac in (d / "address").read_text()
     assert (b / "state").read_text() == "running\n"
