@@ -132,9 +132,10 @@ class Resolver(threading.Thread):
         self.packets = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.packets.bind(("127.0.0.53", 53))
         self.listener = socket.create_server(("127.0.0.53", 53))
+        self.streams = threading.Thread(target=self.serve_streams, daemon=True)
 
     def run(self) -> None:
-        threading.Thread(target=self.serve_streams, daemon=True).start()
+        self.streams.start()
         with contextlib.suppress(OSError):
             while True:
                 data, source = self.packets.recvfrom(65535)
@@ -162,6 +163,8 @@ class Resolver(threading.Thread):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
+        for thread in (self, self.streams):  # whose calls have the sockets until they return
+            thread.join(PATIENCE)
 
 
 @contextlib.contextmanager
