@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -239,22 +238,6 @@ def test_events_tell_what_becomes_of_networks(networks: Path, tree: Path) -> Non
     ]
 
 
-@contextlib.contextmanager
-def configured(text: str, tmp_path: Path) -> Iterator[Path]:
-    """/etc/pydock.toml says *text* within, where there may be no such file otherwise."""
-    file, place = tmp_path / "pydock.toml", Path("/etc/pydock.toml")
-    file.write_text(text)
-    made = not place.exists()
-    place.touch()
-    syscalls.mount(str(file), str(place), "", syscalls.MS_BIND, "")
-    try:
-        yield file
-    finally:
-        syscalls.umount2(str(place), syscalls.MNT_DETACH)
-        if made:
-            place.unlink()
-
-
 def again(engine: Engine, options: str) -> None:
     """Mount it again, with these *options* besides its own."""
     engine.umount()
@@ -262,30 +245,31 @@ def again(engine: Engine, options: str) -> None:
     engine.start()
 
 
-def test_the_default_network_has_the_addresses_that_the_options_say(own_engine: Engine, tmp_path: Path) -> None:
+def test_the_default_network_has_the_addresses_that_the_options_say(own_engine: Engine, etc: Path) -> None:
     bridge = own_engine.tree / "networks/bridge"
 
     def settings() -> list[str]:
         return [(bridge / name).read_text().strip() for name in ("subnet", "gateway", "subnet6", "gateway6", "mtu")]
 
     text = 'subnet = "10.91.0.0/16"\nsubnet6 = "fd00:91::/64"\ngateway6 = "fd00:91::9"\nmtu = 1400\n'
-    with configured(text, tmp_path):
-        again(own_engine, "")
-        assert settings() == ["10.91.0.0/16", "10.91.0.1", "fd00:91::/64", "fd00:91::9", "1400"]
-        again(own_engine, ",subnet=10.92.0.0/24,gateway=10.92.0.254")
-        assert settings() == ["10.92.0.0/24", "10.92.0.254", "fd00:91::/64", "fd00:91::9", "1400"]
-        a = running(own_engine.tree, "a", "bridge")
-        before = (a / "address").read_text()
-        assert before.startswith("bridge 10.92.0.1/24 ")
-        again(own_engine, ",subnet=10.93.0.0/24")
-        assert settings()[0] == "10.92.0.0/24"
-        assert (a / "address").read_text() == before
-        assert "in use by a" in (own_engine.tree / "errors").read_text()
-        (a / "ctl").write_text("stop 0")
-        again(own_engine, ",subnet=10.93.0.0/24,subnet6=")
-        assert settings() == ["10.93.0.0/24", "10.93.0.1", "", "", "1400"]
-        (a / "ctl").write_text("start")
-        assert (a / "address").read_text().startswith("bridge 10.93.0.2/24 ")
+    (etc / "pydock.toml").write_text(text)
+    again(own_engine, "")
+    assert settings() == ["10.91.0.0/16", "10.91.0.1", "fd00:91::/64", "fd00:91::9", "1400"]
+    again(own_engine, ",subnet=10.92.0.0/24,gateway=10.92.0.254")
+    assert settings() == ["10.92.0.0/24", "10.92.0.254", "fd00:91::/64", "fd00:91::9", "1400"]
+    a = running(own_engine.tree, "a", "bridge")
+    before = (a / "address").read_text()
+    assert before.startswith("bridge 10.92.0.1/24 ")
+    again(own_engine, ",subnet=10.93.0.0/24")
+    assert settings()[0] == "10.92.0.0/24"
+    assert (a / "address").read_text() == before
+    assert "in use by a" in (own_engine.tree / "errors").read_text()
+    (a / "ctl").write_text("stop 0")
+    again(own_engine, ",subnet=10.93.0.0/24,subnet6=")
+    assert settings() == ["10.93.0.0/24", "10.93.0.1", "", "", "1400"]
+    (a / "ctl").write_text("start")
+    assert (a / "address").read_text().startswith("bridge 10.93.0.2/24 ")
+    (etc / "pydock.toml").unlink()
     again(own_engine, "")
     assert settings()[0] == "10.93.0.0/24"  # nobody says anything else
 
