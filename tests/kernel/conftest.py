@@ -272,7 +272,8 @@ def place() -> Iterator[Path]:
     """A directory that may have trees in it which are too deep for shutil."""
     path = Path(tempfile.mkdtemp(prefix="pydock-test-"))
     yield path
-    remove_tree(path, aside="/tmp")
+    with tempfile.TemporaryDirectory(prefix="pydock-test-") as aside:  # another run's threads have the same numbers
+        remove_tree(path, aside=aside)
 
 
 @pytest.fixture

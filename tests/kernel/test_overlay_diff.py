@@ -72,7 +72,8 @@ class Layers:
 
     def end(self) -> None:
         self.unmount()
-        remove_tree(self.top, aside="/tmp")
+        with tempfile.TemporaryDirectory(prefix="pydock-test-") as aside:  # another run's threads have the same numbers
+            remove_tree(self.top, aside=aside)
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ def place() -> Iterator[Path]:
     (path / "high" / "both").write_text("high")
     os.mknod(path / "high" / "only-low", 0o020000, 0)
     yield path
-    remove_tree(path.parent, aside="/tmp")
+    with tempfile.TemporaryDirectory(prefix="pydock-test-") as aside:  # another run's threads have the same numbers
+        remove_tree(path.parent, aside=aside)
 
 
 def mounts() -> str:

@@ -30,7 +30,8 @@ def place() -> Iterator[Path]:
     (path / "outside" / "canary").write_text("alive")
     yield path
     remove_tree(path / "images", aside=path)
-    remove_tree(path, aside="/tmp")
+    with tempfile.TemporaryDirectory(prefix="pydock-test-") as aside:  # another run's threads have the same numbers
+        remove_tree(path, aside=aside)
 
 
 def archive(members: list[Member], *, mode: int = 0o755, headers: dict[str, str] | None = None) -> bytes:
