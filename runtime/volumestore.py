@@ -40,6 +40,7 @@ class NamedVolume:
     error: str = ""
     claims: set[str] = field(default_factory=set)  # containers that run with it, by id
     lock: trio.Lock = field(default_factory=trio.Lock)
+    writing: trio.Lock = field(default_factory=trio.Lock)  # its file: two at once would take each other's temporary one
 
     def plain(self) -> dict[str, object]:
         """What is kept."""
@@ -183,14 +184,16 @@ class VolumeStore:
     async def change_labels(self, name: str, labels: tuple[str, ...] | None) -> None:
         """Keep other labels."""
         volume = self.find(name)
-        await self._write(dataclasses.replace(volume, labels=labels))
-        volume.labels = labels
+        async with volume.writing:
+            await self._write(dataclasses.replace(volume, labels=labels))
+            volume.labels = labels
         self._events.publish("volume", name, "set", setting="labels")
 
     async def save(self, volume: NamedVolume) -> None:
         """Keep it as it is now, if it is still there."""
-        if self._volumes.get(volume.name) is volume:
-            await self._write(volume)
+        async with volume.writing:
+            if self._volumes.get(volume.name) is volume:
+                await self._write(volume)
 
     async def _write(self, volume: NamedVolume) -> None:
         path = self.directory / volume.name / _FILE

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from pydock.runtime.errors import Busy, Exists, Failed, Invalid, NotFound
 from pydock.runtime.events import Events
 from pydock.runtime.state import Settler
@@ -48,6 +49,16 @@ async def test_a_volume_is_there_for_the_next_engine(stores: Stores) -> None:
     assert again.find("v").labels == ("a=1",)
     assert (again.data("v") / "file").read_text() == "x"
     assert stores.actions() == [("v", "create"), ("v", "set")]
+
+
+async def test_labels_and_times_may_be_kept_at_the_same_time(stores: Stores) -> None:
+    store = stores.fresh()
+    volume = await store.create("v")
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(store.save, volume)
+            nursery.start_soon(store.change_labels, "v", (f"a={number}",))
+    assert stores.fresh().find("v").labels == volume.labels
 
 
 async def test_a_name_is_had_once_and_has_a_form(stores: Stores) -> None:
