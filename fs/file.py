@@ -89,7 +89,7 @@ async def open_file(
             return ControlHandle(file, caller=Caller(caller, number), nursery=nursery)
         case Report(slow=slow):
             reader = Caller(caller, number)
-            return ReportHandle(file, (lambda text: interruptible(reader, text)) if slow else None)
+            return await ReportHandle(file, (lambda text: interruptible(reader, text)) if slow else None).opened()
         case Value() if writing:
             return ValueHandle(file, truncated=truncated, caller=caller)
         case List() if writing:

@@ -160,11 +160,25 @@ class Handle:
 
 
 class ReportHandle(Handle):
-    """Rendered when first read, whole; *waiting* lets a wait for that end with the caller's signal."""
+    """Rendered when opened, whole: fstat(2) then tells the size, which rsync and tar go by. *waiting* lets a wait for that end with
+    the caller's signal."""
 
     def __init__(self, file: File, waiting: Callable[[Callable[[], Awaitable[str]]], Awaitable[str]] | None) -> None:
         super().__init__(file)
         self.waiting = waiting
+        self.unread = False
+
+    async def opened(self) -> ReportHandle:
+        """What the open waits for."""
+        self.snapshot, self.unread = await self.render(), True
+        return self
+
+    async def read(self, offset: int, size: int) -> bytes:
+        if offset == 0 and not self.unread:
+            self.snapshot = await self.render()
+        self.unread = False
+        assert self.snapshot is not None
+        return self.snapshot[offset : offset + size]
 
     async def render(self) -> bytes:
         entry = self.file.entry

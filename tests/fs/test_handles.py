@@ -417,12 +417,18 @@ async def test_a_document_that_is_cut_and_closed_is_empty(thing: Thing, open_: O
 # reports, controls, streams
 
 
-async def test_a_report_is_rendered_when_it_is_read_and_its_size_kept(thing: Thing, open_: Open) -> None:
+async def test_a_report_is_rendered_when_it_is_opened_and_its_size_kept(thing: Thing, open_: Open) -> None:
     handle = await open_("report")
-    assert (thing.log, handle.file.reported) == ([], 4096)
+    assert (thing.log, handle.file.reported) == (["rendered"], 7)
     assert await handle.read(0, 3) == b"rep"
     assert await handle.read(3, 30) == b"ort\n"
-    assert (thing.log, handle.file.reported) == (["rendered"], 7)
+    assert thing.log == ["rendered"]
+
+
+async def test_a_report_is_rendered_again_when_it_is_read_from_its_beginning_again(thing: Thing, open_: Open) -> None:
+    handle = await open_("report")
+    assert await handle.read(0, 30) == await handle.read(0, 30) == b"report\n"
+    assert thing.log == ["rendered", "rendered"]
 
 
 async def test_a_control_file_lists_its_verbs(open_: Open) -> None:
