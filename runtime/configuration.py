@@ -74,14 +74,21 @@ class Configuration:
 
     async def change_image(self, reference: str | None) -> None:
         """The image may change only as long as no writable layer was made on top of it."""
-        container = self._container
-        if container.record.layers and reference != self.spec.image and not container.record.started:
-            await container.root.discard()  # nothing ran on it: it was made for somebody who looked at rootfs
-        if container.record.layers and reference != self.spec.image:
-            raise Busy(
-                f"image can't be changed: {container.name} has a writable layer on {self.spec.image}: reset discards it"
-            )
+        if reference != self.spec.image:
+            await self._free_image()
         await self.change("image", reference)
+
+    async def _free_image(self) -> None:
+        """Busy while there is a writable layer. One in which nothing ran and nothing is was made for somebody who looked at rootfs,
+        and goes."""
+        container = self._container
+        if container.record.layers:
+            if container.record.started or await trio.to_thread.run_sync(container.root.touched):
+                raise Busy(
+                    f"image can't be changed: {container.name} has a writable layer on {self.spec.image}: "
+                    "reset discards it"
+                )
+            await container.root.discard()
 
     async def change_volumes(self, items: tuple[str, ...] | None) -> None:
         """Set the volumes, in the container as well when it runs."""
@@ -138,10 +145,8 @@ class Configuration:
             raise Busy(
                 f"{', '.join(sorted(fixed))} can't be changed while {container.name} is {container.state}: stop it first"
             )
-        if container.record.layers and "image" in changed:
-            raise Busy(
-                f"image can't be changed: {container.name} has a writable layer on {self.spec.image}: reset discards it"
-            )
+        if "image" in changed:
+            await self._free_image()
         before = self.spec
 
         async def keep() -> None:

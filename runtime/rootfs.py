@@ -220,6 +220,10 @@ class RootFilesystem:
                     syscalls.move_mount(spare, "", syscalls.AT_FDCWD, part, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
                 raise
 
+    def touched(self) -> bool:
+        """Whether there is anything in the writable layer; places of parts alone are nothing. Blocks."""
+        return any(str(path.relative_to(self.upper)) not in self.parts for path in self.upper.rglob("*"))
+
     async def discard(self) -> None:
         """Forget the union and delete the writable layer."""
         await self.close()

@@ -61,6 +61,29 @@ def test_reset_discards_the_writable_layer_and_frees_the_image(make: Make) -> No
     assert errno_of(c / "image", "busybox:latest") == 0
 
 
+@pytest.mark.parametrize("image", ["busybox", "host"])
+def test_a_rootfs_that_was_only_looked_at_does_not_hold_the_image(make: Make, image: str) -> None:
+    c = make()
+    for name in ("image", "spec.toml"):
+        (c / "image").write_text(image)
+        assert "usr" in os.listdir(c / "rootfs")
+        (c / name).write_text("")
+        assert (c / "image").read_text() == ""
+
+
+@pytest.mark.parametrize("image", ["busybox", "host"])
+@pytest.mark.parametrize("name", ["put", "usr/put"])
+def test_what_was_put_into_rootfs_before_the_first_start_holds_the_image(make: Make, image: str, name: str) -> None:
+    c = make()
+    (c / "image").write_text(image)
+    (c / "rootfs" / name).touch()
+    assert errno_of(c / "image", "/") == errno.EBUSY
+    with pytest.raises(OSError, match="Device or resource busy"):
+        (c / "spec.toml").write_text('image = "/"\n')
+    assert (c / "rootfs" / name).exists()
+    assert (c / "image").read_text().startswith(image)
+
+
 @pytest.mark.cgroup
 def test_pause_freezes_and_resume_lets_go_on(make: Make) -> None:
     c = make(command="sleep 100")
