@@ -156,7 +156,7 @@ class Daemon:
             )
             containers = Containers(engine)
             await trio.to_thread.run_sync(engine.volumes.read)
-            await trio.to_thread.run_sync(engine.attachments.store.read)
+            await trio.to_thread.run_sync(engine.attachments.read)
             await trio.to_thread.run_sync(containers.read)
             await trio.to_thread.run_sync(recover, self.store, self.host, options, containers)
             async with trio.open_nursery() as starting:

@@ -16,7 +16,6 @@ from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
-from pydock.runtime.network import nft
 from pydock.runtime.network.addresses import parse_address, parse_mtu, parse_subnet
 from pydock.runtime.network.container import settled
 from pydock.runtime.network.store import NetworkRecord
@@ -153,7 +152,7 @@ async def _names(subject: N) -> str:
 
 
 async def _rules(subject: N) -> str:
-    text = await trio.to_thread.run_sync(nft.listed)
+    text = await trio.to_thread.run_sync(subject.engine.attachments.tables.listed)
     bridge, subnets = subject.network.bridge, [f" {subnet} " for subnet in subject.network.subnets]
     return "".join(
         f"{line.strip()}\n"
@@ -220,7 +219,10 @@ NETWORK: tuple[Entry[N], ...] = (
         "53 of the gateways, so a container that publishes port 53 says at which of the machine's addresses: ``192.0.2.1:53:53/udp``.",
     ),
     Report(
-        name="rules", render=_rules, doc="What the packet filter has about it, in nft(8)'s own text, with counters."
+        name="rules",
+        render=_rules,
+        doc="What the packet filter has about it, in nft(8)'s own text, with counters. The engine's table there is ``inet pydock``, or "
+        "``inet pydock-XXXXXXXX`` where that is another engine's.",
     ),
     Value(
         name="error",
@@ -352,15 +354,15 @@ class NetworksDirectory(Directory):
 
     async def settled(self) -> None:
         """The default network is there for whoever looks first."""
-        store = self._containers.engine.attachments.store
-        if store.get(DEFAULT) is None:
+        attachments = self._containers.engine.attachments
+        if attachments.store.get(DEFAULT) is None:
             try:
-                await store.default()
+                await attachments.default()
             except (PydockError, OSError) as error:  # no subnet is free, or the disk is full
                 self.subject.failed(f"networks/{DEFAULT}: {error}")
 
     async def make(self, name: str) -> None:
-        await self._containers.engine.attachments.store.create(name)
+        await self._containers.engine.attachments.create(name)
 
     async def remove(self, name: str) -> None:
         if name in self._fixed:

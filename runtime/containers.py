@@ -53,7 +53,7 @@ class Containers:
         engine.find = self._neighbour
         engine.attachments.store.users = self.network_users
         engine.attachments.store.runners = self.network_runners
-        engine.attachments.claims.is_gateway = engine.attachments.store.has_gateway
+        engine.attachments.claims.is_gateway = engine.attachments.has_gateway
         engine.attachments.addresses_of = lambda identity: self._by_id[identity].network.targets()
         engine.attachments.claims.name_of = lambda identity: self._by_id[identity].name
         engine.user_namespaces = lambda: {container.id: container.spec.userns for container in self}

@@ -171,8 +171,9 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         doc="``[IP:]HOST[-END]:CONTAINER[-END][/tcp|udp|sctp]`` a line: ports of the machine that lead to the container's, from "
         "outside, which keeps its addresses, from the machine itself (127.0.0.1 and ::1 too) and from other containers. An IPv6 "
         "address is in brackets; HOST 0 is any port that is free; ``auto`` publishes what the image exposes, each at such a "
-        "port. Claimed at the start: EADDRINUSE when somebody listens there, and ``error`` tells who. Live. A range with other "
-        "numbers inside has 16384 ports at most, of ports that are free 1000. Where net.bridge.bridge-nf-call-ip6tables is 1 "
+        "port. Claimed at the start: EADDRINUSE when somebody listens there, or has published it, and ``error`` tells who. Live. "
+        "A range with other numbers inside has 16384 ports at most, of ports that are free 1000. Where "
+        "net.bridge.bridge-nf-call-ip6tables is 1 "
         "the kernel drops what comes back to ::1: there that address refuses, and publishing it is EOPNOTSUPP.",
     ),
     _names(

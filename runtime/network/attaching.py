@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from typing import Final
 
 import trio
+from pydock.runtime.errors import Taken
 from pydock.runtime.names.client import Names
 from pydock.runtime.network import flushes, links, nft
+from pydock.runtime.network.addresses import Network, check_free
 from pydock.runtime.network.links import End, Pair
 from pydock.runtime.network.pool import Pool
-from pydock.runtime.network.ports import Claims
-from pydock.runtime.network.store import Lease, NetworkRecord, NetworkStore, link_name
+from pydock.runtime.network.ports import Claims, Port
+from pydock.runtime.network.store import BRIDGE, Lease, NetworkRecord, NetworkStore, link_name
+from pydock.runtime.network.tables import PATIENCE, Other, Tables, hold
 from pydock.runtime.network.words import DEFAULT, Membership
 from pydock.runtime.tasks import nothing
 
@@ -29,6 +32,9 @@ class Attachments:
     def __init__(self, store: NetworkStore) -> None:
         self.store = store
         self.claims = Claims()
+        self.tables = Tables(store)
+        store.elsewhere = self._subnets_elsewhere
+        self.claims.elsewhere = self._ports_elsewhere
         self.names = Names(self._unnamed, self._named)
         self.addresses_of: Callable[[str], tuple[str, ...]] = (
             lambda container: ()
@@ -36,8 +42,10 @@ class Attachments:
         self.settled: Callable[[], Awaitable[None]] = nothing  # what was written to networks' settings is stored
         self.pool = Pool()
         self._bridges: dict[str, tuple[int, object]] = {}  # their indices, and what they were made with
+        self._making = trio.Lock()
         self._filter = trio.Lock()
         self._filtered: nft.Table | None = None  # what is in force
+        self._led = frozenset[Port]()  # what is published by it
 
     def _unnamed(self, name: str, words: str) -> None:
         network = self.store.get(name)
@@ -49,27 +57,48 @@ class Attachments:
         if network is not None and network.error == before:
             network.error = ""
 
+    def read(self) -> None:
+        """Read what is on disk, and be known to serve, until :meth:`watch` ends. Blocks; before anything else."""
+        self.store.read()
+        self.tables.serve()
+
     async def filter(self) -> None:
-        """Have the packet filter say what the networks' records say."""
+        """Have the packet filter say what the networks' records say. OSError; Taken for a port that another engine got just now."""
         async with self._filter:
-            table = nft.table(self.store, self.published(), self.store.owner)
-            if table != self._filtered:
-                before, self._filtered = self._filtered, None
-                await trio.to_thread.run_sync(nft.apply, table, before)
-                self._filtered = table
+            table = nft.table(self.store, self.published(), self.tables.owner, str(self.store.directory.parent))
+            if table == self._filtered:
+                return
+            led = frozenset(port for ports in self.claims.all().values() for port in ports)
+            before, self._filtered = self._filtered, None
+            fresh = led - self._led if before is not None else frozenset()
+
+            def change() -> None:
+                with (hold("ports", PATIENCE) if fresh else None) or nullcontext():
+                    self.claims.check_elsewhere(fresh)
+                    self.tables.apply(table, before)
+
+            try:
+                await trio.to_thread.run_sync(change)
+            except Taken:
+                self._filtered = before
+                raise
+            self._filtered, self._led = table, led
 
     async def watch(self) -> None:
         """Have the table again when somebody has taken it away, until cancelled."""
         try:
             async for _ in flushes.deletions():
                 async with self._filter:
-                    if self._filtered is None or await trio.to_thread.run_sync(nft.is_there):
+                    if self._filtered is None or await trio.to_thread.run_sync(self.tables.is_there):
                         continue
                     self._filtered = None
-                log.warning("the packet filter's table %s was taken away by somebody: it is made again", nft.TABLE)
+                log.warning("the packet filter's table was taken away by somebody: it is made again")
                 await self.filter()
         except OSError as error:
             log.warning("the packet filter is not watched any more: %s", error.strerror)
+            await trio.sleep_forever()
+        finally:
+            self.tables.close()
 
     def take_down(self) -> None:
         """Nobody is in any network: the bridges go, and the packet filter's table. Blocks."""
@@ -78,11 +107,44 @@ class Attachments:
             with suppress(OSError):
                 links.remove_link(network.bridge)
         if table is not None:
-            nft.remove(table)
+            self.tables.remove()
 
     def published(self) -> list[nft.Published]:
         """Everybody's ports, for the packet filter."""
         return [nft.Published(self.addresses_of(container), ports) for container, ports in self.claims.all().items()]
+
+    # other engines
+
+    def has_gateway(self, address: str) -> bool:
+        """Whether a network has it for a gateway, an engine's own or another's. Blocks."""
+        return self.store.has_gateway(address) or any(address in each.gateways() for each in self._others())
+
+    def _ports_elsewhere(self) -> Iterator[tuple[Port, str]]:
+        return ((port, str(each)) for each in self._others() for port in each.ports())
+
+    def _subnets_elsewhere(self) -> Iterator[tuple[Network, str]]:
+        return ((subnet, f"is that of {each}") for each in self._others() for subnet in each.subnets())
+
+    def _others(self) -> list[Other]:
+        try:
+            return self.tables.others()
+        except OSError:  # without nftables there are none
+            return []
+
+    # networks
+
+    async def create(self, name: str) -> NetworkRecord:
+        """mkdir: with the next subnets that are free, which other engines are told. Exists, Taken, OSError."""
+        with await trio.to_thread.run_sync(hold, "subnets", PATIENCE) or nullcontext():
+            network = await self.store.create(name)
+            with suppress(OSError, Taken):  # a start tells
+                await self.filter()
+        return network
+
+    async def default(self) -> NetworkRecord:
+        """The one that is there from the start; made when it is first asked for."""
+        async with self._making:
+            return self.store.get(DEFAULT) or await self.create(DEFAULT)
 
     async def change(self, network: NetworkRecord, **values: object) -> None:
         """Change settings of a network that nobody names. Busy, Taken, OSError."""
@@ -102,7 +164,7 @@ class Attachments:
         await self.settled()
         found: Leases = {}
         for each in wanted:
-            network = await self.store.default() if each.network == DEFAULT else self.store.find(each.network)
+            network = await self.default() if each.network == DEFAULT else self.store.find(each.network)
             async with network.lock:
                 found[each] = network, self.store.lease(network, container, each)
                 await self._have_bridge(network)
@@ -185,6 +247,8 @@ class Attachments:
             return
 
         def make() -> int:
+            if not links.index_of(network.bridge):
+                _check_bridges(network, {each.bridge for each in self.store})
             if not network.internal:
                 links.forward(ipv6=bool(network.subnet6))
             return links.make_bridge(network.bridge, network.gateways, network.mtu)
@@ -205,6 +269,19 @@ class Attachments:
         if network is None or lease is None:
             return (), ""
         return tuple(str(each.ip) for each in network.gateways), names.get(lease.mac, "")
+
+
+def _check_bridges(network: NetworkRecord, own: set[str]) -> None:
+    """Taken when a bridge of another engine has the subnet: it was made while this one was away. Blocks."""
+    theirs: list[tuple[Network, str]] = []
+    for routed, words in links.routed():
+        link = words.rpartition(" ")[2]
+        if link.startswith(BRIDGE) and link not in own:
+            theirs.append(
+                (routed, f"{words}, a bridge of another pydock: write another to networks/{network.name}/subnet")
+            )
+    for subnet in network.subnets:
+        check_free(subnet, theirs)
 
 
 def shown(network: NetworkRecord, lease: Lease) -> list[str]:

@@ -156,6 +156,14 @@ def index_of(name: str) -> int:
         return 0
 
 
+def has_ports(bridge: str) -> bool:
+    """Whether there are links in a bridge; one that is not there has none."""
+    if not (index := index_of(bridge)):
+        return False
+    with _talking() as ip:
+        return bool(ip.link_lookup(master=index))
+
+
 def make_bridge(name: str, gateways: Iterable[Interface], mtu: int) -> int:
     """Have a bridge with these addresses and no others, up; one that is there is made so. Its index."""
     wanted = set(gateways)

@@ -1,4 +1,4 @@
-"""The packet filter: one table, ``inet pydock``, which is replaced as a whole and is nobody else's. See nft(8).
+"""The packet filter: one table, ``inet pydock`` where there is one engine, which is nobody else's (:mod:`.tables`). See nft(8).
 
 A published port is an element of one of four maps, so that thousands cost a connection no more than one. What comes from a network
 with a way out, and leaves by another link, gets the machine's address (masquerade); from there nothing comes but answers, and what is
@@ -10,16 +10,15 @@ on, as it has no state of theirs.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from pydock.runtime.network import loopback, nftables
+from pydock.runtime.network import loopback
 from pydock.runtime.network.ports import DNS, Port
 from pydock.runtime.network.store import NetworkRecord
 
-TABLE: Final = "inet pydock"
 _PORT: Final = "{}meta l4proto {{ tcp, udp, sctp }} dnat {} to {}meta l4proto . th dport map @{}"
 _LOOKUPS: Final = (
     ("", "ip", "ip daddr . ", "at4"),
@@ -27,6 +26,8 @@ _LOOKUPS: Final = (
     ("fib daddr type local ", "ip", "", "any4"),
     ("fib daddr type local ", "ip6", "", "any6"),
 )
+_GATEWAYS: Final = f'iifname "pd-*" fib daddr . iif type local meta l4proto {{ tcp, udp }} th dport {DNS} return'
+_SAYABLE: Final = re.compile(r"[ !#-~]{1,120}")  # a comment of nft's
 _FEW: Final = 16  # ports of a range that are elements of a map in any case
 _MARTIANS: Final = 'iifname "pd-*" ip daddr 127.0.0.0/8 counter drop'
 
@@ -41,40 +42,43 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is to be in force: maps and chains with their *rules*, in nft's words, and the *elements* of the maps, by map and key. An
-    empty chain tells the *owner*: another engine in this network namespace may have made it another table."""
+    """What is to be in force, whatever it is called: maps and chains with their *rules*, in nft's words, and the *elements* of the
+    maps, by map and key. An empty chain tells the *owner*, and *said* is for who looks at it."""
 
     owner: str
+    said: str
     rules: str
     elements: dict[str, dict[str, str]]
 
-    def whole(self) -> str:
-        """Commands that make it, whatever there is of it."""
-        return f"add table {TABLE}\ndelete table {TABLE}\n{self.rules}{self._difference({})}"
+    def whole(self, name: str) -> str:
+        """Commands that make it. They fail if somebody has one of that name."""
+        comment = f' {{\n\tcomment "{self.said}"\n}}' if _SAYABLE.fullmatch(self.said) else ""
+        return f"create table inet {name}{comment}\n{self._ruled(name)}{self._difference(name, {})}"
 
-    def since(self, before: Table) -> str:
+    def since(self, before: Table, name: str) -> str:
         """Commands that make it of *before*: its counters stay, and the cost is that of what has changed. They fail if it is not
         there, or another engine's."""
-        rules = "" if self.rules == before.rules else f"flush table {TABLE}\n{self.rules}"
-        return f"flush chain {TABLE} {self.owner}\n{rules}{self._difference(before.elements)}"
+        rules = "" if self.rules == before.rules else f"flush table inet {name}\n{self._ruled(name)}"
+        return f"flush chain inet {name} {self.owner}\n{rules}{self._difference(name, before.elements)}"
 
-    def away(self) -> str:
-        """Commands that remove it; they fail as those do."""
-        return f"flush chain {TABLE} {self.owner}\ndelete table {TABLE}\n"
+    def _ruled(self, name: str) -> str:
+        return f"table inet {name} {{\n{self.rules}\n}}\n"
 
-    def _difference(self, before: dict[str, dict[str, str]]) -> str:
+    def _difference(self, name: str, before: dict[str, dict[str, str]]) -> str:
         lines = []
-        for name, elements in self.elements.items():
-            there = before.get(name, {})
-            gone = [key for key, value in there.items() if elements.get(key) != value]
-            fresh = [f"{key} : {value}" for key, value in elements.items() if there.get(key) != value]
+        for key, elements in self.elements.items():
+            there = before.get(key, {})
+            gone = [each for each, value in there.items() if elements.get(each) != value]
+            fresh = [f"{each} : {value}" for each, value in elements.items() if there.get(each) != value]
             for verb, items in (("delete", gone), ("add", fresh)):
                 if items:
-                    lines.append(f"{verb} element {TABLE} {name} {{ {', '.join(items)} }}\n")
+                    lines.append(f"{verb} element inet {name} {key} {{ {', '.join(items)} }}\n")
         return "".join(lines)
 
 
-def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = (), owner: str = "engine") -> Table:
+def table(
+    networks: Iterable[NetworkRecord], published: Iterable[Published] = (), owner: str = "engine", said: str = ""
+) -> Table:
     """The table for *networks* and what is *published*."""
     networks = sorted(networks, key=lambda each: each.name)
     elements, ranges = _elements(published)
@@ -89,19 +93,19 @@ def table(networks: Iterable[NetworkRecord], published: Iterable[Published] = ()
     ]
     forward, nat = _between(networks)
     rules = [
-        f"table {TABLE} {{",
         *_chain(owner, "", []),
         *(line for *_, name in _LOOKUPS for line in _map(name)),
         *_chain("published", "", lookups),
-        *_chain("prerouting", "type nat hook prerouting priority dstnat; policy accept;", ["jump published"]),
+        *_chain(
+            "prerouting", "type nat hook prerouting priority dstnat; policy accept;", [_GATEWAYS, "jump published"]
+        ),
         *_chain("output", "type nat hook output priority -100; policy accept;", ["jump published"]),
         # the machine's loopback is reached through bridges by nobody, though answers have to be (route_localnet)
         *_chain("loopback", "type filter hook prerouting priority raw; policy accept;", [_MARTIANS]),
         *_chain("forward", "type filter hook forward priority filter; policy accept;", forward),
         *_chain("postrouting", "type nat hook postrouting priority srcnat; policy accept;", nat),
-        "}\n",
     ]
-    return Table(owner, "\n".join(rules), elements)
+    return Table(owner, said, "\n".join(rules), elements)
 
 
 def _between(networks: Iterable[NetworkRecord]) -> tuple[list[str], list[str]]:
@@ -180,34 +184,3 @@ def _map(name: str) -> list[str]:
 
 def _chain(name: str, hook: str, rules: list[str]) -> list[str]:
     return [f"\tchain {name} {{", *([f"\t\t{hook}"] if hook else []), *(f"\t\t{rule}" for rule in rules), "\t}"]
-
-
-def apply(wanted: Table, before: Table | None) -> None:
-    """Have the kernel's table be as *wanted*; *before* is what it is as far as one knows. OSError: EOPNOTSUPP without nft or
-    nftables. Blocks."""
-    if before is not None:
-        try:
-            nftables.run(wanted.since(before))
-        except OSError:  # it is not: somebody has had a hand in it
-            nftables.run(wanted.whole())
-    else:
-        nftables.run(wanted.whole())
-
-
-def remove(present: Table) -> None:
-    """Have the kernel forget the table, if it is that one. Blocks."""
-    with suppress(OSError):
-        nftables.run(present.away())
-
-
-def is_there() -> bool:
-    """Whether the kernel has the table. Blocks; OSError."""
-    return f"table {TABLE}" in nftables.run("list tables").splitlines()
-
-
-def listed() -> str:
-    """The table as nft shows it, with counters; empty when there is none. Blocks."""
-    try:
-        return nftables.run(f"list table {TABLE}")
-    except OSError:
-        return ""

@@ -6,12 +6,20 @@ import ctypes
 import errno
 import functools
 import socket
+import struct
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 _LIBRARY: Final = "libnftables.so.1"
 NETLINK_NETFILTER: Final = 12
+_GETTABLE: Final = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
+_DONE, _ERROR = 3, 2  # NLMSG_DONE, NLMSG_ERROR
+_DUMP: Final = 0x1 | 0x300  # NLM_F_REQUEST, NLM_F_DUMP
+_INET: Final = 1  # NFPROTO_INET
+_TABLE_NAME: Final = 1  # NFTA_TABLE_NAME
 _NO_KERNEL: Final = "this machine's kernel has no nftables, which networks need (none and host don't)"
+_LARGEST: Final = 1 << 16
 _LONGEST: Final = 300  # characters of what it says
 _ALONE: Final = threading.Lock()  # a context is one thread's at a time
 
@@ -35,9 +43,9 @@ def _library() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
     return library, context
 
 
-def _check_kernel() -> None:
+def _socket() -> socket.socket:
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER).close()
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
     except OSError:
         raise OSError(errno.EOPNOTSUPP, f"nft: {_NO_KERNEL}") from None
 
@@ -46,7 +54,7 @@ def run(commands: str) -> str:
     """Have *commands* done, all or none; what they print. OSError: EOPNOTSUPP without the library or the kernel's part, EIO for
     what it does not take. Blocks."""
     with _ALONE:
-        _check_kernel()  # where there is no such socket the library ends the process
+        _socket().close()  # where there is no such socket the library ends the process
         library, context = _library()
         failed = library.nft_run_cmd_from_buffer(context, commands.encode())
         said = library.nft_ctx_get_error_buffer(context).decode(errors="replace")
@@ -57,3 +65,29 @@ def run(commands: str) -> str:
             raise OSError(errno.EOPNOTSUPP, f"nft: {_NO_KERNEL}: {words}")
         raise OSError(errno.EIO, f"nft: {words}")
     return str(printed)
+
+
+def tables() -> list[str]:
+    """The names of the tables of the family inet, in a hundredth of the time that the library takes; none where the kernel has no such
+    family. OSError."""
+    found: list[str] = []
+    with _socket() as talk:
+        talk.bind((0, 0))
+        talk.send(struct.pack("=LHHLLBBH", 20, _GETTABLE, _DUMP, 1, 0, _INET, 0, 0))
+        while True:
+            answer, offset = talk.recv(_LARGEST), 0
+            while offset < len(answer):
+                length, kind = struct.unpack_from("=LH", answer, offset)
+                if kind in (_DONE, _ERROR):
+                    return found
+                found += _names(answer[offset + 20 : offset + length])
+                offset += (length + 3) & ~3
+
+
+def _names(attributes: bytes) -> Iterator[str]:
+    offset = 0
+    while offset < len(attributes):
+        length, kind = struct.unpack_from("=HH", attributes, offset)
+        if kind == _TABLE_NAME:
+            yield attributes[offset + 4 : offset + length - 1].decode(errors="replace")
+        offset += (length + 3) & ~3

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -175,6 +175,9 @@ class Claims:
         self._moved: set[Port] = set()
         self.is_gateway: Callable[[str], bool] = lambda address: False  # of a network, where its DNS listens
         self.name_of: Callable[[str], str] = lambda container: container[:12]
+        self.elsewhere: Callable[[], Iterable[tuple[Port, str]]] = (
+            tuple  # what other engines have published, and who; blocks
+        )
 
     def of(self, container: str) -> tuple[Port, ...]:
         """What it has."""
@@ -208,26 +211,38 @@ class Claims:
 
     def find(self, wanted: Iterable[Port], kept: Iterable[Port], container: str) -> tuple[Port, ...]:
         """*wanted*, with a free port where any will do; *kept* are the container's own already. Taken, with who has it. Blocks."""
-        had = tuple(kept)
+        had, wanted = tuple(kept), tuple(wanted)
         own, others = _Index(), _Index()
         for port in had:
             own.add(port, container)
         for owner, theirs in tuple(self._bound.items()):
             if owner != container:
+                name = f"container {self.name_of(owner)}"
                 for port in theirs:
-                    others.add(port, owner)
+                    others.add(port, name)
+        for port, name in self.elsewhere() if wanted else ():
+            others.add(port, name)
         fresh: list[Port] = []
         for port in wanted:
             chosen = port if port.host else _any(port, own, others)
             if own.find(chosen) is not None:
                 raise Taken(f"ports: {chosen} is published twice")
             if (having := others.find(chosen)) is not None:
-                raise Taken(f"ports: {chosen} is taken by container {self.name_of(having)}")
+                raise Taken(f"ports: {chosen} is taken by {having}")
             if port.host:
                 _check_free(chosen, self.is_gateway)
             own.add(chosen, container)
             fresh.append(chosen)
         return (*had, *fresh)
+
+    def check_elsewhere(self, fresh: Collection[Port]) -> None:
+        """Taken when one of *fresh* has become another engine's since it was found free. Blocks."""
+        others = _Index()
+        for port, name in self.elsewhere() if fresh else ():
+            others.add(port, name)
+        for port in fresh:
+            if (having := others.find(port)) is not None:
+                raise Taken(f"ports: {port} is taken by {having}")
 
 
 class _Index:

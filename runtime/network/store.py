@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership
 from pydock.runtime.state import Settler, clear_halves, printed, read_json, replace, replace_json
 
 _SUFFIX: Final = ".json"
-_BRIDGE: Final = "pd-"
+BRIDGE: Final = "pd-"
 _RENAMING: Final = ".renaming"
 
 
@@ -101,7 +101,7 @@ class NetworkRecord:
     @property
     def bridge(self) -> str:
         """The name of its link."""
-        return f"{_BRIDGE}{self.id}"
+        return f"{BRIDGE}{self.id}"
 
     @property
     def subnets(self) -> tuple[Network, ...]:
@@ -155,17 +155,15 @@ class NetworkStore:
         self.addressing = default
         self.users: Callable[[str], tuple[str, ...]] = lambda name: ()
         self.runners: Callable[[str], tuple[str, ...]] = lambda name: ()
-        self._directory = directory
+        self.elsewhere: Callable[[], Iterable[tuple[Network, str]]] = (
+            tuple  # what other engines' networks have, and whose it is
+        )
+        self.directory = directory
         self._events = events
         self._settler = settler
         self._networks: dict[str, NetworkRecord] = {}
         self._before: dict[str, NetworkRecord] = {}  # by the names that settings may still have
         self._lock = trio.Lock()
-
-    @property
-    def owner(self) -> str:
-        """What tells those of this engine from another's."""
-        return f"engine-{hashlib.sha256(bytes(self._directory)).hexdigest()[:8]}"
 
     def __iter__(self) -> Iterator[NetworkRecord]:
         return iter(self._networks.values())
@@ -189,11 +187,11 @@ class NetworkStore:
 
     def read(self) -> None:
         """Read what is on disk; before anything else."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        clear_halves(self._directory)
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        clear_halves(self.directory)
         if (renaming := self.renaming()) is not None and self._path(renaming[0]).exists():
             os.rename(*map(self._path, renaming))
-        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+        for path in sorted(self.directory.glob(f"*{_SUFFIX}")):
             values = read_json(path)
             if values is None:
                 continue
@@ -239,14 +237,11 @@ class NetworkStore:
         """What is in use: by the machine's routes, by other networks than *but*. Blocks."""
         own = {each.bridge for each in self._networks.values()}
         found = [each for each in links.routed() if each[1].rpartition(" ")[2] not in own]
+        found += self.elsewhere()
         for network in tuple(self._networks.values()):
             if network is not but:
                 found += [(subnet, f"is that of networks/{network.name}") for subnet in network.subnets]
         return found
-
-    async def default(self) -> NetworkRecord:
-        """The one that is there from the start; made when it is first asked for."""
-        return self._networks.get(DEFAULT) or await self.create(DEFAULT)
 
     async def agree(self) -> None:
         """After a start: have the default network be as was said since, or Busy when it can't be, as some run in it."""
@@ -303,11 +298,11 @@ class NetworkStore:
             raise Forbidden(f"networks/{DEFAULT} is there from the start and can't be renamed")
 
         def move() -> None:
-            replace_json(self._directory / _RENAMING, {"from": name, "to": new})
+            replace_json(self.directory / _RENAMING, {"from": name, "to": new})
             try:
                 os.rename(self._path(name), self._path(new))
             except OSError:
-                (self._directory / _RENAMING).unlink()
+                (self.directory / _RENAMING).unlink()
                 raise
 
         async with self._lock, network.saving:
@@ -322,14 +317,14 @@ class NetworkStore:
 
     def renaming(self) -> tuple[str, str] | None:
         """The names before and after, when settings may have the one before yet."""
-        values = read_json(self._directory / _RENAMING) or {}
+        values = read_json(self.directory / _RENAMING) or {}
         before, after = values.get("from"), values.get("to")
         return (before, after) if isinstance(before, str) and isinstance(after, str) else None
 
     async def renamed(self, before: str) -> None:
         """All settings have the new name."""
         self._before.pop(before, None)
-        await trio.to_thread.run_sync(partial((self._directory / _RENAMING).unlink, missing_ok=True))
+        await trio.to_thread.run_sync(partial((self.directory / _RENAMING).unlink, missing_ok=True))
 
     async def save(self, network: NetworkRecord) -> None:
         """Keep it on disk, as it is by then, unless it is; nothing when it has been removed."""
@@ -343,7 +338,7 @@ class NetworkStore:
         self._settler.touched(path)
 
     def _path(self, name: str) -> Path:
-        return self._directory / f"{name}{_SUFFIX}"
+        return self.directory / f"{name}{_SUFFIX}"
 
     def lease(self, network: NetworkRecord, container: str, wanted: Membership) -> Lease:
         """The addresses of *container* (its id) in the network: its own from before, what it asks for, or the next that are free.

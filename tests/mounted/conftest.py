@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ class Engine:
         self.process: subprocess.Popen[bytes] | None = None
         self.umask = -1  # the shell's that starts it; -1 is that of the tests
         self._disk = False
+        self.place: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # where it is started
 
     @property
     def root(self) -> Path:
@@ -50,6 +52,19 @@ class Engine:
     def log(self) -> str:
         """What pydockd has logged."""
         return (self.directory / "log").read_text()
+
+    @property
+    def table(self) -> str:
+        """The name of its table of the packet filter; empty when it has none."""
+        with self.place():
+            told = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+            for line in told.splitlines():
+                shown = subprocess.run(
+                    ["nft", "list", *line.split()], capture_output=True, text=True, check=False
+                ).stdout
+                if f'comment "{self.root}"' in shown:
+                    return line.split()[-1]
+        return ""
 
     def use_disk(self, *, size: str) -> None:
         """Have the data on a file system of their own, of *size* bytes; before the first start."""
@@ -83,7 +98,7 @@ class Engine:
     def start(self) -> None:
         """Mount; returns when the tree is there."""
         ready, said = os.pipe()
-        with open(self.directory / "log", "ab") as log, os.fdopen(ready) as reader:
+        with open(self.directory / "log", "ab") as log, os.fdopen(ready) as reader, self.place():
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pydock.fs", str(self.tree), "-o", self.options],
                 pass_fds=[said],
@@ -229,6 +244,21 @@ def own_engine() -> Iterator[Engine]:
     engine.start()
     yield engine
     engine.end()
+
+
+@pytest.fixture
+def engine_at() -> Iterator[Callable[[Callable[[], AbstractContextManager[None]]], Engine]]:
+    """``engine_at(PLACE)``: one that is started within ``PLACE()``."""
+    with contextlib.ExitStack() as stack:
+
+        def start(place: Callable[[], AbstractContextManager[None]]) -> Engine:
+            engine = Engine()
+            engine.place = place
+            engine.start()
+            stack.callback(engine.end)
+            return engine
+
+        yield start
 
 
 @pytest.fixture(scope="module")

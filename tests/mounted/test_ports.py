@@ -287,11 +287,13 @@ def test_all_goes_on_when_pydockd_dies_and_the_table_is_right_again(
         own_engine.kill()
         peer.sendall(b"1")
         assert peer.recv(1) == b"1"
-        table = subprocess.run(["nft", "-s", "list", "table", "inet", "pydock"], capture_output=True, check=True).stdout
-        subprocess.run(["nft", "delete", "table", "inet", "pydock"], check=True)
+        name = own_engine.table
+        table = subprocess.run(["nft", "-s", "list", "table", "inet", name], capture_output=True, check=True).stdout
+        subprocess.run(["nft", "delete", "table", "inet", name], check=True)
         own_engine.start()
+        assert own_engine.table == name
         assert (
-            subprocess.run(["nft", "-s", "list", "table", "inet", "pydock"], capture_output=True, check=True).stdout
+            subprocess.run(["nft", "-s", "list", "table", "inet", name], capture_output=True, check=True).stdout
             == table
         )
         peer.sendall(b"2")

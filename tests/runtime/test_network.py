@@ -221,16 +221,20 @@ def record(name: str, **values: object) -> NetworkRecord:
     return made
 
 
-def test_the_table_is_replaced_as_a_whole() -> None:
-    text = nft.table([]).whole()
-    assert text.startswith("add table inet pydock\ndelete table inet pydock\ntable inet pydock {\n")
+@pytest.mark.parametrize(
+    ("said", "comment"),
+    [("/var/lib/pydock", ' {\n\tcomment "/var/lib/pydock"\n}'), ('/a"b', ""), ("/ä", ""), ("/" * 121, "")],
+)
+def test_a_table_is_made_where_there_is_none(said: str, comment: str) -> None:
+    text = nft.table([], said=said).whole("pydock-0123abcd")
+    assert text.startswith(f"create table inet pydock-0123abcd{comment}\ntable inet pydock-0123abcd {{\n")
     assert "elements" not in text
 
 
 def test_rules_of_networks() -> None:
     text = nft.table(
         [record("b", internal=True), record("a", isolate=True), record("c", masquerade=False, isolate=False)]
-    ).whole()
+    ).whole("pydock")
     assert 'ip saddr 10.1.2.0/24 oifname != "pd-ida" counter masquerade' in text
     assert 'ip6 saddr fd00::/64 oifname != "pd-ida" counter masquerade' in text
     assert 'iifname "pd-idb" oifname != "pd-idb" counter drop' in text

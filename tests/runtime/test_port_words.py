@@ -174,7 +174,7 @@ def test_an_image_that_exposes_thousands_is_not_published_by_itself() -> None:
 def test_a_range_that_keeps_its_numbers_is_a_rule() -> None:
     text = nft.table(
         [], [nft.Published(("10.0.0.2", "fd00::2"), (Port("", 1, 1, 65535), Port("127.0.0.1", 20, 20, 17, "udp")))]
-    ).whole()
+    ).whole("pydock")
     assert "fib daddr type local meta l4proto tcp th dport 1-65535 dnat ip to 10.0.0.2\n" in text
     assert "fib daddr type local meta l4proto tcp th dport 1-65535 dnat ip6 to fd00::2\n" in text
     assert "ip daddr 127.0.0.1 meta l4proto udp th dport 20-36 dnat ip to 10.0.0.2\n" in text
@@ -186,17 +186,17 @@ def test_what_changes_is_all_that_is_said() -> None:
     before, after = (
         nft.table([], [nft.Published(("10.0.0.2",), item)]) for item in ((one,), (replace(one, inner=82), two))
     )
-    assert after.since(before) == (
+    assert after.since(before, "pydock") == (
         "flush chain inet pydock engine\n"
         "delete element inet pydock any4 { tcp . 8080 }\n"
         "add element inet pydock any4 { tcp . 8080 : 10.0.0.2 . 82, tcp . 8081 : 10.0.0.2 . 81 }\n"
     )
-    assert before.since(before) == "flush chain inet pydock engine\n"
+    assert before.since(before, "pydock") == "flush chain inet pydock engine\n"
 
 
 def test_published_ports_are_elements_of_maps() -> None:
     item = (Port("", 8080, 80), Port("127.0.0.1", 53, 53, 1, "udp"), Port("", 9000, 90, 2))
-    text = nft.table([], [nft.Published(("10.0.0.2", "fd00::2"), item)]).whole()
+    text = nft.table([], [nft.Published(("10.0.0.2", "fd00::2"), item)]).whole("pydock")
     assert "tcp . 8080 : 10.0.0.2 . 80, tcp . 9000 : 10.0.0.2 . 90, tcp . 9001 : 10.0.0.2 . 91" in text
     assert "127.0.0.1 . udp . 53 : 10.0.0.2 . 53" in text
     assert "tcp . 8080 : fd00::2 . 80" in text

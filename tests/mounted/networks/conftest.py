@@ -177,11 +177,12 @@ def outside(machine: Host) -> Iterator[Host]:
     host = Host(links.new_namespace())
     ipv6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").read_text() == "0\n"
     place = f"/proc/self/fd/{host.namespace}"
-    subprocess.run(
-        ["ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", place],
-        pass_fds=[host.namespace],
-        check=True,
-    )
+    with machine.inside():
+        subprocess.run(
+            ["ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", place],
+            pass_fds=[host.namespace],
+            check=True,
+        )
     for where, link, addresses in (
         (machine, "up0", ("192.0.2.1/24", "192.0.2.10/24", "2001:db8::1/64", "2001:db8::10/64")),
         (host, "eth0", ("192.0.2.2/24", "2001:db8::2/64")),
@@ -344,7 +345,7 @@ class Tenant:
 
 @pytest.fixture
 def tenant(machine: Host) -> Iterator[Callable[..., Tenant]]:
-    """``tenant(ROOT, *OVERLAID)``; after the test the packet filter has pydock's table alone."""
+    """``tenant(ROOT, *OVERLAID)``; after the test the packet filter has pydock's tables alone."""
     with ExitStack() as stack:
 
         def move_in(root: str = "/", *overlaid: str) -> Tenant:
@@ -354,6 +355,6 @@ def tenant(machine: Host) -> Iterator[Callable[..., Tenant]]:
 
         yield move_in
     for line in machine.run("nft", "list", "tables").splitlines():
-        if line != "table inet pydock":
+        if not line.startswith("table inet pydock"):
             machine.run("nft", *line.replace("table", "delete table", 1).split())
     machine.run("ip", "link", "del", "docker0", check=False)

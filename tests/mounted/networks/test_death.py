@@ -33,12 +33,12 @@ def mortal(own_engine: Engine) -> Iterator[Engine]:
     (own_engine.tree / "networks/front").rmdir()
 
 
-def in_force() -> set[str]:
+def in_force(engine: Engine) -> set[str]:
     """``HOST:PORT/PROTOCOL`` of each that the packet filter leads on, for each address that it leads to."""
     found = set()
     for name in ("any4", "any6"):
         text = subprocess.run(
-            ["nft", "-n", "list", "map", "inet", "pydock", name], capture_output=True, text=True, check=True
+            ["nft", "-n", "list", "map", "inet", engine.table, name], capture_output=True, text=True, check=True
         ).stdout
         for protocol, host, address, port in re.findall(r"(\d+) \. (\d+) : (\S+) \. (\d+)", text):
             found.add(f"{address} {host}:{port}/{ {'6': 'tcp', '17': 'udp'}[protocol] }")
@@ -63,8 +63,8 @@ def test_connections_go_on_and_what_ended_meanwhile_goes(
     a = serving_in(tree, "a", f"{one}:80", f"{one}:80/udp", "0:80")
     b = serving_in(tree, "b", f"{two}:80", f"{two}:80/udp")
     before = {name: (a / name).read_text() for name in ("ports.bound", "address")}
-    assert in_force() == in_tree(tree)
-    assert len(in_force()) == 10
+    assert in_force(mortal) == in_tree(tree)
+    assert len(in_force(mortal)) == 10
     pid = (b / "pid").read_text()
     with outside.connected("192.0.2.1", one) as peer, outside.datagrams("2001:db8::1", two) as asking:
         file = peer.makefile("rw")
@@ -83,8 +83,8 @@ def test_connections_go_on_and_what_ended_meanwhile_goes(
         mortal.start()
         assert {name: (a / name).read_text() for name in before} == before
         assert (b / "ports.bound").read_text() == ""
-        assert in_force() == in_tree(tree)
-        assert len(in_force()) == 6
+        assert in_force(mortal) == in_tree(tree)
+        assert len(in_force(mortal)) == 6
         assert {path.name for path in (tree / "networks/ports").iterdir()} == {
             f"{line.split('/')[1]}:0.0.0.0:{line.split(':')[0]}" for line in before["ports.bound"].splitlines()
         }
@@ -132,7 +132,7 @@ def test_a_death_at_any_moment_of_a_change_leaves_the_filter_as_the_tree_has_it(
         mortal.kill()
         thread.join()
         mortal.start()
-        assert in_force() == in_tree(tree)
+        assert in_force(mortal) == in_tree(tree)
         assert f"{port}:80/tcp\n" in (a / "ports.bound").read_text()
         file.write("still there\n")
         file.flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from conftest import Engine
     from networks.conftest import Host, Tenant
 
 KINDS = ("iptables", "nftables", "ufw", "firewalld", "docker")
@@ -155,7 +156,7 @@ def test_what_others_flush_is_their_own(
 
 
 def test_the_table_is_made_again_when_all_are_flushed(
-    serving: Callable[..., Path], outside: Host, machine: Host, free: Callable[[], int]
+    engine: Engine, serving: Callable[..., Path], outside: Host, machine: Host, free: Callable[[], int]
 ) -> None:
     port = free()
     serving("a", f"{port}:80")
@@ -164,7 +165,7 @@ def test_the_table_is_made_again_when_all_are_flushed(
         assert file.readline() == "a 192.0.2.2 80\n"
         machine.run("nft", "flush", "ruleset")
         deadline = time.monotonic() + 60
-        while "table inet pydock" not in machine.run("nft", "list", "tables"):
+        while not engine.table:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         file.write("still there\n")
