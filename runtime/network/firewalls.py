@@ -2,15 +2,18 @@
 
 iptables (as docker leaves it), ufw and firewalld can each be told to let containers pass; that is for the machine's owner to say, so
 they are looked at and never changed. A chain that drops what it has no rule for is taken to be told when it, or one that it jumps to,
-has rules about the bridges, ``pd-*``.
+has rules about the bridges, ``pd-*``. The kernel's older filter, that of iptables-legacy, is asked about by its program where it has
+rules, which ``/proc/net`` tells.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -21,7 +24,11 @@ _FIREWALLD: Final = ("inet", "firewalld")
 _MAY: Final = "may drop what containers send and get"
 _PAUSE: Final = 1.0  # seconds between two looks, however many containers start
 _BASE: Final = re.compile(r"type filter hook (forward|input) priority [^;]*;( policy drop;)?")
-_JUMP: Final = re.compile(r"\b(?:jump|goto) (\S+)")
+_JUMP: Final = re.compile(r"(?:\b(?:jump|goto)|-[jg]) (\S+)")
+_LEGACY: Final = (
+    (Path("/proc/net/ip_tables_names"), "iptables-legacy"),
+    (Path("/proc/net/ip6_tables_names"), "ip6tables-legacy"),
+)
 _UFW: Final = "ufw route allow in on pd-+; ufw route allow out on pd-+; ufw allow in on pd-+ to any port 53"
 _ZONE: Final = "firewall-cmd --permanent --zone=trusted --add-interface=pd-+; firewall-cmd --reload"
 
@@ -89,6 +96,9 @@ def obstacles(ipv6: bool) -> str:
         if not all(f'{way}name "pd-' in rules for way in ways):
             chains.append(str(chain))
             lines.append(_remedy(chain, tables[place]))
+    for words, remedy in _legacy(ipv6=ipv6):
+        chains.append(words)
+        lines.append(remedy)
     return f"{', '.join(chains)} {_MAY}: {'; '.join(dict.fromkeys(lines))}" if chains else ""
 
 
@@ -105,6 +115,24 @@ def _dropping(text: str, *, ipv6: bool) -> Iterator[_Chain]:
         match = _BASE.search(line)
         if match and family in families and (match[2] or (family, table) == _FIREWALLD):
             yield _Chain(family, table, name, match[1])
+
+
+def _legacy(*, ipv6: bool) -> Iterator[tuple[str, str]]:
+    """Chains of iptables-legacy that are in the way, and what lets packets pass."""
+    for names, program in _LEGACY if ipv6 else _LEGACY[:1]:
+        with suppress(OSError):  # the kernel has no such filter, or nobody here its program
+            if "filter" not in names.read_text().split():
+                continue
+            said = subprocess.run(
+                [f"{program}-save", "-t", "filter"], capture_output=True, text=True, check=False
+            ).stdout
+            chains: dict[str, list[str]] = {name: [] for name in re.findall(r"^:(\S+)", said, re.MULTILINE)}
+            for name, rule in re.findall(r"^-A (\S+) (.*)", said, re.MULTILINE):
+                chains[name].append(rule)
+            for hook, ways in (("FORWARD", "io"), ("INPUT", "i")):
+                rules = "\n".join(_reached(chains, hook))
+                if f":{hook} DROP" in said and not all(f"-{way} pd-" in rules for way in ways):
+                    yield f"chain {hook} of {program}", _insertions(program, hook, chains)
 
 
 def _chains(text: str) -> dict[str, list[str]]:
@@ -132,15 +160,20 @@ def _reached(chains: dict[str, list[str]], first: str) -> list[str]:
 def _remedy(chain: _Chain, chains: dict[str, list[str]]) -> str:
     if (chain.family, chain.table) == _FIREWALLD:
         return _ZONE
-    if any(name.startswith(("ufw-", "ufw6-")) for name in chains):
-        return _UFW
     program = {"ip": "iptables", "ip6": "ip6tables"}.get(chain.family)
     if program and (chain.table, chain.name) == ("filter", chain.hook.upper()):
-        if chain.hook == "input":
-            return f"{program} -I INPUT -i pd-+ -p udp --dport 53 -j ACCEPT"
-        name = "DOCKER-USER" if "DOCKER-USER" in chains else chain.name
-        return f"{program} -I {name} -i pd-+ -j ACCEPT; {program} -I {name} -o pd-+ -j ACCEPT"
+        return _insertions(program, chain.name, chains)
     place = f"nft insert rule {chain.family} {chain.table} {chain.name}"
     if chain.hook == "input":
         return f"{place} iifname 'pd-*' udp dport 53 accept"
     return f"{place} iifname 'pd-*' accept; {place} oifname 'pd-*' accept"
+
+
+def _insertions(program: str, chain: str, chains: Iterable[str]) -> str:
+    """The lines for iptables, or who has rules made by it; *chains* are all that there are."""
+    if any(name.startswith(("ufw-", "ufw6-")) for name in chains):
+        return _UFW
+    if chain == "INPUT":
+        return f"{program} -I INPUT -i pd-+ -p udp --dport 53 -j ACCEPT"
+    name = "DOCKER-USER" if "DOCKER-USER" in chains else chain
+    return f"{program} -I {name} -i pd-+ -j ACCEPT; {program} -I {name} -o pd-+ -j ACCEPT"

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from conftest import Engine
     from networks.conftest import Host, Tenant
 
-KINDS = ("iptables", "nftables", "ufw", "firewalld", "docker")
+KINDS = ("iptables", "legacy", "nftables", "ufw", "firewalld", "docker")
 #: How each of them has its rules made anew.
 AGAIN = {
     "iptables": "iptables-save | iptables-restore; ip6tables-save | ip6tables-restore",
+    "legacy": "iptables-legacy-save | iptables-legacy-restore; ip6tables-legacy-save | ip6tables-legacy-restore",
     "nftables": "nft list table inet filter > /run/filter.nft; nft delete table inet filter; nft -f /run/filter.nft",
     "ufw": "ufw reload",
     "firewalld": "firewall-cmd --complete-reload",
@@ -31,6 +32,14 @@ for program in iptables ip6tables; do
     $program -P FORWARD DROP
 done
 ip6tables -A INPUT -p icmpv6 -j ACCEPT
+"""
+FORGOTTEN = """
+for program in iptables-legacy ip6tables-legacy; do
+    for chain in INPUT FORWARD; do
+        $program -P $chain ACCEPT
+        $program -F $chain
+    done
+done
 """
 NFTABLES = """nft -f - <<'END'
 table inet filter {
@@ -64,6 +73,10 @@ def filters(
     def move_in(kind: str) -> Callable[[str], str]:
         if kind in ("iptables", "nftables"):
             as_owner(IPTABLES if kind == "iptables" else NFTABLES)
+            return as_owner
+        if kind == "legacy":
+            as_owner(IPTABLES.replace("tables ", "tables-legacy ").replace("tables;", "tables-legacy;"))
+            stack.callback(as_owner, FORGOTTEN)
             return as_owner
         found = tenant(servers)
         if kind == "ufw":
