@@ -208,7 +208,7 @@ NETWORK: tuple[Entry[N], ...] = (
         name="members",
         make=_members,
         doc="A link to each container that names it. ``ln -s ../../../containers/NAME`` connects one, rm disconnects it: also "
-        "while it runs.",
+        "while it runs. ENOSPC for one more than 1023 that run: a bridge takes no more links.",
     ),
     Report(
         name="names",

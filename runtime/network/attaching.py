@@ -238,7 +238,8 @@ class Attachments:
             except OSError as error:
                 if error.errno != errno.EXFULL:
                     raise
-                raise OSError(errno.EXFULL, f"networks/{network.name} is full: a bridge takes {_MOST} links") from None
+                # the kernel's own errno for it means something else to everybody; ENOSPC is that of other limits, as of cgroups
+                raise OSError(errno.ENOSPC, f"networks/{network.name} is full: a bridge takes {_MOST} links") from None
 
     async def _have_bridge(self, network: NetworkRecord) -> None:
         wanted = (network.gateways, network.mtu, network.internal)
