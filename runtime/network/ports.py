@@ -38,6 +38,7 @@ _FEW: Final = 64  # as many are tried one by one
 _LONGEST: Final = 16384  # ports of a range that have other numbers inside: each takes memory of the kernel's
 MOST_CHOSEN: Final = 1000
 DNS: Final = 53
+_ALL_6: Final = "::"
 _SOMEBODY: Final = "another process"
 
 
@@ -51,6 +52,7 @@ class Port:
     count: int = 1
     protocol: str = "tcp"
     chosen: bool = False  # of the machine's ports any would have done
+    only6: bool = False  # of all addresses those of IPv6: ``[::]``
 
     @classmethod
     def parse(cls, text: str) -> Port:
@@ -75,15 +77,24 @@ class Port:
             raise Invalid(
                 f"ports: {quote(text)} is too long: more than {_LONGEST} ports need the same numbers on both sides"
             )
-        return cls(_address(match["ip"] or "", text), host, inner, inner_end - inner + 1, protocol)
+        address = _address(match["ip"] or "", text)
+        all6 = address == _ALL_6
+        return cls("" if all6 else address, host, inner, inner_end - inner + 1, protocol, only6=all6)
 
     @property
     def versions(self) -> tuple[int, ...]:
         """The IP versions that it is about."""
+        if self.only6:
+            return (6,)
         return (4, 6) if not self.address else (ip_address(self.address).version,)
 
+    @property
+    def written(self) -> str:
+        """The address as an item has it; empty for all."""
+        return _ALL_6 if self.only6 else self.address
+
     def __str__(self) -> str:
-        address = f"[{self.address}]" if ":" in self.address else self.address
+        address = f"[{self.written}]" if ":" in self.written else self.written
         host, inner = _span(self.host, self.count if self.host else 1), _span(self.inner, self.count)
         return f"{address}{':' if address else ''}{host}:{inner}/{self.protocol}"
 
@@ -94,12 +105,13 @@ class Port:
             and self.host < other.host + other.count
             and other.host < self.host + self.count
             and (not self.address or not other.address or self.address == other.address)
+            and not set(self.versions).isdisjoint(other.versions)
         )
 
     @property
     def place(self) -> str:
         """``PROTOCOL:ADDRESS:HOST[-END]``, of the machine."""
-        return f"{self.protocol}:{self.address or '0.0.0.0'}:{_span(self.host, self.count)}"
+        return f"{self.protocol}:{self.written or '0.0.0.0'}:{_span(self.host, self.count)}"
 
     def is_had_by(self, bound: Port) -> bool:
         """Whether who has *bound* has what this asks for."""
@@ -138,7 +150,7 @@ def key(item: str) -> str:
     if item == AUTO:
         return AUTO
     port = Port.parse(item)
-    return f"{port.address} {port.host}-{port.count} {port.protocol}" + ("" if port.host else f" {port.inner}")
+    return f"{port.written} {port.host}-{port.count} {port.protocol}" + ("" if port.host else f" {port.inner}")
 
 
 def exposed(texts: Iterable[str]) -> list[Port]:
@@ -269,10 +281,10 @@ class _Index:
 def _any(port: Port, *taken: _Index) -> Port:
     """*port* at one of the machine's that is free. Taken when there is none."""
     kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
-    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+    family = socket.AF_INET6 if ":" in port.written else socket.AF_INET
     for _ in range(200):
         with socket.socket(family, kind) as probe:
-            probe.bind((port.address, 0))
+            probe.bind((port.written, 0))
             chosen = replace(port, host=probe.getsockname()[1], chosen=True)
         if all(index.find(chosen) is None for index in taken) and all(
             _can_be_bound(chosen, version) for version in chosen.versions
@@ -342,11 +354,14 @@ class _Socket:
         """Whether it is in the way of one that is in *port*."""
         if not port.host <= self.port < port.host + port.count:
             return False
-        if not port.address or self.address == IPv6Address("::"):  # which may be about IPv4 as well
-            return True
-        wanted, address = ip_address(port.address), self.address
+        address = self.address
         if isinstance(address, IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
+        if address == IPv6Address(_ALL_6):  # which may be about IPv4 as well
+            return True
+        if not port.address:
+            return address.version in port.versions
+        wanted = ip_address(port.address)
         return address.version == wanted.version and (int(address) == 0 or address == wanted)
 
     def owner(self) -> str:

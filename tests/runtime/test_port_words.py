@@ -22,6 +22,7 @@ from pydock.runtime.network.ports import Claims, Port, exposed
         ("127.0.0.1:8080:80", Port("127.0.0.1", 8080, 80)),
         ("0.0.0.0:8080:80", Port("", 8080, 80)),
         ("[::1]:8080:80", Port("::1", 8080, 80)),
+        ("[::]:8080:80", Port("", 8080, 80, only6=True)),
         ("[FE80:0::1]:8080:80", Port("fe80::1", 8080, 80)),
         ("8000-8009:80-89", Port("", 8000, 80, 10)),
         ("0:80", Port("", 0, 80)),
@@ -116,6 +117,9 @@ def test_what_an_image_exposes() -> None:
         ("127.0.0.1:80:80", "127.0.0.2:80:80", False),
         ("80-90:80-90", "90-95:1-6", True),
         ("80-90:80-90", "91-95:1-5", False),
+        ("[::]:80:80", "80:80", True),
+        ("[::]:80:80", "[::1]:80:80", True),
+        ("[::]:80:80", "127.0.0.1:80:80", False),
     ],
 )
 def test_what_overlaps(one: str, other: str, wanted: bool) -> None:
@@ -137,6 +141,10 @@ def test_who_listens_is_named(listener: int) -> None:
         Claims().find([Port("", listener, 80)], [], "a")
     with pytest.raises(Taken, match=f"{listener}:"):
         Claims().find([Port("", listener, 1, 100)], [], "a")
+
+
+def test_who_listens_for_ipv4_alone_is_not_in_the_way_of_ipv6(listener: int) -> None:
+    assert Claims().find([Port.parse(f"[::]:{listener}:80")], [], "a")
 
 
 def test_who_has_published_is_named_and_nobody_publishes_twice(free: Callable[[], int]) -> None:
@@ -195,8 +203,11 @@ def test_what_changes_is_all_that_is_said() -> None:
 
 
 def test_published_ports_are_elements_of_maps() -> None:
-    item = (Port("", 8080, 80), Port("127.0.0.1", 53, 53, 1, "udp"), Port("", 9000, 90, 2))
+    item = (Port("", 8080, 80), Port("127.0.0.1", 53, 53, 1, "udp"), Port("", 9000, 90, 2), Port.parse("[::]:8083:83"))
     text = nft.table([], [nft.Published(("10.0.0.2", "fd00::2"), item)]).whole("pydock")
+    assert " tcp . 8083 : fd00::2 . 83" in text
+    assert " :: . tcp" not in text
+    assert "10.0.0.2 . 83" not in text
     assert "tcp . 8080 : 10.0.0.2 . 80, tcp . 9000 : 10.0.0.2 . 90, tcp . 9001 : 10.0.0.2 . 91" in text
     assert "127.0.0.1 . udp . 53 : 10.0.0.2 . 53" in text
     assert "tcp . 8080 : fd00::2 . 80" in text

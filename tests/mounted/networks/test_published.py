@@ -52,6 +52,19 @@ def test_one_address_of_the_machine_may_be_given(
             assert host.asks(other, port, protocol) == "ConnectionRefusedError"
 
 
+def test_all_addresses_of_ipv6_may_be_given(
+    serving: Serving, outside: Host, machine: Host, free: Callable[[], int]
+) -> None:
+    port = free()
+    serving("a", f"[::]:{port}:80", f"[::]:{port}:80/udp")
+    serving("b", f"127.0.0.1:{port}:80")
+    for host in (outside, machine):
+        for protocol in ("tcp", "udp"):
+            assert host.asks("2001:db8::1", port, protocol).startswith("a ")
+            assert host.asks("2001:db8::10", port, protocol).startswith("a ")
+            assert host.asks("192.0.2.1", port, protocol) == "ConnectionRefusedError"
+
+
 def test_two_containers_have_the_same_port_of_two_addresses(
     serving: Serving, outside: Host, free: Callable[[], int]
 ) -> None:
