@@ -19,9 +19,10 @@ DEFAULT_HOST: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"
 _LIBRARY: Final = "library"
 _NAME_MAX: Final = 255  # bytes of host and path together, as registries have it
+_PORT_MAX: Final = 65535
 
 _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_HOST: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?", re.ASCII)
+_HOST: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::([0-9]{{1,5}}))?", re.ASCII)
 _COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
 _TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}", re.ASCII)
 
@@ -33,7 +34,8 @@ def _looks_like_a_host(component: str) -> bool:
 
 def is_host(text: str) -> bool:
     """Whether *text* is ``HOST[:PORT]`` as references have it."""
-    return _HOST.fullmatch(text) is not None
+    match = _HOST.fullmatch(text)
+    return match is not None and (match[1] is None or 0 < int(match[1]) <= _PORT_MAX)
 
 
 def is_component(text: str) -> bool:
@@ -63,7 +65,7 @@ class Reference:
         host = DEFAULT_HOST
         if len(components) > 1 and _looks_like_a_host(components[0]):
             host = components.pop(0)
-            if _HOST.fullmatch(host) is None:
+            if not is_host(host):
                 raise Invalid(f"{text[:300]!r}: {host[:130]!r} is not a registry: want HOST or HOST:PORT")
             if host == "index.docker.io":
                 host = DEFAULT_HOST

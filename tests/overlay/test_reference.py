@@ -97,6 +97,8 @@ def test_a_digest_takes_the_place_of_the_default_tag() -> None:
         "busybox@sha256:12",
         "host.:1x/app",
         "host:123456/app",
+        "host:65536/app",
+        "host:0/app",
         "sub..host/app",
         "a" * 256,
         "b\0x",
