@@ -140,6 +140,7 @@ class Containers:
         await self.engine.on_removed(container)
         for process in container.processes():
             process.tell_end()
+        container.health.removed()
         self.engine.events.publish("container", name, "remove", id=container.id)
         self.engine.spawn(lambda: self._clear(container, trash, give_back))
 

@@ -84,6 +84,7 @@ class Health:
         self._container = container
         self.changed = trio.Event()  # another one after each change
         self.taken = 0  # when a run changed the status last
+        self._removed = False
 
     @property
     def check(self) -> Check | None:
@@ -102,8 +103,10 @@ class Health:
     def outcome(self) -> Status | None:
         """What to tell those who wait until it is healthy: that it is, ``none`` when that can't be any more, else None."""
         status = self.status
-        over = self._container.state == "exited" or (
-            status == "none" and self._container.state in ("running", "paused")
+        over = (
+            self._removed
+            or self._container.state == "exited"
+            or (status == "none" and self._container.state in ("running", "paused"))
         )
         return "healthy" if status == "healthy" else "none" if over else None
 
@@ -111,6 +114,11 @@ class Health:
         """Something has changed: wake those who wait."""
         self.changed.set()
         self.changed = trio.Event()
+
+    def removed(self) -> None:
+        """There is no container any more."""
+        self._removed = True
+        self.tell()
 
     def begin(self) -> None:
         """A run has begun, or goes on after pydockd's own restart: check it until its end."""

@@ -187,3 +187,14 @@ def test_it_begins_anew_with_each_run(make: Make) -> None:
     (c / "rootfs/ok").touch()
     tell(c, "restart 0")
     is_healthy_at_last(c)
+
+
+def test_who_waits_is_told_when_the_container_goes(
+    make: Make, has_open: Callable[[subprocess.Popen[str], Path], bool]
+) -> None:
+    c = checked(make, "true")
+    with subprocess.Popen(["cat", str(c / "health/wait")], stdout=subprocess.PIPE, text=True) as reader:
+        while not has_open(reader, c / "health/wait"):
+            time.sleep(0.01)
+        c.rmdir()
+        assert reader.communicate(timeout=10)[0] == "none\n"
