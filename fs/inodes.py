@@ -43,6 +43,14 @@ class Removal:
         """Whether it has listed *directory* and the object that it belongs to: that can't go this way, so nothing in it does."""
         return directory.parent in self.listed and directory in self.listed
 
+    def goes_on_to(self, directory: Directory) -> bool:
+        """Whether it was refused what is in *directory* and comes for the directory all the same (find -delete); once, as who asks
+        again means it."""
+        if not (self.refused and self.fresh() and directory in self.listed):
+            return False
+        self.listed.discard(directory)
+        return True
+
     def refuse(self) -> None:
         self.refused = bool(self.listed)
         for node in self.hidden:

@@ -131,6 +131,31 @@ def test_rm_r_of_a_network_changes_nothing(networks: Path, tree: Path) -> None:
         assert os.listdir(networks / "n/members") == ["a"]
 
 
+@pytest.mark.parametrize(
+    "command", ["rm -rf n", "find n -delete", "python3 -c 'import shutil; shutil.rmtree(\"n\", ignore_errors=True)'"]
+)
+def test_an_object_that_nobody_uses_stays_as_well(networks: Path, tree: Path, make: Make, command: str) -> None:
+    for each in (networks / "n", tree / "volumes/n", make("n", hostname="h"), tree / "containers/n/exec/n"):
+        if not each.exists():
+            each.mkdir()
+        before = sorted(os.listdir(each))
+        sh(command, each.parent)
+        assert sorted(os.listdir(each)) == before
+        assert (each / "error").read_text() != ""
+    assert (tree / "containers/n/hostname").read_text() == "h\n"
+
+
+def test_who_was_refused_a_file_and_asks_for_the_directory_twice_means_it(tree: Path) -> None:
+    path = tree / "volumes/v"
+    path.mkdir()
+    assert "size" in os.listdir(path)
+    for remove in ((path / "size").unlink, path.rmdir):
+        with pytest.raises(PermissionError):
+            remove()
+    path.rmdir()
+    assert not path.exists()
+
+
 def test_settings_are_copied_by_file_tools(networks: Path, tmp_path: Path) -> None:
     (networks / "n").mkdir()
     for name, text in (("subnet", "10.99.0.0/24"), ("gateway", "10.99.0.9"), ("mtu", "1400"), ("internal", "1")):
