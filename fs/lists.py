@@ -66,9 +66,9 @@ class ListHandle(Handle):
         self._short = None
         done = 0
         async with self.file.lock:
-            for line in lines_of(block):
+            for lines in (list(lines_of(block)),) if self.transaction else ([line] for line in lines_of(block)):
                 try:
-                    await self._line(self.entry.trimmed(text_of(line.removesuffix(b"\n"))))
+                    await self._lines(lines)
                 except Exception as error:
                     number, words = translate(error)
                     if self.transaction:
@@ -80,30 +80,36 @@ class ListHandle(Handle):
                         self._short = done - already
                         return
                     raise
-                done += len(line)
+                done += sum(map(len, lines))
         if block:
             written(self.file)
             self.snapshot = None
 
-    async def _line(self, line: str) -> None:
+    async def _lines(self, lines: list[bytes]) -> None:
+        """All of them at once: what is stored is the whole list, and there may be thousands."""
+        items = list(self.kept if self.fresh else self.entry.show(self.file.subject))
+        said = [self._edited(items, self.entry.trimmed(text_of(line.removesuffix(b"\n")))) for line in lines]
+        if any(said):
+            await self.entry.store(self.file.subject, tuple(items))
+            self.touched = True
+
+    def _edited(self, items: list[str], line: str) -> bool:
+        """*items* with what *line* says; whether it says anything."""
         if not line:
-            return
-        subject = self.file.subject
-        items = list(self.kept if self.fresh else self.entry.show(subject))
+            return False
         if line.startswith("-"):
             for removed in self._find(items, line[1:].strip()):
                 items.remove(removed)
                 if removed in self.kept:
                     self.kept.remove(removed)
         else:
-            parsed = self.entry.parse(subject, line)
+            parsed = self.entry.parse(self.file.subject, line)
             if not parsed:  # a comment
-                return
+                return False
             for item in parsed:
                 self._place(items, item)
                 self._place(self.kept, item)
-        await self.entry.store(subject, tuple(items))
-        self.touched = True
+        return True
 
     def _find(self, items: list[str], wanted: str) -> list[str]:
         """The items that ``-wanted`` takes away: the item itself, in any form, or its key."""

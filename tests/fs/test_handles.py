@@ -321,6 +321,13 @@ async def test_a_transaction_leaves_what_was_repeated(thing: Thing, open_: Open,
     assert thing.items == ("b",)
 
 
+async def test_the_lines_of_one_write_of_a_transaction_are_stored_in_one_go(thing: Thing, open_: Open) -> None:
+    handle = await open_("list", TRUNCATE)
+    await handle.write(0, b"".join(b"%d\n" % number for number in range(1000)))
+    assert len(thing.log) == 1
+    assert thing.items == ("default", *map(str, range(1000)))
+
+
 @pytest.mark.parametrize(("texts", "items"), [([], None), (["\n"], ()), (["a\n", "-a\n"], ())])
 async def test_a_transaction_without_items_unsets_or_empties(
     thing: Thing, open_: Open, texts: list[str], items: tuple[str, ...] | None
