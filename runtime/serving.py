@@ -175,6 +175,9 @@ class Server:
     def signalled(self) -> None:
         """A signal has come; called from the loop."""
 
+    def deserted(self) -> None:
+        """The last client has gone."""
+
     # For subclasses to use
 
     def watch(self, fd: int, callback: Callable[[], None], *, writable: bool = False) -> None:
@@ -368,3 +371,5 @@ class Server:
         while peer.queue:
             peer.queue.popleft().close()
         peer.sock.close()
+        if not self.peers:
+            self.deserted()

@@ -1,9 +1,10 @@
 """The names: answers what a network's members ask about each other at its gateway's addresses, and passes on the rest.
 
-It answers while pydockd is away, with what it was told last. It loses nothing by dying but its table, which is told again to the next
-one. Who asks sees the names of the network at whose gateway it asks, and of the others that it is a member of; strangers are refused.
+It answers while pydockd is away, with what it was told last, as long as somebody is in a network. It loses nothing by dying but its
+table, which is told again to the next one. Who asks sees the names of the network at whose gateway it asks, and of the others that
+it is a member of; strangers are refused.
 
-Requests (``pydock.runtime.serving``); a zone is ``{name, gateways, subnets, internal}`` of a network, with addresses as texts:
+Requests (``pydock.runtime.serving``); a zone is ``{name, bridge, gateways, subnets, internal}`` of a network, with addresses as texts:
 
 - ``resolvers {addresses}``: who is asked what is nobody's here; without any, whom the machine asks
 - ``table {zones: [{zone, members: {id: {names, addresses}}}, ...]}`` -> ``{failed: {name: words}}``: that is all there is from now on;
@@ -22,7 +23,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from pydock.runtime import wire
-from pydock.runtime.names import message
+from pydock.runtime.names import bridges, message
 from pydock.runtime.names.forwarding import Forwarder
 from pydock.runtime.names.listening import Gateway
 from pydock.runtime.names.resolvers import Resolvers
@@ -32,6 +33,7 @@ from pydock.runtime.wire import Message
 
 _NOWHERE: Final[frozenset[str]] = frozenset()
 _RETRY: Final = 2.0  # seconds until an address that was somebody else's is tried again
+_ALONE: Final = 2.0  # seconds between looks at who is there, while nobody tells
 
 
 class NamesProcess(Server):
@@ -47,11 +49,30 @@ class NamesProcess(Server):
         self.failed: dict[str, str] = {}
         self._connections: Counter[str] = Counter()
         self._retrying = False
+        self._looking = False
         self.resolvers = Resolvers()
         self.forwarder = Forwarder(self, self.resolvers, self._is_own)
 
     def idle(self) -> bool:
         return not self.zones
+
+    def deserted(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self.later(_ALONE, self._look)
+
+    def _look(self) -> None:
+        """Whoever told may never come again: a network that nobody is in needs no answers."""
+        self._looking = False
+        if self.peers:
+            return
+        left = {name: zone for name, zone in self.zones.items() if bridges.is_used(zone.bridge)}
+        if len(left) < len(self.zones):
+            self.zones = left
+            self._note_homes()
+            self._listen()
+        if self.zones:
+            self.deserted()
 
     def handle(self, peer: Peer, message: Message, fds: list[int]) -> Message | tuple[Message, list[int]] | None:
         match message.get("do"):
@@ -76,12 +97,15 @@ class NamesProcess(Server):
             for identity, member in each["members"].items():
                 zone.put(identity, wire.texts(member, "names"), wire.texts(member, "addresses"))
         self.zones = {name: zone for name, zone in zones.items() if len(zone)}
+        self._note_homes()
+        self._listen()
+        return {"failed": dict(self.failed)}
+
+    def _note_homes(self) -> None:
         self.homes = {}
         for name, zone in self.zones.items():
             for identity in zone.members():
                 self.homes.setdefault(identity, set()).add(name)
-        self._listen()
-        return {"failed": dict(self.failed)}
 
     def _member(self, plain: Message) -> Message:
         described = plain.get("zone")

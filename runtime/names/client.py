@@ -21,6 +21,7 @@ class Described:
     """A network as the names know it."""
 
     name: str
+    bridge: str
     gateways: tuple[str, ...]
     subnets: tuple[str, ...]
     internal: bool
@@ -28,7 +29,7 @@ class Described:
     def plain(self) -> Message:
         """As it is sent."""
         lists = {"gateways": list(self.gateways), "subnets": list(self.subnets)}
-        return {"name": self.name, "internal": self.internal, **lists}
+        return {"name": self.name, "bridge": self.bridge, "internal": self.internal, **lists}
 
 
 @dataclass(frozen=True, slots=True)

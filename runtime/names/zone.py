@@ -21,6 +21,7 @@ class Zone:
 
     def __init__(self, plain: Message) -> None:
         self.name = text(plain, "name")
+        self.bridge = text(plain, "bridge")
         self.gateways = tuple(ip_address(each) for each in texts(plain, "gateways"))
         self.subnets: tuple[IPv4Network | IPv6Network, ...] = tuple(
             ip_network(each) for each in texts(plain, "subnets")

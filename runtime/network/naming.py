@@ -124,6 +124,7 @@ def described(network: NetworkRecord) -> Described:
     """A network as the names know it."""
     return Described(
         network.name,
+        network.bridge,
         tuple(str(each.ip) for each in network.gateways),
         tuple(map(str, network.subnets)),
         network.internal,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 import threading
@@ -279,6 +280,20 @@ def test_names_go_on_without_pydockd_and_come_back_after_a_death(own_engine: Eng
 
 def test_there_is_no_process_without_a_member(own_engine: Engine) -> None:
     assert not (own_engine.run / "names.sock").exists()
+
+
+def test_names_without_pydockd_go_on_for_who_runs_and_no_longer(own_engine: Engine) -> None:
+    a = own_engine.tree / "containers/a"
+    a.mkdir()
+    for name, value in (("image", "busybox"), ("command", "sleep 1000"), ("ctl", "start")):
+        (a / name).write_text(value)
+    pid = int((a / "pid").read_text())
+    process = syscalls.pidfd_open(own_engine.helper("names"))
+    own_engine.kill()
+    assert not select.select([process], [], [], 5)[0]
+    os.kill(pid, 9)
+    assert select.select([process], [], [], PATIENCE)[0]
+    os.close(process)
 
 
 def test_who_ends_while_pydockd_is_away_has_no_name_after_it(own_engine: Engine) -> None:

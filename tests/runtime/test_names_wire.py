@@ -28,6 +28,7 @@ def zone() -> Zone:
     made = Zone(
         {
             "name": "n",
+            "bridge": "pd-0",
             "gateways": ["10.0.0.1", "fd00::1"],
             "subnets": ["10.0.0.0/24", "fd00::/64"],
         }
