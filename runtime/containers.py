@@ -340,6 +340,17 @@ class Containers:
     def monitor_died(self) -> None:
         """Its children are orphans now: an exit it had noted counts, the others are watched by pidfd."""
         self.engine.monitors += 1
+        if self.engine.adopted.is_set():
+            self._take_orphans()
+        else:
+            self.engine.spawn(self._take_orphans_later)
+
+    async def _take_orphans_later(self) -> None:
+        """Who is being taken up must not end meanwhile: it would be taken for one that runs when it is gone."""
+        await self.engine.adopted.wait()
+        self._take_orphans()
+
+    def _take_orphans(self) -> None:
         ended = {gone.id: gone for gone in read_exits(str(self.engine.run))}
         for process in self._processes():
             process.monitor_died(ended.get(process.id))

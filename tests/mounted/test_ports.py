@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import socket
 import subprocess
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pydock.runtime import syscalls
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -301,6 +303,30 @@ def test_all_goes_on_when_pydockd_dies_and_the_table_is_right_again(
     assert ((c / "ports.bound").read_text(), (c / "address").read_text()) == (before, addresses)
     own_engine.clear()
     (tree / "networks/front").rmdir()
+
+
+def test_one_that_ended_with_its_monitor_while_pydockd_was_away_has_none(
+    own_engine: Engine, free: Callable[[], int]
+) -> None:
+    tree, port = own_engine.tree, free()
+    own_engine.sh(
+        f"""mkdir containers/a; cd containers/a; echo busybox > image; echo sleep 1000 > command; echo {port}:80 > ports
+        echo start > ctl"""
+    )
+    pid, monitor = int(own_engine.sh("cat containers/a/pid")), syscalls.pidfd_open(own_engine.helper("monitor"))
+    own_engine.kill()
+    os.kill(pid, 9)
+    assert select.select([monitor], [], [], 60)[0]  # it has neither children nor clients
+    os.close(monitor)
+    syscalls.umount2(str(tree), syscalls.MNT_DETACH)
+    own_engine.start()
+    assert own_engine.sh("cat containers/a/state containers/a/exit_code") == "exited\n137\n"
+    assert own_engine.sh("ls networks/ports; cat networks/bridge/names") == ""
+    own_engine.sh(
+        f"""mkdir containers/b; cd containers/b; echo busybox > image; echo true > command; echo {port}:80 > ports
+        echo start > ctl; cat wait"""
+    )
+    own_engine.clear()
 
 
 def test_inspect_shows_them(web: Callable[..., Path], free: Callable[[], int]) -> None:
