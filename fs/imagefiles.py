@@ -23,7 +23,7 @@ from pydock.overlay.store import Store
 from pydock.overlay.waste import waste
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid
-from pydock.runtime.formats import canonical_time, print_arguments, print_duration, quote
+from pydock.runtime.formats import canonical_time, now, print_arguments, print_duration, quote
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ async def tidy(images: Images) -> None:
 
 
 class ImageSubject(Place):
-    """One image, as the subject of its directory. Images have no ``error``: failures are in the root's ``errors``."""
+    """One image, as the subject of its directory."""
 
     def __init__(self, images: Images, reference: str) -> None:
         super().__init__(f"images/{reference}", images.engine)
@@ -62,6 +62,16 @@ class ImageSubject(Place):
         self.reference = reference
 
         self._plan: tuple[Image, Plan] | None = None
+        self.error = ""
+        self.error_changed = self.metadata.born
+
+    def failed(self, words: str) -> None:
+        self.error, self.error_changed = words, now()
+        super().failed(words)
+
+    def succeeded(self) -> None:
+        if self.error:
+            self.error, self.error_changed = "", now()
 
     @property
     def image(self) -> Image:
@@ -248,6 +258,13 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
         volatile=True,
         doc="The image, saved: an OCI image layout and docker's own format in one, for docker load, podman load, skopeo, and another "
         "tree's ``images``. Always the same bytes; layers are compressed as they came.",
+    ),
+    Value(
+        name="error",
+        volatile=True,
+        changed=lambda s: s.error_changed,
+        show=lambda s: s.error or None,
+        doc="One line on what failed last, as who keeps it from being removed. Empty after the next success.",
     ),
     Folder(name="containers", make=_containers, doc="A link to each container that is made of it."),
     Control(

@@ -76,6 +76,11 @@ def test_an_image_in_use_can_t_be_removed_and_the_user_is_named(image: Path, tre
         image.rmdir()
     assert refused.value.errno == errno.EBUSY
     assert "user-of-it" in (tree / "errors").read_text().splitlines()[-1]
+    assert "user-of-it" in (image / "error").read_text()
+    (image / "ctl").write_text("tag other/name:3")
+    assert (image / "error").read_text() == ""
+    (tree / "images/other/name:3").rmdir()
+    (tree / "images/other").rmdir()
 
 
 def test_a_container_with_a_writable_layer_does_not_mind_a_renamed_image(image: Path, make: Make) -> None:
