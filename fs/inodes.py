@@ -27,11 +27,12 @@ class Removal:
     Once it was refused one file it is refused the rest, and what it had unlinked is in sight again: nothing has changed.
     """
 
-    __slots__ = ("begun", "hidden", "listed", "refused")
+    __slots__ = ("begun", "emptying", "hidden", "listed", "refused")
 
     def __init__(self) -> None:
         self.begun = trio.current_time()
         self.listed: set[Directory] = set()
+        self.emptying: set[Directory] = set()  # of these it has tried to remove directories
         self.hidden: list[File] = []
         self.refused = False
 
@@ -44,11 +45,11 @@ class Removal:
         return directory.parent in self.listed and directory in self.listed
 
     def goes_on_to(self, directory: Directory) -> bool:
-        """Whether it was refused what is in *directory* and comes for the directory all the same (find -delete); once, as who asks
-        again means it."""
-        if not (self.refused and self.fresh() and directory in self.listed):
+        """Whether it was refused all that is in *directory*, directories too, and comes for that all the same (find -delete); once, as
+        who asks again means it."""
+        if not (self.refused and self.fresh() and directory in self.emptying):
             return False
-        self.listed.discard(directory)
+        self.emptying.discard(directory)
         return True
 
     def refuse(self) -> None:

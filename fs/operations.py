@@ -317,10 +317,12 @@ class Operations(pyfuse3.Operations):
 
         async def remove() -> None:
             self._only_root(ctx)
-            if (removal := self._removals.get(ctx.pid)) is not None and removal.goes_on_to(child):
-                raise Forbidden(
-                    f"{directory.place(text)} can't be removed with what is in it; it goes with rmdir alone"
-                )
+            if (removal := self._removals.get(ctx.pid)) is not None:
+                if removal.goes_on_to(child):
+                    raise Forbidden(
+                        f"{directory.place(text)} can't be removed with what is in it; it goes with rmdir alone"
+                    )
+                removal.emptying.add(directory)
             await directory.remove(text)
 
         owner = child.subject if directory.dynamic(text) is child else directory.subject

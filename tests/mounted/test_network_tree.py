@@ -135,7 +135,7 @@ def test_rm_r_of_a_network_changes_nothing(networks: Path, tree: Path) -> None:
     "command", ["rm -rf n", "find n -delete", "python3 -c 'import shutil; shutil.rmtree(\"n\", ignore_errors=True)'"]
 )
 def test_an_object_that_nobody_uses_stays_as_well(networks: Path, tree: Path, make: Make, command: str) -> None:
-    for each in (networks / "n", tree / "volumes/n", make("n", hostname="h"), tree / "containers/n/exec/n"):
+    for each in (networks / "n", tree / "volumes/n", make("n", hostname="h")):
         if not each.exists():
             each.mkdir()
         before = sorted(os.listdir(each))
@@ -145,15 +145,24 @@ def test_an_object_that_nobody_uses_stays_as_well(networks: Path, tree: Path, ma
     assert (tree / "containers/n/hostname").read_text() == "h\n"
 
 
-def test_who_was_refused_a_file_and_asks_for_the_directory_twice_means_it(tree: Path) -> None:
+def test_who_was_refused_what_is_in_it_and_asks_for_the_directory_twice_means_it(tree: Path) -> None:
     path = tree / "volumes/v"
     path.mkdir()
     assert "size" in os.listdir(path)
-    for remove in ((path / "size").unlink, path.rmdir):
+    for remove in ((path / "size").unlink, (path / "used_by").rmdir, path.rmdir):
         with pytest.raises(PermissionError):
             remove()
     path.rmdir()
     assert not path.exists()
+
+
+def test_who_was_refused_a_file_may_remove_the_directory(tree: Path) -> None:
+    path = tree / "volumes/v"
+    path.mkdir()
+    assert "size" in os.listdir(path)
+    with pytest.raises(PermissionError):
+        (path / "size").unlink()
+    path.rmdir()
 
 
 def test_settings_are_copied_by_file_tools(networks: Path, tmp_path: Path) -> None:
