@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 from pydock.runtime import syscalls
-from pydock.runtime.errors import Busy, Invalid, NotFound
+from pydock.runtime.errors import Busy, Invalid, NotFound, PydockError
 from pydock.runtime.formats import quote
 from pydock.runtime.network import conntrack, links, loopback, versions
 from pydock.runtime.network.attaching import Attachments, Leases, shown
@@ -241,8 +241,9 @@ class ContainerNetwork:
             container.record.ports = ()
             try:
                 await self._lead()
-            except OSError as error:
-                container.failed(f"ports: the packet filter leads them on yet: {error.strerror}")
+            except (OSError, PydockError) as error:
+                words = getattr(error, "strerror", None) or error
+                container.failed(f"ports: the packet filter leads them on yet: {words}")
 
     async def _republish(self, items: tuple[str, ...], undo: AsyncExitStack) -> None:
         """The ports of the running container become *items*. Taken, Invalid, OSError."""
