@@ -25,7 +25,9 @@ _SHORT: Final = 5  # rounds of traffic are so short that there are that many for
 _OTHERS: Final = 30  # networks
 _QUESTIONS: Final = 4000  # asked in a round
 _RATE: Final = 1000  # questions a second
+_LEFT: Final = "192.0.2.1"
 _RIGHT: Final = "192.0.2.2"
+_BRIDGE: Final = "192.0.2.254"
 _UP: Final = "ip link set lo up; echo ready; exec sleep infinity"
 
 CYCLE: Final = """\
@@ -110,10 +112,25 @@ def bare_pair(processes: Processes) -> tuple[Place, Place]:
     """Two that are joined by a pair of links and nothing else; the second is at ``_RIGHT``."""
     left, right = new_place(processes), new_place(processes)
     left.say("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", str(right.pid))
-    for place, address in ((left, "192.0.2.1/24"), (right, _RIGHT + "/24")):
-        place.say("ip", "address", "add", address, "dev", "veth0")
+    for place, address in ((left, _LEFT), (right, _RIGHT)):
+        place.say("ip", "address", "add", f"{address}/24", "dev", "veth0")
         place.say("ip", "link", "set", "veth0", "up")
     return left, right
+
+
+def bare_bridge(processes: Processes) -> tuple[Place, Place, Place]:
+    """Two that are joined by a bridge of a third, which is at ``_BRIDGE``; nobody has a packet filter."""
+    machine, left, right = (new_place(processes) for _ in range(3))
+    machine.say("ip", "link", "add", "br0", "type", "bridge")
+    machine.say("ip", "address", "add", f"{_BRIDGE}/24", "dev", "br0")
+    machine.say("ip", "link", "set", "br0", "up")
+    for name, place, address in (("left", left, _LEFT), ("right", right, _RIGHT)):
+        pair = ("type", "veth", "peer", "name", "veth0", "netns", str(place.pid))
+        machine.say("ip", "link", "add", name, "master", "br0", *pair)
+        machine.say("ip", "link", "set", name, "up")
+        place.say("ip", "address", "add", f"{address}/24", "dev", "veth0")
+        place.say("ip", "link", "set", "veth0", "up")
+    return machine, left, right
 
 
 class Podman:
@@ -256,8 +273,10 @@ class Networks:
     # traffic
 
     def _traffic(self) -> None:
-        """Bytes and connections on three ways; the bare pair is the same for all."""
+        """Bytes and connections on three ways; the bare pair is the same for all. What a bridge costs by itself is shown beside."""
         left, right = bare_pair(self._processes)
+        bridge, one, other_one = bare_bridge(self._processes)
+        bridged = ((one, bridge, _BRIDGE), (bridge, other_one, _RIGHT), (one, other_one, _RIGHT))
         published = "".join(f"{_PUBLISHED + port}:{port}\n" for port in (_CLOSING, _STREAMING))
         a, inside = self._container("a", ports=published)
         _, neighbour = self._container("b")
@@ -281,8 +300,8 @@ class Networks:
                 strict=True,
             ):
                 found.append(each)
-        for way, found in ways.items():
-            found.insert(1, ("bare veth", left, right, _RIGHT, 0))
+        for (way, found), beside in zip(ways.items(), bridged, strict=True):
+            found[1:1] = [("bare veth", left, right, _RIGHT, 0), ("bare bridge", *beside, 0)]
             for what, port, title in (
                 ("stream", _STREAMING, f"{ROUND >> 20} MiB"),
                 ("connect", _CLOSING, f"{CONNECTIONS} connections"),
