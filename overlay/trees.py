@@ -6,11 +6,15 @@ that deep are longer than PATH_MAX. Only the standard library is imported, as li
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
 import threading
+import time
 from pathlib import Path
+
+_PATIENCE = 10.0  # seconds
 
 
 def remove_tree(path: str | bytes | Path, *, aside: str | bytes | Path) -> None:
@@ -18,9 +22,9 @@ def remove_tree(path: str | bytes | Path, *, aside: str | bytes | Path) -> None:
 
     Directories found inside are first renamed into *aside* (a directory on the same file system in which names
     beginning with ``.removed-`` are this function's), so that no path ever gets deeper than that. The names are the thread's own:
-    many may work in the same directory.
+    many may work in the same directory. A process that was killed a moment ago may still write: what it adds is removed as well.
     """
-    aside_bytes = os.fsencode(aside)
+    aside_bytes, deadline = os.fsencode(aside), time.monotonic() + _PATIENCE
     numbers = itertools.count()
     pending = [os.fsencode(path)]
     while pending:
@@ -42,4 +46,9 @@ def remove_tree(path: str | bytes | Path, *, aside: str | bytes | Path) -> None:
                         break
                 os.rename(entry.path, name)
                 pending.append(name)
-        os.rmdir(directory)
+        try:
+            os.rmdir(directory)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
+                raise
+            pending.append(directory)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,4 +61,23 @@ def test_many_work_in_the_same_place(tmp_path: Path) -> None:
             (tree / f"{name}/below").mkdir(parents=True)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda tree: remove_tree(tree, aside=tmp_path), trees))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dying_writer_adds_meanwhile_is_removed_too(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    begun = threading.Event()
+
+    def write() -> None:
+        with suppress(FileNotFoundError):  # the directory has gone
+            for number in range(5000):
+                (top / f"f{number}").touch()
+                begun.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begun.wait()
+    remove_tree(top, aside=tmp_path)
+    writer.join()
     assert list(tmp_path.iterdir()) == []
