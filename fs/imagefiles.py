@@ -10,7 +10,7 @@ import trio
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.links import ContainerLinks
 from pydock.fs.node import Bulk, Control, Directory, Entry, Folder, Link, Report, Subject, Value, Verb
-from pydock.fs.subject import Place
+from pydock.fs.subject import Telling
 from pydock.overlay import manifest as documents
 from pydock.overlay.commit import squash
 from pydock.overlay.image import Image
@@ -23,7 +23,7 @@ from pydock.overlay.store import Store
 from pydock.overlay.waste import waste
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Invalid
-from pydock.runtime.formats import canonical_time, now, print_arguments, print_duration, quote
+from pydock.runtime.formats import canonical_time, print_arguments, print_duration, quote
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ async def tidy(images: Images) -> None:
         await trio.to_thread.run_sync(work)
 
 
-class ImageSubject(Place):
+class ImageSubject(Telling):
     """One image, as the subject of its directory."""
 
     def __init__(self, images: Images, reference: str) -> None:
@@ -62,16 +62,6 @@ class ImageSubject(Place):
         self.reference = reference
 
         self._plan: tuple[Image, Plan] | None = None
-        self.error = ""
-        self.error_changed = self.metadata.born
-
-    def failed(self, words: str) -> None:
-        self.error, self.error_changed = words, now()
-        super().failed(words)
-
-    def succeeded(self) -> None:
-        if self.error:
-            self.error, self.error_changed = "", now()
 
     @property
     def image(self) -> Image:

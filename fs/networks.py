@@ -10,7 +10,7 @@ import trio
 from pydock.fs.links import ContainerLinks
 from pydock.fs.metadata import Attributes, Metadata
 from pydock.fs.node import Directory, Entry, File, Folder, Link, Node, Report, Subject, Value
-from pydock.fs.subject import Place
+from pydock.fs.subject import Place, Telling
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
@@ -245,7 +245,7 @@ class NetworkDirectory(Directory):
         super().__init__(subject.network.name, parent, subject, cast("tuple[Entry[Subject], ...]", NETWORK))
 
 
-class FixedSubject(Place):
+class FixedSubject(Telling):
     """``host`` or ``none``: no network, but something that containers name."""
 
     def __init__(self, name: str, containers: Containers, settled: Callable[[], Awaitable[None]]) -> None:
@@ -253,18 +253,6 @@ class FixedSubject(Place):
         self.name = name
         self.containers = containers
         self.settled = settled
-        self.error = ""
-        self.error_changed = self.metadata.born
-
-    def failed(self, words: str) -> None:
-        super().failed(words)
-        self.error = words
-        self.error_changed = now()
-
-    def succeeded(self) -> None:
-        if self.error:
-            self.error = ""
-            self.error_changed = now()
 
 
 FIXED: tuple[Entry[FixedSubject], ...] = (

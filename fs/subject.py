@@ -20,3 +20,20 @@ class Place:
 
     def succeeded(self) -> None:
         """Nothing is shown here that a success would clear."""
+
+
+class Telling(Place):
+    """A directory with an ``error`` of its own, which lives as long as the mount."""
+
+    def __init__(self, label: str, engine: Engine) -> None:
+        super().__init__(label, engine)
+        self.error = ""
+        self.error_changed = self.metadata.born
+
+    def failed(self, words: str) -> None:
+        super().failed(words)
+        self.error, self.error_changed = words, now()
+
+    def succeeded(self) -> None:
+        if self.error:
+            self.error, self.error_changed = "", now()
