@@ -1,7 +1,9 @@
 # What a Debian or Ubuntu machine lacks, for the scripts that prepare it: quickstart and tests/run read this file.
 #
 #   need PACKAGE...    installs those that are missing
-#   need_python        sets $python to one that pydock runs on and can be built for, and installs it when there is none
+#   need_python        sets $python to one that pydock runs on and can be built for, and installs it when there is none:
+#                      the system's own first, which is there for services and is built for speed (one in somebody's home, as
+#                      pyenv builds it, made starts a quarter slower)
 
 install_packages() {
     if ! command -v apt-get > /dev/null; then
@@ -24,7 +26,7 @@ need() {
 }
 
 pick_python() {
-    for python in python3 python3.14 python3.13 python3.12 python3.11; do
+    for python in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
         "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && return 0
     done
     return 1
