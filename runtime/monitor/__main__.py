@@ -35,25 +35,32 @@ from pydock.runtime.monitor import child, userspace, visit
 from pydock.runtime.monitor.identity import flags_of
 from pydock.runtime.monitor.launch import Launch, from_json
 from pydock.runtime.monitor.protocol import Alive, Exit, check_id, forget_exit, start_time, write_exit
+from pydock.runtime.monitor.zygote import READY_FOR, Zygote, Zygotes
 from pydock.runtime.serving import Options, Peer, Server, begin
 from pydock.runtime.wire import Message
 
 _PIPE_BYTES = 65536
+#: Seconds after a start until a zygote for the next one is made: the program that has just begun comes first.
+_BEHIND = 0.01
 
 
 class Starting:
-    """A child that has not become its program yet."""
+    """A child that has not become its program yet; of a zygote's the number is not known at first."""
 
-    __slots__ = ("id", "peer", "pid", "pipe", "said", "seq", "starttime")
+    __slots__ = ("launch", "peer", "pid", "pipe", "said", "seq", "starttime")
 
-    def __init__(self, id: str, pid: int, starttime: int, pipe: int, peer: Peer, seq: object) -> None:
-        self.id = id
-        self.pid = pid
-        self.starttime = starttime
+    def __init__(self, launch: Launch, pipe: int, peer: Peer, seq: object) -> None:
+        self.launch = launch
+        self.pid = 0
+        self.starttime = 0
         self.pipe = pipe
         self.peer = peer
         self.seq = seq
         self.said = b""
+
+    @property
+    def id(self) -> str:
+        return self.launch.id
 
 
 class Monitor(Server):
@@ -64,6 +71,8 @@ class Monitor(Server):
         self.options = options
         self.alive: dict[int, Alive] = {}  # by pid
         self.starting: dict[int, Starting] = {}  # by pid
+        self.births: dict[Zygote, Starting] = {}  # of zygotes' children that have not told their pids yet
+        self.zygotes = Zygotes(options.run, self.watch, self.unwatch)
         self.visits: dict[
             str, deque[Callable[[], None]]
         ] = {}  # by the pid of the container's first process; the first of each runs
@@ -75,9 +84,10 @@ class Monitor(Server):
         if options.state is not None:
             self._restore(options.state)
         self.signalled()  # those that ended while this process was not listening to SIGCHLD
+        self.later(0, functools.partial(self.zygotes.provide, READY_FOR[1]))
 
     def idle(self) -> bool:
-        return not self.alive and not self.starting and not self.failed
+        return not self.alive and not self.starting and not self.births and not self.failed
 
     def handle(self, peer: Peer, message: Message, fds: list[int]) -> Message | tuple[Message, list[int]] | None:
         match message.get("do"):
@@ -89,7 +99,7 @@ class Monitor(Server):
                 return None
             case "userns":
                 first, second, count = (wire.number(message, name) for name in ("uid", "gid", "count"))
-                return {}, [self._user_namespace((first, second, count))]
+                return {}, [userspace.make((first, second, count))]
             case "list":
                 alive = list(self.alive.values())
                 return {"alive": [list(item) for item in alive]}, [syscalls.pidfd_open(item.pid) for item in alive]
@@ -114,22 +124,82 @@ class Monitor(Server):
         check_id(launch.id)
         if not launch.argv and launch.rest is None:
             raise ValueError("no command")
-        if launch.id in {item.id for item in self.alive.values()} | {item.id for item in self.starting.values()}:
+        if launch.id in {item.id for table in (self.alive, self.starting, self.births) for item in table.values()}:
             raise OSError(errno.EBUSY, f"{launch.id} runs already")
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        starting = Starting(launch, reader, peer, message.get("seq"))
         try:
-            pid = self._fork(launch, fds, lambda: child.run(launch, fds, self.options.run, writer))
+            zygote = self._hand_over(launch, fds, writer)
+            if zygote is None:
+                pid = self._fork(launch, fds, lambda: child.run(launch, fds, self.options.run, writer))
         except BaseException:
             os.close(reader)
             raise
         finally:
             os.close(writer)
-        # A zombie has one too, and it is not reaped before it is known as one of ours.
-        starting = Starting(launch.id, pid, start_time(pid), reader, peer, message.get("seq"))
+        if zygote is None:
+            self._born(starting, pid)
+        else:
+            self.births[zygote] = starting
+            self.watch(zygote.sock.fileno(), lambda: self._await_birth(zygote))
+
+    def _hand_over(self, launch: Launch, fds: list[int], pipe: int) -> Zygote | None:
+        """The zygote that bears its child, if one is ready for it."""
+        sources = [fds[join.source] for join in launch.join if "pid" in join.kinds]
+        zygote = self.zygotes.take(launch)
+        if zygote is None:
+            return None
+        cgroup = -1
+        try:
+            if launch.clone_into is not None:
+                cgroup = os.open(launch.clone_into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            zygote.bring_forth(launch, cgroup, sources[0] if sources else -1, fds, pipe)
+        except (BrokenPipeError, ConnectionError):  # somebody has killed it
+            zygote.sock.close()
+            return None
+        except BaseException:
+            zygote.sock.close()
+            raise
+        finally:
+            if cgroup >= 0:
+                os.close(cgroup)
+        return zygote
+
+    def _await_birth(self, zygote: Zygote) -> None:
+        """Hears the number of a zygote's child, or that there will be none."""
+        error, words = 0, ""
+        try:
+            said = zygote.heard()
+            if said is None:
+                return
+            if "error" in said:
+                error, words = wire.number(said, "error"), wire.text(said, "words")
+        except wire.Closed:
+            error, words = errno.EIO, "killed during the set-up"
+            said = {}
+        starting = self.births.pop(zygote)
+        self.unwatch(zygote.sock.fileno())
+        zygote.sock.close()
+        if not error:
+            self._born(starting, wire.number(said, "pid"))
+            return
+        os.close(starting.pipe)
+        self._replenish(starting.launch)
+        self.fail(starting.peer, starting.seq, error, words, "set up")
+
+    def _born(self, starting: Starting, pid: int) -> None:
+        # A zombie has a start time too, and it is not reaped before it is known as one of ours.
+        starting.pid, starting.starttime = pid, start_time(pid)
         self.starting[pid] = starting
-        self.watch(reader, lambda: self._listen_to(starting))
-        if launch.rest is not None:
-            self.tell(peer, {"event": "born", "id": launch.id, "pid": pid, "starttime": starting.starttime})
+        self.watch(starting.pipe, lambda: self._listen_to(starting))
+        if starting.launch.rest is not None:
+            born: Message = {"event": "born", "id": starting.id, "pid": pid, "starttime": starting.starttime}
+            self.tell(starting.peer, born)
+
+    def _replenish(self, launch: Launch) -> None:
+        """A start is over: another of its kind may follow."""
+        if not self.upgrade_wanted:
+            self.later(_BEHIND, functools.partial(self.zygotes.provide, launch.new))
 
     def _fork(self, launch: Launch, fds: list[int], run: Callable[[], None]) -> int:
         """A child in the launch's PID namespace and v2 cgroup, from birth. The monitor's namespace stays its own."""
@@ -183,22 +253,6 @@ class Monitor(Server):
             os.close(reader)
             os.close(writer)
 
-    @staticmethod
-    def _user_namespace(id_map: tuple[int, int, int]) -> int:
-        """A descriptor of a new one; the child in it ends with the pipe, and is reaped with the others."""
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        try:
-            pid = userspace.clone(0, 0)
-            if pid == 0:
-                os.close(writer)
-                os.read(reader, 1)
-                os._exit(0)
-            userspace.write_maps(pid, id_map)
-            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            os.close(reader)
-            os.close(writer)
-
     def _listen_to(self, starting: Starting) -> None:
         """Reads what the child says; at the end of that it either runs its program or has failed."""
         while True:
@@ -212,6 +266,7 @@ class Monitor(Server):
         self.unwatch(starting.pipe)
         os.close(starting.pipe)
         del self.starting[starting.pid]
+        self._replenish(starting.launch)
         said = [json.loads(line) for line in starting.said.splitlines()]
         warnings = [line["warning"] for line in said if "warning" in line]
         error = next((line for line in said if "error" in line), None)
@@ -225,7 +280,7 @@ class Monitor(Server):
             self.alive[starting.pid] = item
             answer: Message = {"pid": item.pid, "starttime": item.starttime, "warnings": warnings}
             self.reply(starting.peer, starting.seq, answer, [syscalls.pidfd_open(item.pid)])
-        if self.upgrade_wanted and not self.starting:
+        if self.upgrade_wanted:
             self.later(0, self._upgrade)
 
     # Visiting
@@ -298,6 +353,8 @@ class Monitor(Server):
             if seen is None:
                 return
             # While it is a zombie its pid is its own: what it said is heard, and its pidfd opened, before the reap.
+            for zygote in list(self.births):
+                self._await_birth(zygote)
             if seen.si_pid in self.starting:
                 self._listen_to(self.starting[seen.si_pid])
             pid, status, usage = os.wait4(seen.si_pid, 0)
@@ -316,8 +373,9 @@ class Monitor(Server):
 
     def _upgrade(self) -> None:
         """Executes the program anew. Children stay children, and a zombie waits: no exit is lost."""
-        if self.starting or self.visits:
+        if self.starting or self.births or self.visits:
             return  # the last of them comes back here
+        self.zygotes.close()
         self.flush()
         state = os.memfd_create("monitor", 0)
         with open(state, "w", closefd=False) as file:

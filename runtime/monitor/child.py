@@ -21,7 +21,7 @@ from pydock.runtime import syscalls, wire
 from pydock.runtime.errors import Invalid, NotFound
 from pydock.runtime.monitor.launch import Launch, from_json
 from pydock.runtime.monitor.plan import first_steps, later_steps
-from pydock.runtime.monitor.step import Context, Step
+from pydock.runtime.monitor.step import NOTHING_READY, Context, Ready, Step
 from pydock.runtime.serving import NOT_DEFAULT
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -30,8 +30,8 @@ _CLOSE_RANGE_CLOEXEC = 4
 _HIGHEST_FD = 0xFFFFFFFF
 
 
-def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoReturn:
-    """The whole life of the child before exec; never returns."""
+def run(launch: Launch, fds: list[int], run_directory: str, pipe: int, ready: Ready = NOTHING_READY) -> NoReturn:
+    """The whole life of the child before exec; never returns. Of what it takes some may be *ready*."""
     gc.disable()
     step = "begin"
 
@@ -39,7 +39,7 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
         os.write(pipe, json.dumps(line).encode() + b"\n")
 
     try:
-        begin(fds, pipe)
+        begin([*fds, *ready.mounts.values()], pipe)
         context = Context(launch, fds, run_directory, lambda words: tell({"warning": words}))
 
         def perform(steps: list[Step]) -> None:
@@ -48,13 +48,13 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int) -> NoRetu
                 step = item.describe()
                 item.execute(context)
 
-        perform(first_steps(launch))
+        perform(first_steps(launch, ready))
         if launch.rest is not None:
             step = "await the launch"
             context.sock = socket.socket(fileno=fds[launch.rest])
             launch, context.fds = _rest(context.sock)
             context.launch = launch
-        *steps, last = later_steps(launch)
+        *steps, last = later_steps(launch, ready)
         perform(steps)
         env = environment(launch, context.home)
         paths = candidates(launch.argv[0], env["PATH"])

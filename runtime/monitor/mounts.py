@@ -6,7 +6,7 @@ be reached by path any more. All of them mount onto descriptors (``pydock.runtim
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import stat
 from typing import NamedTuple
@@ -22,11 +22,11 @@ from pydock.runtime.monitor.inside import (
     open_beneath,
     set_attributes,
 )
-from pydock.runtime.monitor.launch import CgroupMount, Device, Tmpfs, Volume
+from pydock.runtime.monitor.launch import CgroupMount, Tmpfs, Volume
 from pydock.runtime.monitor.step import Context
 
 PLAIN = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
-_NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -35,14 +35,11 @@ _LINKS = (
     ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 )
-_HOST_DIRECTORIES_LEFT_OUT = ("pts", "shm", "mqueue", "fd", ".lxc", ".udev", "hugepages")
-_HOST_NODES_LEFT_OUT = ("console", "ptmx", *(name for name, _, _ in _NODES))
 
 
-def _mount_new(root: int, target: str, kind: str, bits: int, options: tuple[tuple[str, str | None], ...] = ()) -> int:
-    """Mounts a new file system where nobody may have put a link; the descriptor of its root."""
+def _attach_new(root: int, target: str, mount: int) -> int:
+    """Attaches a new file system where nobody may have put a link; the descriptor of its root."""
     place = make_plain(root, target)
-    mount = new_mount(kind, bits, options)
     attach(mount, place)
     os.close(place)
     return mount
@@ -77,7 +74,7 @@ class MountProc(NamedTuple):
         return "mount /proc"
 
     def execute(self, context: Context) -> None:
-        context.proc = _mount_new(context.root, "proc", "proc", PLAIN)
+        context.proc = _attach_new(context.root, "proc", new_mount("proc", PLAIN))
 
 
 class MountSys(NamedTuple):
@@ -89,8 +86,12 @@ class MountSys(NamedTuple):
         return f"mount /sys {'ro' if self.read_only else 'rw'}"
 
     def execute(self, context: Context) -> None:
-        bits = PLAIN | (syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0)
-        os.close(_mount_new(context.root, "sys", "sysfs", bits))
+        os.close(_attach_new(context.root, "sys", new_sys(self.read_only)))
+
+
+def new_sys(read_only: bool) -> int:
+    """A detached /sys of this process's network namespace."""
+    return new_mount("sysfs", PLAIN | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0))
 
 
 class MountDev(NamedTuple):
@@ -100,14 +101,20 @@ class MountDev(NamedTuple):
         return "mount /dev"
 
     def execute(self, context: Context) -> None:
-        options = (("mode", "755"), ("size", "64m"))
-        context.dev = _mount_new(context.root, "dev", "tmpfs", syscalls.MOUNT_ATTR_NOSUID, options)
-        fill_dev(context.dev)
+        context.dev = _attach_new(context.root, "dev", new_dev())
+
+
+def new_dev() -> int:
+    """A detached /dev."""
+    options = (("mode", "755"), ("size", "64m"))
+    dev = new_mount("tmpfs", syscalls.MOUNT_ATTR_NOSUID, options)
+    fill_dev(dev)
+    return dev
 
 
 def fill_dev(dev: int) -> None:
     """What is in every /dev, into the empty directory *dev*."""
-    for name, major, minor in _NODES:
+    for name, major, minor in NODES:
         os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
         os.chmod(name, 0o666, dir_fd=dev)  # whatever the umask is
     for name, target in _LINKS:
@@ -125,11 +132,15 @@ class MountPts(NamedTuple):
         return "mount /dev/pts"
 
     def execute(self, context: Context) -> None:
-        options: tuple[tuple[str, str | None], ...] = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
-        if self.tty:
-            options += (("gid", "5"),)
-        bits = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
-        os.close(_mount_new(context.root, "dev/pts", "devpts", bits, options))
+        os.close(_attach_new(context.root, "dev/pts", new_pts(self.tty)))
+
+
+def new_pts(tty: bool) -> int:
+    """A detached /dev/pts."""
+    options: tuple[tuple[str, str | None], ...] = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
+    if tty:
+        options += (("gid", "5"),)
+    return new_mount("devpts", syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC, options)
 
 
 class MountShm(NamedTuple):
@@ -141,8 +152,12 @@ class MountShm(NamedTuple):
         return f"mount /dev/shm of {self.size} bytes"
 
     def execute(self, context: Context) -> None:
-        options = (("mode", "1777"), ("size", str(self.size)))
-        os.close(_mount_new(context.root, "dev/shm", "tmpfs", PLAIN, options))
+        os.close(_attach_new(context.root, "dev/shm", new_shm(self.size)))
+
+
+def new_shm(size: int) -> int:
+    """A detached /dev/shm."""
+    return new_mount("tmpfs", PLAIN, (("mode", "1777"), ("size", str(size))))
 
 
 class BorrowShm(NamedTuple):
@@ -200,6 +215,30 @@ class AttachMade(NamedTuple):
             context.dev = self.early[self.target]
 
 
+class AttachReady(NamedTuple):
+    """A usual mount that was made ahead, by a clone: mountinfo goes by age (Linux 6.8), and / is to be its first line.
+
+    Before Linux 6.15 a detached mount can't be cloned.
+    """
+
+    target: str
+    mount: int
+
+    def describe(self) -> str:
+        return f"attach the {self.target} that is ready"
+
+    def execute(self, context: Context) -> None:
+        try:
+            mount = clone(self.mount)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            mount = self.mount
+        _attach_new(context.root, self.target, mount)
+        if self.target == "/dev":
+            context.dev = mount
+
+
 class MountMqueue(NamedTuple):
     """POSIX message queues of the process's own IPC namespace."""
 
@@ -207,7 +246,12 @@ class MountMqueue(NamedTuple):
         return "mount /dev/mqueue"
 
     def execute(self, context: Context) -> None:
-        os.close(_mount_new(context.root, "dev/mqueue", "mqueue", PLAIN))
+        os.close(_attach_new(context.root, "dev/mqueue", new_mqueue()))
+
+
+def new_mqueue() -> int:
+    """A detached /dev/mqueue of this process's IPC namespace."""
+    return new_mount("mqueue", PLAIN)
 
 
 class MountCgroups(NamedTuple):
@@ -230,7 +274,7 @@ class MountCgroups(NamedTuple):
                 place = make_plain(context.root, "sys/fs/cgroup")
             else:
                 if above < 0:
-                    above = _mount_new(context.root, "sys/fs/cgroup", "tmpfs", PLAIN, (("mode", "755"),))
+                    above = _attach_new(context.root, "sys/fs/cgroup", new_mount("tmpfs", PLAIN, (("mode", "755"),)))
                 os.mkdir(mount.name, 0o755, dir_fd=above)
                 place = open_beneath(above, mount.name, os.O_PATH)
                 if "," in mount.name:
@@ -297,69 +341,3 @@ class MountVolume(NamedTuple):
         place = make_inside(context.root, volume.target, directory=volume.is_directory)
         attach(tree, place)
         os.close(place)
-
-
-class MakeDevice(NamedTuple):
-    """A further device node."""
-
-    device: Device
-
-    def describe(self) -> str:
-        return f"make the device {self.device.path}"
-
-    def execute(self, context: Context) -> None:
-        wanted = self.device
-        above, _, name = wanted.path.rstrip("/").rpartition("/")
-        if name in ("", ".", ".."):
-            raise ValueError(f"{wanted.path!r} is no name for a device")
-        kind = stat.S_IFBLK if wanted.kind == "b" else stat.S_IFCHR
-        directory = make_inside(context.root, above or "/", directory=True)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory)
-            os.mknod(name, kind | wanted.mode, os.makedev(wanted.major, wanted.minor), dir_fd=directory)
-            if wanted.uid or wanted.gid:
-                os.chown(name, wanted.uid, wanted.gid, dir_fd=directory, follow_symlinks=False)
-        finally:
-            os.close(directory)
-
-
-class FindHostDevices(NamedTuple):
-    """Looks up the host's device nodes, for a privileged container."""
-
-    found: list[Device]
-
-    def describe(self) -> str:
-        return "look up the host's devices"
-
-    def execute(self, context: Context) -> None:
-        pending = [("/dev", "")]
-        while pending:
-            directory, below = pending.pop()
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    kind = stat.S_IFMT(status.st_mode)
-                    if kind == stat.S_IFDIR and entry.name not in _HOST_DIRECTORIES_LEFT_OUT:
-                        pending.append((entry.path, f"{below}{entry.name}/"))
-                    elif kind in (stat.S_IFCHR, stat.S_IFBLK) and (below or entry.name not in _HOST_NODES_LEFT_OUT):
-                        self.found.append(_device(entry.path, status))
-
-
-def _device(path: str, status: os.stat_result) -> Device:
-    kind = "b" if stat.S_ISBLK(status.st_mode) else "c"
-    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
-    return Device(path, kind, major, minor, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-
-
-class MakeHostDevices(NamedTuple):
-    """Makes the nodes that ``FindHostDevices`` has found."""
-
-    found: list[Device]
-
-    def describe(self) -> str:
-        return "make the host's devices"
-
-    def execute(self, context: Context) -> None:
-        for device in self.found:
-            MakeDevice(device).execute(context)

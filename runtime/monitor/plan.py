@@ -19,9 +19,9 @@ from __future__ import annotations
 import posixpath
 
 from pydock.runtime import syscalls
-from pydock.runtime.monitor import identity, mounts, protect, terminal, userspace
+from pydock.runtime.monitor import identity, mounts, nodes, protect, terminal, userspace
 from pydock.runtime.monitor.launch import Device, Launch
-from pydock.runtime.monitor.step import Step
+from pydock.runtime.monitor.step import NOTHING_READY, Ready, Step
 
 _TTY = 5  # the group's number
 
@@ -31,27 +31,23 @@ def steps_of(launch: Launch) -> list[Step]:
     return first_steps(launch) + later_steps(launch)
 
 
-def first_steps(launch: Launch) -> list[Step]:
-    """Those that need no more than a launch with ``rest`` has."""
+def first_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
+    """Those that need no more than a launch with ``rest`` has, and that what is *ready* leaves to be done."""
     steps: list[Step] = []
     if launch.cgroups:
         steps.append(identity.JoinCgroups(launch.cgroups))
     if "user" not in launch.new:  # else the monitor has done it
         steps.append(identity.SetOomScore(launch.oom_score_adj))
-    new = _unshared(launch)
+    born = (*ready.namespaces, *(("pid", "user", "net") if "user" in launch.new else ("pid",)))
+    new = tuple(kind for kind in launch.new if kind not in born)
     if new:
         steps.append(identity.UnshareNamespaces(new))
-    if "net" in launch.new:
+    if "net" in launch.new and "net" not in ready.namespaces:
         steps.append(identity.RaiseLoopback())
     return steps
 
 
-def _unshared(launch: Launch) -> tuple[str, ...]:
-    born = ("pid", "user", "net") if "user" in launch.new else ("pid",)
-    return tuple(kind for kind in launch.new if kind not in born)
-
-
-def later_steps(launch: Launch) -> list[Step]:
+def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
     """All others, for the whole launch."""
     steps: list[Step] = []
     sources: dict[str, int] = {}
@@ -67,7 +63,7 @@ def later_steps(launch: Launch) -> list[Step]:
     if mounted and launch.cgroup_mounts:
         steps.append(mounts.OpenCgroups(launch.cgroup_mounts, sources))
     if mounted and launch.privileged:
-        steps.append(mounts.FindHostDevices(host_devices))
+        steps.append(nodes.FindHostDevices(host_devices))
     if mounted and launch.shm_of is not None:
         steps.append(mounts.BorrowShm(launch.shm_of, shm))
     for join in launch.join:
@@ -81,7 +77,7 @@ def later_steps(launch: Launch) -> list[Step]:
     if "uts" in launch.new and launch.hostname:
         steps.append(identity.SetHostname(launch.hostname))
     if launch.root is not None:
-        usual = _usual(launch, sources, shm, early)
+        usual = _usual(launch, sources, shm, early, ready)
         if launch.made:
             steps.append(userspace.TakeMade(launch.made, early))
         if "user" in launch.new:
@@ -107,6 +103,16 @@ def later_steps(launch: Launch) -> list[Step]:
     return steps
 
 
+def _fitting(launch: Launch, ready: Ready) -> dict[str, int]:
+    """Those of the mounts that are *ready* which are what the launch wants, by their places."""
+    found = dict(ready.mounts)
+    if launch.privileged:
+        found.pop("/sys", None)
+    if launch.shm_size != ready.shm_size:
+        found.pop("/dev/shm", None)
+    return found
+
+
 def _early(launch: Launch, early: dict[str, int], refused: list[tuple[str, str]]) -> list[Step]:
     """What has to be done before the machine's mounts are out of sight, and while the process still has the number of its root."""
     made = {item.target for item in launch.made}
@@ -122,8 +128,10 @@ def _early(launch: Launch, early: dict[str, int], refused: list[tuple[str, str]]
     return steps
 
 
-def _usual(launch: Launch, sources: dict[str, int], shm: list[int], early: dict[str, int]) -> list[tuple[str, Step]]:
-    """The mounts that every container has, and their places; those that pydockd has made are only attached."""
+def _usual(
+    launch: Launch, sources: dict[str, int], shm: list[int], early: dict[str, int], ready: Ready
+) -> list[tuple[str, Step]]:
+    """The mounts that every container has, and their places; those that pydockd has made, or that are ready, are only attached."""
     if not launch.proc:
         return []
     usual: list[tuple[str, Step]] = [
@@ -141,7 +149,13 @@ def _usual(launch: Launch, sources: dict[str, int], shm: list[int], early: dict[
         read_only = not (launch.privileged or launch.cgroups_writable)
         usual.append(("/sys/fs/cgroup", mounts.MountCgroups(launch.cgroup_mounts, sources, read_only)))
     made = {item.target for item in launch.made} | ({"/proc", "/sys"} if "user" in launch.new else set())
-    return [(place, mounts.AttachMade(place, early) if place in made else step) for place, step in usual]
+    fitting = _fitting(launch, ready)
+    for number, (place, _) in enumerate(usual):
+        if place in made:
+            usual[number] = place, mounts.AttachMade(place, early)
+        elif place in fitting:
+            usual[number] = place, mounts.AttachReady(place, fitting[place])
+    return usual
 
 
 def _taken(launch: Launch) -> set[str]:
@@ -159,9 +173,9 @@ def _inside(launch: Launch, usual: list[tuple[str, Step]], host_devices: list[De
     steps = [step for place, step in usual if not any(place == t or place.startswith(f"{t}/") for t in taken)]
     wanted.sort(key=lambda item: posixpath.normpath(item[0]).count("/"))
     steps += [step for _, step in wanted]
-    steps += [mounts.MakeDevice(device) for device in launch.devices]
+    steps += [nodes.MakeDevice(device) for device in launch.devices]
     if launch.privileged:
-        steps.append(mounts.MakeHostDevices(host_devices))
+        steps.append(nodes.MakeHostDevices(host_devices))
     if launch.sysctls and "user" not in launch.new:
         steps.append(protect.SetSysctls(launch.sysctls))
     if launch.read_only_paths:

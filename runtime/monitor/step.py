@@ -5,9 +5,20 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydock.runtime.monitor.launch import Launch
+
+
+class Ready(NamedTuple):
+    """What was made ahead of a launch, whatever that will be."""
+
+    namespaces: tuple[str, ...] = ()
+    mounts: dict[str, int] = {}  # which nobody changes: descriptors of detached mounts, by their usual places
+    shm_size: int | None = None  # of the /dev/shm among them
+
+
+NOTHING_READY = Ready()
 
 
 class Context:

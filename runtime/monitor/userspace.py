@@ -61,6 +61,22 @@ def raise_limits(pid: int, rlimits: tuple[Rlimit, ...]) -> None:
                     continue
 
 
+def make(id_map: tuple[int, int, int]) -> int:
+    """A descriptor of a new user namespace that nobody is in; the child in it ends with the pipe, and is reaped with the others."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = clone(0, 0)
+        if pid == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        write_maps(pid, id_map)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 class MakeEarly(NamedTuple):
     """Makes /proc or /sys while the machine's own can still be seen: without one that shows all, the kernel refuses another."""
 

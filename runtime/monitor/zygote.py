@@ -1,0 +1,223 @@
+"""Processes that are made ahead of a start: what is the same for all is done in them, and their code is warm.
+
+A zygote has made namespaces and usual mounts that nothing is in yet, in the monitor's own mount namespace: it holds no mount of
+the machine. Told to, it brings forth the child that becomes the container's process (``syscalls.vfork``), in its own memory: a
+fork of the interpreter, and the faults of what it touches for the first time, would take longer than all that is left to do. So a
+zygote serves one start; the next one is made behind the reply. Each is the monitor's child, and so is the child of each.
+
+What the monitor sends on the zygote's socket, a message (``pydock.runtime.wire``) each, and both at once:
+
+- to the zygote, ``{flags, pid}`` with the descriptors of the v2 cgroup to be born in (of CLONE_INTO_CGROUP in *flags*), and of
+  whose PID namespace it is born into (of *pid*)
+- to the child, ``{launch}`` with the launch's descriptors and that of the pipe in which the child tells how it went
+
+What comes back: ``{}`` when the zygote is ready, ``{pid}`` from the child, or ``{error}`` from the zygote. See vfork(2), clone(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from pydock.runtime import syscalls, wire
+from pydock.runtime.monitor import child, mounts
+from pydock.runtime.monitor.identity import RaiseLoopback, flags_of
+from pydock.runtime.monitor.launch import KINDS, CgroupMount, Launch, Rlimit, Volume, from_json, to_json
+from pydock.runtime.monitor.plan import first_steps, later_steps
+from pydock.runtime.monitor.step import Context, Ready
+from pydock.runtime.wire import Message
+
+#: The namespaces of those who may have a zygote: of a container, with the network of its pool or with none, and of who joins one.
+READY_FOR = (KINDS, tuple(kind for kind in KINDS if kind != "net"), ())
+TITLE = "pydock: ready for a start"
+_AHEAD = (
+    "uts",
+    "ipc",
+    "net",
+)  # the mount namespace is made at the start: what the machine unmounts meanwhile must not be in it
+_SHM = Launch._field_defaults["shm_size"]
+_LONG = 8  # times that something runs until the interpreter has it in its quicker form
+_SAMPLE = Launch(
+    id="x",
+    argv=("true",),
+    env=("A=1",),
+    root=0,
+    volumes=(Volume(1, "/etc/hosts", False), Volume(2, "/etc/hostname", False)),
+    cgroup_mounts=(CgroupMount("pids", "/x"),),
+    cgroups=("/x/tasks",),
+    masked=("/proc/kcore",),
+    read_only_paths=("/proc/sys",),
+    rlimits=(Rlimit("nofile", 1, 1),),
+    seccomp=3,
+)
+
+
+class Zygote:
+    """One, as the monitor sees it."""
+
+    __slots__ = ("pid", "ready", "sock")
+
+    def __init__(self, pid: int, sock: socket.socket) -> None:
+        self.pid = pid
+        self.sock = sock
+        self.ready = False
+
+    def bring_forth(self, launch: Launch, cgroup: int, pid_source: int, fds: list[int], pipe: int) -> None:
+        """Has it bear the child of *launch*; *cgroup* and *pid_source* are -1 when there is none. OSError when it has died."""
+        flags = syscalls.CLONE_NEWPID if "pid" in launch.new else 0
+        given = []
+        if cgroup >= 0:
+            flags |= syscalls.CLONE_INTO_CGROUP
+            given.append(cgroup)
+        if pid_source >= 0:
+            given.append(pid_source)
+        wire.send(self.sock, {"flags": flags, "pid": pid_source >= 0}, given)
+        wire.send(self.sock, {"launch": to_json(launch)}, [*fds, pipe])
+
+    def heard(self) -> Message | None:
+        """What it, or its child, has said; None when that is nothing yet. ``wire.Closed`` when it has died."""
+        try:
+            if not self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                raise wire.Closed
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            raise wire.Closed from None
+        return wire.receive(self.sock)[0]
+
+
+def make(new: tuple[str, ...], run_directory: str) -> Zygote:
+    """One for launches with the namespaces *new*; it is not ready yet."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            pid = syscalls.clone3(0, signal.SIGCHLD)
+        except BaseException:
+            ours.close()
+            raise
+        if pid == 0:
+            _live(new, theirs, run_directory)
+    return Zygote(pid, ours)
+
+
+def _live(new: tuple[str, ...], sock: socket.socket, run_directory: str) -> NoReturn:
+    try:
+        gc.disable()
+        child.begin([], sock.fileno())
+        syscalls.set_title(TITLE)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # its child may be born where others could look into it
+        ready = _prepare(new)
+        _warm_up(ready)
+        wire.send(sock, {})
+        message, fds = wire.receive(sock)
+        flags = wire.number(message, "flags")
+        cgroup = fds[0] if flags & syscalls.CLONE_INTO_CGROUP else 0
+
+        def bear(pid: int) -> NoReturn:
+            _be_the_child(pid, sock, run_directory, ready)
+
+        try:
+            if message["pid"]:
+                syscalls.setns(fds[-1], syscalls.CLONE_NEWPID)
+            syscalls.vfork(flags, cgroup, bear)
+        except OSError as error:
+            wire.send(sock, {"error": error.errno or errno.EIO, "words": error.strerror or str(error)})
+    finally:
+        os._exit(0)  # at once: what the child has done to memory is not this process's
+
+
+def _be_the_child(pid: int, sock: socket.socket, run_directory: str, ready: Ready) -> NoReturn:
+    try:
+        wire.send(sock, {"pid": pid})
+        message, fds = wire.receive(sock)
+        values = message["launch"]
+        assert isinstance(values, dict)
+        *given, pipe = fds
+        child.run(from_json(values), given, run_directory, pipe, ready)
+    finally:
+        os._exit(child.FAILED)
+
+
+def _prepare(new: tuple[str, ...]) -> Ready:
+    """Makes what every such launch needs."""
+    ahead = tuple(kind for kind in _AHEAD if kind in new)
+    if not ahead:
+        return Ready()
+    syscalls.unshare(flags_of(ahead))
+    made = {
+        "/dev": mounts.new_dev(),
+        "/dev/pts": mounts.new_pts(True),
+        "/dev/shm": mounts.new_shm(_SHM),
+        "/dev/mqueue": mounts.new_mqueue(),
+    }
+    if "net" in ahead:
+        made["/sys"] = mounts.new_sys(True)
+        RaiseLoopback().execute(Context(_SAMPLE, [], "", lambda words: None))
+    return Ready(ahead, made, _SHM)
+
+
+def _warm_up(ready: Ready) -> None:
+    """Runs through what the child will run through, as far as that can be done without doing it."""
+    values = to_json(_SAMPLE)
+    for _ in range(_LONG):
+        launch = from_json(values)
+        for step in first_steps(launch, ready) + later_steps(launch, ready):
+            step.describe()
+        child.candidates("true", child.environment(launch, "/")["PATH"])
+
+
+class Zygotes:
+    """Those that the monitor has: one for each of the kinds that launches were of lately.
+
+    *watch* and *unwatch* are the server's, *later* calls something a little later.
+    """
+
+    def __init__(
+        self,
+        run_directory: str,
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        self._run = run_directory
+        self._watch = watch
+        self._unwatch = unwatch
+        self._waiting: dict[tuple[str, ...], Zygote] = {}
+
+    def take(self, launch: Launch) -> Zygote | None:
+        """One that is ready for *launch*, the caller's from now on."""
+        zygote = self._waiting.get(launch.new)
+        if zygote is None or not zygote.ready:
+            return None
+        self._forget(launch.new)
+        return zygote
+
+    def provide(self, new: tuple[str, ...]) -> None:
+        """There is to be one for launches with the namespaces *new*."""
+        if not syscalls.HAS_VFORK or new not in READY_FOR or new in self._waiting:
+            return
+        zygote = make(new, self._run)
+        self._waiting[new] = zygote
+        self._watch(zygote.sock.fileno(), lambda: self._listen_to(new, zygote))
+
+    def close(self) -> None:
+        """They end."""
+        for new in list(self._waiting):
+            zygote = self._waiting[new]
+            self._forget(new)
+            zygote.sock.close()
+
+    def _listen_to(self, new: tuple[str, ...], zygote: Zygote) -> None:
+        try:
+            zygote.ready = zygote.heard() is not None or zygote.ready
+        except wire.Closed:  # the machine is short of something, or somebody has killed it: the next start does without
+            self._forget(new)
+            zygote.sock.close()
+
+    def _forget(self, new: tuple[str, ...]) -> None:
+        zygote = self._waiting.pop(new)
+        self._unwatch(zygote.sock.fileno())
