@@ -26,7 +26,7 @@ from pydock.runtime.spec import Spec
 
 #: What a shell finds when nobody said otherwise: docker's PATH.
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-DEFAULT_SHM: Final = 64 << 20
+DEFAULT_SHM: Final = plain.DEFAULT_SHM
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ def own_namespaces(spec: Spec) -> tuple[str, ...]:
 def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plain.Launch, list[int]]:
     """How its process comes into being, while ``prepare`` makes the rest; and the descriptors of it that stay their owner's."""
     pid = given.joined.pid
+    usual = is_usual(spec)
     launch = plain.Launch(
         id=identity,
         argv=(),
@@ -130,8 +131,19 @@ def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plai
         oom_score_adj=spec.oom_score_adj or 0,
         id_map=None if given.shift is None else given.shift.ids,
         rlimits=rlimits_of(spec),
+        usual=usual,
+        masked=masks.MASKED if usual else (),
+        read_only_paths=masks.READ_ONLY if usual else (),
     )
     return launch, [] if pid is None else [pid]
+
+
+def is_usual(spec: Spec) -> bool:
+    """Whether it has the usual mounts without a difference, so that they may be made before anything else of it is known."""
+    own = not (spec.privileged or spec.sysctls or spec.userns) and shm_size(spec) == DEFAULT_SHM
+    private = sharing.own_namespace(spec.ipc_mode) and sharing.own_namespace(spec.pid_mode)
+    texts = (*(spec.volumes or ()), *(spec.tmpfs or ()))
+    return own and private and not any(place in text for text in texts for place in ("/dev", "/proc", "/sys"))
 
 
 def _clone_into(cgroup: Cgroup, given: Given) -> str | None:
@@ -230,6 +242,7 @@ def prepare(
         devices=tuple(made_devices),
         warnings=tuple(warnings),
         id_map=None if given.shift is None else given.shift.ids,
+        usual=is_usual(spec),
         cgroup_mounts=_cgroup_mounts(cgroup, given),
         cgroups_writable=bool(spec.systemd),
         masked=() if privileged else masks.MASKED,

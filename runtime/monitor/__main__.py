@@ -31,11 +31,11 @@ from collections import deque
 from collections.abc import Callable
 
 from pydock.runtime import syscalls, wire
-from pydock.runtime.monitor import child, userspace, visit
+from pydock.runtime.monitor import ahead, child, userspace, visit
 from pydock.runtime.monitor.identity import flags_of
 from pydock.runtime.monitor.launch import Launch, from_json
 from pydock.runtime.monitor.protocol import Alive, Exit, check_id, forget_exit, start_time, write_exit
-from pydock.runtime.monitor.zygote import READY_FOR, Zygote, Zygotes
+from pydock.runtime.monitor.zygote import Zygote, Zygotes
 from pydock.runtime.serving import Options, Peer, Server, begin
 from pydock.runtime.wire import Message
 
@@ -84,7 +84,7 @@ class Monitor(Server):
         if options.state is not None:
             self._restore(options.state)
         self.signalled()  # those that ended while this process was not listening to SIGCHLD
-        self.later(0, functools.partial(self.zygotes.provide, READY_FOR[1]))
+        self.later(0, functools.partial(self.zygotes.provide, Launch("", (), new=ahead.READY_FOR[1], usual=True)))
 
     def idle(self) -> bool:
         return not self.alive and not self.starting and not self.births and not self.failed
@@ -199,7 +199,7 @@ class Monitor(Server):
     def _replenish(self, launch: Launch) -> None:
         """A start is over: another of its kind may follow."""
         if not self.upgrade_wanted:
-            self.later(_BEHIND, functools.partial(self.zygotes.provide, launch.new))
+            self.later(_BEHIND, functools.partial(self.zygotes.provide, launch))
 
     def _fork(self, launch: Launch, fds: list[int], run: Callable[[], None]) -> int:
         """A child in the launch's PID namespace and v2 cgroup, from birth. The monitor's namespace stays its own."""

@@ -39,7 +39,7 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int, ready: Re
         os.write(pipe, json.dumps(line).encode() + b"\n")
 
     try:
-        begin([*fds, *ready.mounts.values()], pipe)
+        begin([*fds, *ready.fds], pipe)
         context = Context(launch, fds, run_directory, lambda words: tell({"warning": words}))
 
         def perform(steps: list[Step]) -> None:

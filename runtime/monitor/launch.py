@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
+DEFAULT_SHM = 64 << 20
 KINDS = ("mnt", "uts", "ipc", "pid", "cgroup", "net")
 
 
@@ -91,10 +92,10 @@ class Launch(NamedTuple):
     Without *root* nothing is mounted: the process goes into namespaces that exist (an exec into a container), which
     *join* names.
 
-    With *rest* this is only how the process comes into being: id, new, cgroups, clone_into, oom_score_adj, and of join the
-    PID namespace. The whole launch, with these unchanged and with its own descriptors, comes as a message
-    (``pydock.runtime.wire``) over that socket; its end without one means that there is nothing to be started. Of a *terminal*
-    the master comes back the same way, and the child waits until it is told that somebody holds it.
+    With *rest* this is only how the process comes into being: id, new, cgroups, clone_into, oom_score_adj, of join the
+    PID namespace, and if it is *usual* also masked and read_only_paths. The whole launch, with these unchanged and with its own
+    descriptors, comes as a message (``pydock.runtime.wire``) over that socket; its end without one means that there is nothing to
+    be started. Of a *terminal* the master comes back the same way, and the child waits until it is told that somebody holds it.
     """
 
     id: str
@@ -114,9 +115,10 @@ class Launch(NamedTuple):
     warnings: tuple[str, ...] = ()  # what went wrong before, to be told with the rest
     parts: tuple[str, ...] = ()  # places in *root* where mounts belong to it
     read_only: bool = False  # the root mount and its parts, not what else is mounted in it
+    usual: bool = False  # all of proc, no privileges or sysctls, nothing in the place of the usual mounts or in them
     proc: bool = True  # mount the usual: /proc /sys /dev /dev/pts /dev/shm /dev/mqueue
     privileged: bool = False  # /sys and cgroups writable, all device nodes of the host
-    shm_size: int | None = 64 << 20  # bytes; None leaves /dev/shm empty
+    shm_size: int | None = DEFAULT_SHM  # bytes; None leaves /dev/shm empty
     shm_of: int | None = None  # index of a pidfd: /dev/shm is the one that this process sees
     made: tuple[Made, ...] = ()  # these are attached; the other usual ones are made inside
     tmpfs: tuple[Tmpfs, ...] = ()

@@ -6,7 +6,6 @@ be reached by path any more. All of them mount onto descriptors (``pydock.runtim
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import NamedTuple
@@ -37,7 +36,7 @@ _LINKS = (
 )
 
 
-def _attach_new(root: int, target: str, mount: int) -> int:
+def attach_new(root: int, target: str, mount: int) -> int:
     """Attaches a new file system where nobody may have put a link; the descriptor of its root."""
     place = make_plain(root, target)
     attach(mount, place)
@@ -59,12 +58,17 @@ class MountRoot(NamedTuple):
         place = os.open(f"{context.run}/empty", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         attach(root, place)
         os.close(place)
-        os.fchdir(root)
-        # The new root is put over the old one and the old one slides below it: pivot_root(2), "pivot_root(".", ".")".
-        syscalls.pivot_root(".", ".")
-        syscalls.umount2(".", syscalls.MNT_DETACH)
-        os.chdir("/")
+        take_as_root(root)
         context.open_root()
+
+
+def take_as_root(mount: int) -> None:
+    """Makes *mount*, which is attached somewhere, / of this mount namespace; all else in it goes."""
+    os.fchdir(mount)
+    # The new root is put over the old one and the old one slides below it: pivot_root(2), "pivot_root(".", ".")".
+    syscalls.pivot_root(".", ".")
+    syscalls.umount2(".", syscalls.MNT_DETACH)
+    os.chdir("/")
 
 
 class MountProc(NamedTuple):
@@ -74,7 +78,7 @@ class MountProc(NamedTuple):
         return "mount /proc"
 
     def execute(self, context: Context) -> None:
-        context.proc = _attach_new(context.root, "proc", new_mount("proc", PLAIN))
+        context.proc = attach_new(context.root, "proc", new_mount("proc", PLAIN))
 
 
 class MountSys(NamedTuple):
@@ -86,7 +90,7 @@ class MountSys(NamedTuple):
         return f"mount /sys {'ro' if self.read_only else 'rw'}"
 
     def execute(self, context: Context) -> None:
-        os.close(_attach_new(context.root, "sys", new_sys(self.read_only)))
+        os.close(attach_new(context.root, "sys", new_sys(self.read_only)))
 
 
 def new_sys(read_only: bool) -> int:
@@ -101,7 +105,7 @@ class MountDev(NamedTuple):
         return "mount /dev"
 
     def execute(self, context: Context) -> None:
-        context.dev = _attach_new(context.root, "dev", new_dev())
+        context.dev = attach_new(context.root, "dev", new_dev())
 
 
 def new_dev() -> int:
@@ -132,7 +136,7 @@ class MountPts(NamedTuple):
         return "mount /dev/pts"
 
     def execute(self, context: Context) -> None:
-        os.close(_attach_new(context.root, "dev/pts", new_pts(self.tty)))
+        os.close(attach_new(context.root, "dev/pts", new_pts(self.tty)))
 
 
 def new_pts(tty: bool) -> int:
@@ -152,7 +156,7 @@ class MountShm(NamedTuple):
         return f"mount /dev/shm of {self.size} bytes"
 
     def execute(self, context: Context) -> None:
-        os.close(_attach_new(context.root, "dev/shm", new_shm(self.size)))
+        os.close(attach_new(context.root, "dev/shm", new_shm(self.size)))
 
 
 def new_shm(size: int) -> int:
@@ -215,30 +219,6 @@ class AttachMade(NamedTuple):
             context.dev = self.early[self.target]
 
 
-class AttachReady(NamedTuple):
-    """A usual mount that was made ahead, by a clone: mountinfo goes by age (Linux 6.8), and / is to be its first line.
-
-    Before Linux 6.15 a detached mount can't be cloned.
-    """
-
-    target: str
-    mount: int
-
-    def describe(self) -> str:
-        return f"attach the {self.target} that is ready"
-
-    def execute(self, context: Context) -> None:
-        try:
-            mount = clone(self.mount)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            mount = self.mount
-        _attach_new(context.root, self.target, mount)
-        if self.target == "/dev":
-            context.dev = mount
-
-
 class MountMqueue(NamedTuple):
     """POSIX message queues of the process's own IPC namespace."""
 
@@ -246,7 +226,7 @@ class MountMqueue(NamedTuple):
         return "mount /dev/mqueue"
 
     def execute(self, context: Context) -> None:
-        os.close(_attach_new(context.root, "dev/mqueue", new_mqueue()))
+        os.close(attach_new(context.root, "dev/mqueue", new_mqueue()))
 
 
 def new_mqueue() -> int:
@@ -274,7 +254,7 @@ class MountCgroups(NamedTuple):
                 place = make_plain(context.root, "sys/fs/cgroup")
             else:
                 if above < 0:
-                    above = _attach_new(context.root, "sys/fs/cgroup", new_mount("tmpfs", PLAIN, (("mode", "755"),)))
+                    above = attach_new(context.root, "sys/fs/cgroup", new_mount("tmpfs", PLAIN, (("mode", "755"),)))
                 os.mkdir(mount.name, 0o755, dir_fd=above)
                 place = open_beneath(above, mount.name, os.O_PATH)
                 if "," in mount.name:

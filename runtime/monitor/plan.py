@@ -19,11 +19,12 @@ from __future__ import annotations
 import posixpath
 
 from pydock.runtime import syscalls
-from pydock.runtime.monitor import identity, mounts, nodes, protect, terminal, userspace
+from pydock.runtime.monitor import ahead, identity, mounts, nodes, protect, terminal, userspace
 from pydock.runtime.monitor.launch import Device, Launch
 from pydock.runtime.monitor.step import NOTHING_READY, Ready, Step
 
 _TTY = 5  # the group's number
+_CGROUPS = "/sys/fs/cgroup"
 
 
 def steps_of(launch: Launch) -> list[Step]:
@@ -44,7 +45,14 @@ def first_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
         steps.append(identity.UnshareNamespaces(new))
     if "net" in launch.new and "net" not in ready.namespaces:
         steps.append(identity.RaiseLoopback())
+    if "mnt" in ready.namespaces:
+        steps.append(ahead.Furnish(ready, launch.read_only_paths, _of_ready(launch.masked, ready)))
     return steps
+
+
+def _of_ready(paths: tuple[str, ...], ready: Ready) -> tuple[str, ...]:
+    """Those of *paths* that are in the mounts that are *ready*."""
+    return tuple(path for path in paths if path.startswith("/proc/") or ready.sys)
 
 
 def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
@@ -77,16 +85,24 @@ def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
     if "uts" in launch.new and launch.hostname:
         steps.append(identity.SetHostname(launch.hostname))
     if launch.root is not None:
-        usual = _usual(launch, sources, shm, early, ready)
+        usual = _usual(launch, sources, shm, early)
         if launch.made:
             steps.append(userspace.TakeMade(launch.made, early))
         if "user" in launch.new:
             steps += _early(launch, early, refused)
-        steps.append(mounts.MountRoot(launch.root))
+        left = launch
+        if "mnt" in ready.namespaces:
+            steps.append(ahead.MoveIn(ready, launch.root))
+            there = ("/proc", "/dev", *(("/sys",) if ready.sys else ()))
+            usual = [(place, step) for place, step in usual if place == _CGROUPS or not place.startswith(there)]
+            done = _of_ready(launch.masked, ready)
+            left = launch._replace(masked=tuple(path for path in launch.masked if path not in done), read_only_paths=())
+        else:
+            steps.append(mounts.MountRoot(launch.root))
         if "user" in launch.new:
             steps.append(userspace.BecomeRoot())
             steps.append(protect.SetRefusedSysctls(refused))
-        steps += _inside(launch, usual, host_devices)
+        steps += _inside(left, usual, host_devices)
     else:
         steps.append(identity.TakeRoot())
     if launch.terminal:
@@ -101,16 +117,6 @@ def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
         steps.append(identity.SetRlimits(launch.rlimits))
     steps.append(identity.DropPrivileges(launch.capabilities, launch.no_new_privileges, launch.seccomp))
     return steps
-
-
-def _fitting(launch: Launch, ready: Ready) -> dict[str, int]:
-    """Those of the mounts that are *ready* which are what the launch wants, by their places."""
-    found = dict(ready.mounts)
-    if launch.privileged:
-        found.pop("/sys", None)
-    if launch.shm_size != ready.shm_size:
-        found.pop("/dev/shm", None)
-    return found
 
 
 def _early(launch: Launch, early: dict[str, int], refused: list[tuple[str, str]]) -> list[Step]:
@@ -128,10 +134,8 @@ def _early(launch: Launch, early: dict[str, int], refused: list[tuple[str, str]]
     return steps
 
 
-def _usual(
-    launch: Launch, sources: dict[str, int], shm: list[int], early: dict[str, int], ready: Ready
-) -> list[tuple[str, Step]]:
-    """The mounts that every container has, and their places; those that pydockd has made, or that are ready, are only attached."""
+def _usual(launch: Launch, sources: dict[str, int], shm: list[int], early: dict[str, int]) -> list[tuple[str, Step]]:
+    """The mounts that every container has, and their places; those that pydockd has made are only attached."""
     if not launch.proc:
         return []
     usual: list[tuple[str, Step]] = [
@@ -147,15 +151,9 @@ def _usual(
         usual.insert(3, ("/dev/shm", mounts.MountShm(launch.shm_size)))
     if launch.cgroup_mounts:
         read_only = not (launch.privileged or launch.cgroups_writable)
-        usual.append(("/sys/fs/cgroup", mounts.MountCgroups(launch.cgroup_mounts, sources, read_only)))
+        usual.append((_CGROUPS, mounts.MountCgroups(launch.cgroup_mounts, sources, read_only)))
     made = {item.target for item in launch.made} | ({"/proc", "/sys"} if "user" in launch.new else set())
-    fitting = _fitting(launch, ready)
-    for number, (place, _) in enumerate(usual):
-        if place in made:
-            usual[number] = place, mounts.AttachMade(place, early)
-        elif place in fitting:
-            usual[number] = place, mounts.AttachReady(place, fitting[place])
-    return usual
+    return [(place, mounts.AttachMade(place, early) if place in made else step) for place, step in usual]
 
 
 def _taken(launch: Launch) -> set[str]:

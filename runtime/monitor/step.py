@@ -11,11 +11,18 @@ from pydock.runtime.monitor.launch import Launch
 
 
 class Ready(NamedTuple):
-    """What was made ahead of a launch, whatever that will be."""
+    """What was made ahead of a launch that is ``usual``."""
 
     namespaces: tuple[str, ...] = ()
-    mounts: dict[str, int] = {}  # which nobody changes: descriptors of detached mounts, by their usual places
-    shm_size: int | None = None  # of the /dev/shm among them
+    inside: int = -1  # descriptor of the mount namespace among them, which holds the usual mounts in a small tmpfs
+    root: int = -1  # of that tmpfs's root
+    outside: int = -1  # of the machine's own
+    sys: bool = False  # whether /sys is among the mounts: it belongs to a network namespace
+
+    @property
+    def fds(self) -> list[int]:
+        """What must stay open."""
+        return [fd for fd in (self.inside, self.root, self.outside) if fd >= 0]
 
 
 NOTHING_READY = Ready()

@@ -25,22 +25,13 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pydock.runtime import syscalls, wire
-from pydock.runtime.monitor import child, mounts
-from pydock.runtime.monitor.identity import RaiseLoopback, flags_of
-from pydock.runtime.monitor.launch import KINDS, CgroupMount, Launch, Rlimit, Volume, from_json, to_json
+from pydock.runtime.monitor import ahead, child
+from pydock.runtime.monitor.launch import CgroupMount, Launch, Rlimit, Volume, from_json, to_json
 from pydock.runtime.monitor.plan import first_steps, later_steps
-from pydock.runtime.monitor.step import Context, Ready
+from pydock.runtime.monitor.step import NOTHING_READY, Ready
 from pydock.runtime.wire import Message
 
-#: The namespaces of those who may have a zygote: of a container, with the network of its pool or with none, and of who joins one.
-READY_FOR = (KINDS, tuple(kind for kind in KINDS if kind != "net"), ())
 TITLE = "pydock: ready for a start"
-_AHEAD = (
-    "uts",
-    "ipc",
-    "net",
-)  # the mount namespace is made at the start: what the machine unmounts meanwhile must not be in it
-_SHM = Launch._field_defaults["shm_size"]
 _LONG = 8  # times that something runs until the interpreter has it in its quicker form
 _SAMPLE = Launch(
     id="x",
@@ -54,6 +45,7 @@ _SAMPLE = Launch(
     read_only_paths=("/proc/sys",),
     rlimits=(Rlimit("nofile", 1, 1),),
     seccomp=3,
+    usual=True,
 )
 
 
@@ -111,7 +103,7 @@ def _live(new: tuple[str, ...], sock: socket.socket, run_directory: str) -> NoRe
         child.begin([], sock.fileno())
         syscalls.set_title(TITLE)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # its child may be born where others could look into it
-        ready = _prepare(new)
+        ready = ahead.prepare(new, run_directory) if new else NOTHING_READY
         _warm_up(ready)
         wire.send(sock, {})
         message, fds = wire.receive(sock)
@@ -143,24 +135,6 @@ def _be_the_child(pid: int, sock: socket.socket, run_directory: str, ready: Read
         os._exit(child.FAILED)
 
 
-def _prepare(new: tuple[str, ...]) -> Ready:
-    """Makes what every such launch needs."""
-    ahead = tuple(kind for kind in _AHEAD if kind in new)
-    if not ahead:
-        return Ready()
-    syscalls.unshare(flags_of(ahead))
-    made = {
-        "/dev": mounts.new_dev(),
-        "/dev/pts": mounts.new_pts(True),
-        "/dev/shm": mounts.new_shm(_SHM),
-        "/dev/mqueue": mounts.new_mqueue(),
-    }
-    if "net" in ahead:
-        made["/sys"] = mounts.new_sys(True)
-        RaiseLoopback().execute(Context(_SAMPLE, [], "", lambda words: None))
-    return Ready(ahead, made, _SHM)
-
-
 def _warm_up(ready: Ready) -> None:
     """Runs through what the child will run through, as far as that can be done without doing it."""
     values = to_json(_SAMPLE)
@@ -169,6 +143,13 @@ def _warm_up(ready: Ready) -> None:
         for step in first_steps(launch, ready) + later_steps(launch, ready):
             step.describe()
         child.candidates("true", child.environment(launch, "/")["PATH"])
+
+
+def _kind(launch: Launch) -> tuple[str, ...] | None:
+    """The namespaces that are made ahead for *launch*, or none; None if it can't have a zygote."""
+    if not syscalls.HAS_VFORK or "user" in launch.new:
+        return None
+    return launch.new if ahead.is_ready_for(launch) else ()
 
 
 class Zygotes:
@@ -190,19 +171,21 @@ class Zygotes:
 
     def take(self, launch: Launch) -> Zygote | None:
         """One that is ready for *launch*, the caller's from now on."""
-        zygote = self._waiting.get(launch.new)
-        if zygote is None or not zygote.ready:
+        kind = _kind(launch)
+        zygote = None if kind is None else self._waiting.get(kind)
+        if kind is None or zygote is None or not zygote.ready:
             return None
-        self._forget(launch.new)
+        self._forget(kind)
         return zygote
 
-    def provide(self, new: tuple[str, ...]) -> None:
-        """There is to be one for launches with the namespaces *new*."""
-        if not syscalls.HAS_VFORK or new not in READY_FOR or new in self._waiting:
+    def provide(self, launch: Launch) -> None:
+        """There is to be one for such launches."""
+        kind = _kind(launch)
+        if kind is None or kind in self._waiting:
             return
-        zygote = make(new, self._run)
-        self._waiting[new] = zygote
-        self._watch(zygote.sock.fileno(), lambda: self._listen_to(new, zygote))
+        zygote = make(kind, self._run)
+        self._waiting[kind] = zygote
+        self._watch(zygote.sock.fileno(), lambda: self._listen_to(kind, zygote))
 
     def close(self) -> None:
         """They end."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from pydock.runtime import syscalls, wire
+from pydock.runtime.monitor.ahead import READY_FOR
 from pydock.runtime.monitor.protocol import read_exits
-from pydock.runtime.monitor.zygote import READY_FOR
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""The usual mounts made ahead: in a mount namespace that holds nothing of the machine, in a small tmpfs that stands for the root.
+
+Where nothing is known of a container yet, a zygote makes the namespace with /dev, and with /sys if the network namespace is made
+as well (``prepare``). When the process is born, its /proc comes in and is protected (``Furnish``), while the root is still being
+made. With the root all of them move there, and the tmpfs goes (``MoveIn``).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from pydock.runtime import syscalls
+from pydock.runtime.monitor import mounts
+from pydock.runtime.monitor.identity import flags_of, raise_loopback
+from pydock.runtime.monitor.inside import attach, clone, make_plain, new_mount, open_beneath
+from pydock.runtime.monitor.launch import DEFAULT_SHM, KINDS, Launch
+from pydock.runtime.monitor.protect import Mask, ProtectPaths
+from pydock.runtime.monitor.step import Context, Ready
+
+#: The namespaces of launches that something can be made ahead for: with a network of one's own that has only lo, or with another.
+READY_FOR = (KINDS, tuple(kind for kind in KINDS if kind != "net"))
+_LATER = ("pid", "cgroup")  # namespaces whose making takes the process itself
+
+
+def is_ready_for(launch: Launch) -> bool:
+    """Whether the mounts of *launch* can be those that are made ahead."""
+    return launch.usual and launch.new in READY_FOR and launch.shm_size == DEFAULT_SHM
+
+
+def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
+    """Makes what is the same for all launches with the namespaces *new*; the caller stays in the machine's mount namespace."""
+    kinds = tuple(kind for kind in new if kind not in _LATER)
+    outside = _mount_namespace()
+    syscalls.unshare(flags_of(kinds))
+    inside = _mount_namespace()
+    syscalls.mount("", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    root = new_mount("tmpfs", mounts.PLAIN, (("mode", "755"), ("size", "64k")))
+    place = os.open(f"{run_directory}/empty", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    attach(root, place)
+    os.close(place)
+    mounts.take_as_root(root)
+    for name in ("root", "proc", "dev", "sys"):
+        os.mkdir(name, 0o755, dir_fd=root)
+    usual = [("dev", mounts.new_dev()), ("dev/pts", mounts.new_pts(True)), ("dev/shm", mounts.new_shm(DEFAULT_SHM))]
+    usual.append(("dev/mqueue", mounts.new_mqueue()))
+    if "net" in kinds:
+        raise_loopback()
+        usual.append(("sys", mounts.new_sys(True)))
+    for target, mount in usual:
+        os.close(mounts.attach_new(root, target, mount))
+    syscalls.setns(outside, syscalls.CLONE_NEWNS)
+    return Ready(kinds, inside, root, outside, "net" in kinds)
+
+
+def _mount_namespace() -> int:
+    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class Furnish(NamedTuple):
+    """Mounts /proc of the process's own PID namespace beside what is ready, and protects and masks *paths* of all that is there."""
+
+    ready: Ready
+    read_only_paths: tuple[str, ...]
+    masked: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "mount /proc, make paths of it read-only, mask others"
+
+    def execute(self, context: Context) -> None:
+        syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
+        context.root = self.ready.root
+        context.proc = mounts.attach_new(context.root, "proc", new_mount("proc", mounts.PLAIN))
+        context.dev = open_beneath(context.root, "dev", os.O_PATH | os.O_DIRECTORY)
+        ProtectPaths(self.read_only_paths).execute(context)
+        Mask(self.masked).execute(context)
+        syscalls.setns(self.ready.outside, syscalls.CLONE_NEWNS)
+
+
+class MoveIn(NamedTuple):
+    """The root comes as a detached mount, gets what is ready, and becomes / of the mount namespace that this was in.
+
+    What is ready comes as a clone: mountinfo goes by age since Linux 6.8, and / is to be in its first line.
+    """
+
+    ready: Ready
+    source: int
+
+    def describe(self) -> str:
+        return "change the root"
+
+    def execute(self, context: Context) -> None:
+        syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
+        root = context.fds[self.source]
+        place = open_beneath(self.ready.root, "root", os.O_PATH | os.O_DIRECTORY)
+        attach(root, place)
+        os.close(place)
+        context.proc = self._take(root, "proc")
+        context.dev = self._take(root, "dev")
+        if self.ready.sys:
+            os.close(self._take(root, "sys"))
+        mounts.take_as_root(root)
+        context.open_root()
+
+    def _take(self, root: int, name: str) -> int:
+        there = open_beneath(self.ready.root, name, os.O_PATH | os.O_DIRECTORY)
+        tree = clone(there, recursive=True)
+        place = make_plain(root, name)
+        attach(tree, place)
+        os.close(place)
+        os.close(there)
+        return tree
