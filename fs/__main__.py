@@ -297,8 +297,8 @@ class Daemon:
                 serving.start_soon(self._signals)
                 serving.start_soon(watch_mount, self.mountpoint, self._shutdown)
                 serving.start_soon(self._end)
-                tell_ready()
                 log.info("pydock %s serves %s", version(), self.mountpoint)
+                tell_ready()
                 await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
                 serving.cancel_scope.cancel()
         finally:

@@ -31,8 +31,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pydock.runtime import syscalls, wire
-from pydock.runtime.monitor import ahead, child, userspace, visit
-from pydock.runtime.monitor.identity import flags_of
+from pydock.runtime.monitor import ahead, birth, child, userspace, visit
 from pydock.runtime.monitor.launch import Launch, from_json
 from pydock.runtime.monitor.protocol import Alive, Exit, check_id, forget_exit, start_time, write_exit
 from pydock.runtime.monitor.zygote import Zygote, Zygotes
@@ -47,10 +46,11 @@ _BEHIND = 0.01
 class Starting:
     """A child that has not become its program yet; of a zygote's the number is not known at first."""
 
-    __slots__ = ("launch", "peer", "pid", "pipe", "said", "seq", "starttime")
+    __slots__ = ("given", "launch", "peer", "pid", "pipe", "said", "seq", "starttime")
 
-    def __init__(self, launch: Launch, pipe: int, peer: Peer, seq: object) -> None:
+    def __init__(self, launch: Launch, given: list[int], pipe: int, peer: Peer, seq: object) -> None:
         self.launch = launch
+        self.given = given  # the launch's descriptors, and the end of the pipe that is the child's, until it has them
         self.pid = 0
         self.starttime = 0
         self.pipe = pipe
@@ -127,34 +127,44 @@ class Monitor(Server):
         if launch.id in {item.id for table in (self.alive, self.starting, self.births) for item in table.values()}:
             raise OSError(errno.EBUSY, f"{launch.id} runs already")
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        starting = Starting(launch, reader, peer, message.get("seq"))
+        starting = Starting(launch, [*fds, writer], reader, peer, message.get("seq"))
+        fds.clear()
         try:
-            zygote = self._hand_over(launch, fds, writer)
-            if zygote is None:
-                pid = self._fork(launch, fds, lambda: child.run(launch, fds, self.options.run, writer))
+            zygote = self._hand_over(starting)
         except BaseException:
-            os.close(reader)
+            wire.close_all((*starting.given, reader))
             raise
-        finally:
-            os.close(writer)
         if zygote is None:
-            self._born(starting, pid)
+            self._bear(starting)
         else:
             self.births[zygote] = starting
             self.watch(zygote.sock.fileno(), lambda: self._await_birth(zygote))
 
-    def _hand_over(self, launch: Launch, fds: list[int], pipe: int) -> Zygote | None:
+    def _bear(self, starting: Starting) -> None:
+        """Forks its child here."""
+        launch, (*fds, pipe) = starting.launch, starting.given
+        try:
+            pid = birth.fork(launch, fds, self._own_pids, lambda: child.run(launch, fds, self.options.run, pipe))
+        except BaseException:
+            os.close(starting.pipe)
+            raise
+        finally:
+            wire.close_all(starting.given)
+        self._born(starting, pid)
+
+    def _hand_over(self, starting: Starting) -> Zygote | None:
         """The zygote that bears its child, if one is ready for it."""
-        sources = [fds[join.source] for join in launch.join if "pid" in join.kinds]
+        launch, (*fds, pipe) = starting.launch, starting.given
         zygote = self.zygotes.take(launch)
         if zygote is None:
             return None
+        sources = [fds[join.source] for join in launch.join if "pid" in join.kinds]
         cgroup = -1
         try:
             if launch.clone_into is not None:
                 cgroup = os.open(launch.clone_into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             zygote.bring_forth(launch, cgroup, sources[0] if sources else -1, fds, pipe)
-        except (BrokenPipeError, ConnectionError):  # somebody has killed it
+        except ConnectionError:  # somebody has killed it
             zygote.sock.close()
             return None
         except BaseException:
@@ -166,26 +176,25 @@ class Monitor(Server):
         return zygote
 
     def _await_birth(self, zygote: Zygote) -> None:
-        """Hears the number of a zygote's child, or that there will be none."""
-        error, words = 0, ""
+        """Hears the number of a zygote's child. Without one it is forked here: what was wrong is told by that, if it still is."""
         try:
             said = zygote.heard()
             if said is None:
                 return
-            if "error" in said:
-                error, words = wire.number(said, "error"), wire.text(said, "words")
         except wire.Closed:
-            error, words = errno.EIO, "killed during the set-up"
             said = {}
         starting = self.births.pop(zygote)
         self.unwatch(zygote.sock.fileno())
         zygote.sock.close()
-        if not error:
+        if "pid" in said:
+            wire.close_all(starting.given)
             self._born(starting, wire.number(said, "pid"))
             return
-        os.close(starting.pipe)
-        self._replenish(starting.launch)
-        self.fail(starting.peer, starting.seq, error, words, "set up")
+        try:
+            self._bear(starting)
+        except OSError as error:
+            self._replenish(starting.launch)
+            self.fail(starting.peer, starting.seq, error.errno or errno.EIO, error.strerror or str(error), "set up")
 
     def _born(self, starting: Starting, pid: int) -> None:
         # A zombie has a start time too, and it is not reaped before it is known as one of ours.
@@ -200,58 +209,6 @@ class Monitor(Server):
         """A start is over: another of its kind may follow."""
         if not self.upgrade_wanted:
             self.later(_BEHIND, functools.partial(self.zygotes.provide, launch))
-
-    def _fork(self, launch: Launch, fds: list[int], run: Callable[[], None]) -> int:
-        """A child in the launch's PID namespace and v2 cgroup, from birth. The monitor's namespace stays its own."""
-        flags = syscalls.CLONE_NEWPID if "pid" in launch.new else 0
-        cgroup = 0
-        entered = False
-        try:
-            if launch.clone_into is not None:
-                cgroup = os.open(launch.clone_into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                flags |= syscalls.CLONE_INTO_CGROUP
-            for join in launch.join:
-                if "pid" in join.kinds:
-                    syscalls.setns(fds[join.source], flags_of(("pid",)))
-                    entered = True
-            if "user" in launch.new:
-                if (
-                    "net" in launch.new
-                ):  # from birth, so that links can be put into it, and it belongs to the user namespace
-                    flags |= syscalls.CLONE_NEWNET
-                return self._fork_into_user_namespace(launch, flags, cgroup, run)
-            pid = syscalls.clone3(flags, signal.SIGCHLD, cgroup)
-            if pid == 0:
-                run()
-            return pid
-        finally:
-            if cgroup:
-                os.close(cgroup)
-            if entered:
-                syscalls.setns(self._own_pids, syscalls.CLONE_NEWPID)
-
-    @staticmethod
-    def _fork_into_user_namespace(launch: Launch, flags: int, cgroup: int, run: Callable[[], None]) -> int:
-        """As a child in a user namespace has no power over itself, what takes some is done here, before it may go on."""
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        try:
-            pid = userspace.clone(flags, cgroup)
-            if pid == 0:
-                os.close(writer)
-                if os.read(reader, 1):
-                    run()
-                os._exit(child.FAILED)
-            try:
-                userspace.write_maps(pid, launch.id_map or (0, 0, 1))
-                userspace.empower(pid, launch.oom_score_adj, launch.rlimits)
-            except BaseException:
-                os.kill(pid, signal.SIGKILL)
-                raise
-            os.write(writer, b"x")
-            return pid
-        finally:
-            os.close(reader)
-            os.close(writer)
 
     def _listen_to(self, starting: Starting) -> None:
         """Reads what the child says; at the end of that it either runs its program or has failed."""

@@ -11,12 +11,12 @@ What the monitor sends on the zygote's socket, a message (``pydock.runtime.wire`
   whose PID namespace it is born into (of *pid*)
 - to the child, ``{launch}`` with the launch's descriptors and that of the pipe in which the child tells how it went
 
-What comes back: ``{}`` when the zygote is ready, ``{pid}`` from the child, or ``{error}`` from the zygote. See vfork(2), clone(2).
+What comes back: ``{}`` when the zygote is ready, ``{pid}`` from the child. Its end without that means that there is no child.
+See vfork(2), clone(2).
 """
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import signal
@@ -113,12 +113,9 @@ def _live(new: tuple[str, ...], sock: socket.socket, run_directory: str) -> NoRe
         def bear(pid: int) -> NoReturn:
             _be_the_child(pid, sock, run_directory, ready)
 
-        try:
-            if message["pid"]:
-                syscalls.setns(fds[-1], syscalls.CLONE_NEWPID)
-            syscalls.vfork(flags, cgroup, bear)
-        except OSError as error:
-            wire.send(sock, {"error": error.errno or errno.EIO, "words": error.strerror or str(error)})
+        if message["pid"]:
+            syscalls.setns(fds[-1], syscalls.CLONE_NEWPID)
+        syscalls.vfork(flags, cgroup, bear)
     finally:
         os._exit(0)  # at once: what the child has done to memory is not this process's
 
