@@ -483,47 +483,43 @@ def clone3(flags: int, exit_signal: int, cgroup: int = 0) -> int:
     return int(result)
 
 
-#: Whether ``vfork`` is there.
+#: Whether there is ``Vfork``.
 HAS_VFORK: Final = os.uname().machine == "x86_64"
 _VFORK_STACK: Final = 1 << 20
 _STACK_GAP: Final = 1 << 16
 
 
-def vfork(flags: int, cgroup: int, run: Callable[[int], NoReturn]) -> int:
-    """clone3(2) used as vfork(2): a child runs *run* with its own number in this process's memory, on a stack of its own,
-    while this process stands still, until the child has called execve(2) or has ended; the number comes back then.
+class Vfork:
+    """clone3(2) used as vfork(2): a child that runs *run*, with its own number, in this process's memory and on a stack of its
+    own, while this process stands still, until the child has called execve(2) or has ended.
 
-    The child is its parent's parent's (CLONE_PARENT). As nothing is copied it takes a quarter of what a fork of this interpreter
-    does, half of which is faults of pages that are touched again. What *run* has changed in memory stays changed here, so all
-    that may be done afterwards is ``os._exit``. For a process with a single thread, on x86_64 (``HAS_VFORK``).
+    As nothing is copied it takes a quarter of what a fork of this interpreter does, half of which is faults of pages that are
+    touched again. What *run* has changed in memory stays changed here, so all that may be done afterwards is ``os._exit``. For a
+    process with a single thread, on x86_64 (``HAS_VFORK``). What takes time is done when this is made.
 
     A child that is given a stack begins behind the system call, in the C library's wrapper, whose return takes the address that
     is on top: that of the entry. On aarch64 it would take a register's.
     """
-    number = ctypes.c_int()
-    entry = ctypes.CFUNCTYPE(None)(lambda: run(number.value))
-    # Further down in this thread's own stack, as interpreters from 3.14 on want to find themselves there.
-    top = (_begin_of_stack() - _STACK_GAP) & ~15
-    frame = struct.pack("@PP", ctypes.cast(entry, ctypes.c_void_p).value, 0)
-    ctypes.memmove(top, frame, len(frame))
-    arguments = struct.pack(
-        "=11Q",
-        flags | _CLONE_VM | _CLONE_VFORK | _CLONE_PARENT | _CLONE_PARENT_SETTID,
-        0,
-        0,
-        ctypes.addressof(number),
-        0,  # the signal is this process's own
-        top - _VFORK_STACK,
-        _VFORK_STACK,
-        0,
-        0,
-        0,
-        cgroup,
-    )
-    result = _syscall_with_lock(ctypes.c_long(_NR_CLONE3), arguments, ctypes.c_size_t(len(arguments)))
-    if result < 0:
-        raise _error()
-    return int(result)
+
+    def __init__(self, run: Callable[[int], NoReturn]) -> None:
+        self._number = ctypes.c_int()
+        self._entry = ctypes.CFUNCTYPE(None)(lambda: run(self._number.value))
+        # Further down in this thread's own stack, as interpreters from 3.14 on want to find themselves there.
+        self._top = (_begin_of_stack() - _STACK_GAP) & ~15
+        frame = struct.pack("@PP", ctypes.cast(self._entry, ctypes.c_void_p).value, 0)
+        ctypes.memmove(self._top, frame, len(frame))
+
+    def __call__(self, flags: int, cgroup: int = 0) -> int:
+        """Bears it, as a child of this process's parent (CLONE_PARENT); its number, once it lives by itself."""
+        flags |= _CLONE_VM | _CLONE_VFORK | _CLONE_PARENT | _CLONE_PARENT_SETTID
+        number = ctypes.addressof(self._number)
+        stack = self._top - _VFORK_STACK
+        # as for clone3; exit_signal is 0, as it is this process's own
+        arguments = struct.pack("=11Q", flags, 0, 0, number, 0, stack, _VFORK_STACK, 0, 0, 0, cgroup)
+        result = _syscall_with_lock(ctypes.c_long(_NR_CLONE3), arguments, ctypes.c_size_t(len(arguments)))
+        if result < 0:
+            raise _error()
+        return int(result)
 
 
 def _begin_of_stack() -> int:

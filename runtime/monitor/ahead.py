@@ -2,7 +2,7 @@
 
 Where nothing is known of a container yet, a zygote makes the namespace with /dev, and with /sys if the network namespace is made
 as well (``prepare``). When the process is born, its /proc comes in and is protected (``Furnish``), while the root is still being
-made. With the root all of them move there, and the tmpfs goes (``MoveIn``).
+made. With the root all of them move there (``MoveIn``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydock.runtime import syscalls
 from pydock.runtime.monitor import mounts
 from pydock.runtime.monitor.identity import flags_of, raise_loopback
-from pydock.runtime.monitor.inside import attach, clone, make_plain, new_mount, open_beneath
+from pydock.runtime.monitor.inside import attach, make_plain, new_mount, open_beneath
 from pydock.runtime.monitor.launch import DEFAULT_SHM, KINDS, Launch
 from pydock.runtime.monitor.protect import Mask, ProtectPaths
 from pydock.runtime.monitor.step import Context, Ready
@@ -40,7 +40,7 @@ def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
     attach(root, place)
     os.close(place)
     mounts.take_as_root(root)
-    for name in ("root", "proc", "dev", "sys"):
+    for name in ("proc", "dev", "sys"):
         os.mkdir(name, 0o755, dir_fd=root)
     usual = [("dev", mounts.new_dev()), ("dev/pts", mounts.new_pts(True)), ("dev/shm", mounts.new_shm(DEFAULT_SHM))]
     usual.append(("dev/mqueue", mounts.new_mqueue()))
@@ -78,9 +78,10 @@ class Furnish(NamedTuple):
 
 
 class MoveIn(NamedTuple):
-    """The root comes as a detached mount, gets what is ready, and becomes / of the mount namespace that this was in.
+    """The root comes as a detached mount, gets what is ready, and becomes / by being mounted over the tmpfs.
 
-    What is ready comes as a clone: mountinfo goes by age since Linux 6.8, and / is to be in its first line.
+    That stays below, empty, and nobody gets to it: to unmount it as pivot_root(2) wants it takes a millisecond, in which the
+    kernel waits for the other processors. As a mount namespace is entered where the uppermost mount is, that is how this goes on.
     """
 
     ready: Ready
@@ -92,21 +93,17 @@ class MoveIn(NamedTuple):
     def execute(self, context: Context) -> None:
         syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
         root = context.fds[self.source]
-        place = open_beneath(self.ready.root, "root", os.O_PATH | os.O_DIRECTORY)
-        attach(root, place)
-        os.close(place)
-        context.proc = self._take(root, "proc")
-        context.dev = self._take(root, "dev")
+        attach(root, self.ready.root)
+        context.proc = self._move(root, "proc")
+        context.dev = self._move(root, "dev")
         if self.ready.sys:
-            os.close(self._take(root, "sys"))
-        mounts.take_as_root(root)
+            os.close(self._move(root, "sys"))
+        syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
         context.open_root()
 
-    def _take(self, root: int, name: str) -> int:
-        there = open_beneath(self.ready.root, name, os.O_PATH | os.O_DIRECTORY)
-        tree = clone(there, recursive=True)
+    def _move(self, root: int, name: str) -> int:
+        mount = open_beneath(self.ready.root, name, os.O_PATH | os.O_DIRECTORY)
         place = make_plain(root, name)
-        attach(tree, place)
+        attach(mount, place)
         os.close(place)
-        os.close(there)
-        return tree
+        return mount

@@ -73,10 +73,13 @@ def make_plain(root: int, path: str) -> int:
     For what has to be where everybody looks for it: with an image's link in its place, what is masked there could be reached
     elsewhere. ELOOP when there is one.
     """
-    os.close(make_inside(root, path, directory=True))
     resolve = _IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
     try:
-        return syscalls.openat2(root, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+        try:
+            return syscalls.openat2(root, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+        except FileNotFoundError:
+            os.close(make_inside(root, path, directory=True))
+            return syscalls.openat2(root, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

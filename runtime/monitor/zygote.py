@@ -1,7 +1,7 @@
 """Processes that are made ahead of a start: what is the same for all is done in them, and their code is warm.
 
 A zygote has made namespaces and usual mounts that nothing is in yet, in the monitor's own mount namespace: it holds no mount of
-the machine. Told to, it brings forth the child that becomes the container's process (``syscalls.vfork``), in its own memory: a
+the machine. Told to, it brings forth the child that becomes the container's process (``syscalls.Vfork``), in its own memory: a
 fork of the interpreter, and the faults of what it touches for the first time, would take longer than all that is left to do. So a
 zygote serves one start; the next one is made behind the reply. Each is the monitor's child, and so is the child of each.
 
@@ -104,18 +104,14 @@ def _live(new: tuple[str, ...], sock: socket.socket, run_directory: str) -> NoRe
         syscalls.set_title(TITLE)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # its child may be born where others could look into it
         ready = ahead.prepare(new, run_directory) if new else NOTHING_READY
+        bear = syscalls.Vfork(lambda pid: _be_the_child(pid, sock, run_directory, ready))
         _warm_up(ready)
         wire.send(sock, {})
         message, fds = wire.receive(sock)
         flags = wire.number(message, "flags")
-        cgroup = fds[0] if flags & syscalls.CLONE_INTO_CGROUP else 0
-
-        def bear(pid: int) -> NoReturn:
-            _be_the_child(pid, sock, run_directory, ready)
-
         if message["pid"]:
             syscalls.setns(fds[-1], syscalls.CLONE_NEWPID)
-        syscalls.vfork(flags, cgroup, bear)
+        bear(flags, fds[0] if flags & syscalls.CLONE_INTO_CGROUP else 0)
     finally:
         os._exit(0)  # at once: what the child has done to memory is not this process's
 

@@ -96,7 +96,6 @@ def test_a_container_sees_the_same_with_and_without(warm, new: tuple[str, ...]) 
     ready = warm.output("sh", "-c", LOOK, **fields)
     assert "\n".join(difflib.unified_diff(seen(without), seen(ready), lineterm="", n=0)) == ""
     assert "\n".join(difflib.unified_diff(seen(without), seen(bare), lineterm="", n=0)) == ""
-    assert ready.splitlines()[0].split()[4] == "/"
     assert "Read-only file system" in ready
 
 
@@ -117,11 +116,11 @@ def test_zygotes_hold_no_mount_of_the_machine(warm) -> None:
         assert os.readlink(f"/proc/{pid}/root") == os.readlink(f"/proc/{pid}/cwd") == "/"
 
 
-def test_mounts_that_are_ready_are_of_no_mount_namespace_that_has_others(warm) -> None:
+def test_what_was_ready_is_there_once(warm) -> None:
     _, pid, _ = warm.start("sleep", "1000", new=READY_FOR[0], **USUAL)
     places = [line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
-    assert places[0] == "/"
-    assert not [place for place in places if place.startswith(("/root", "/proc/root"))]
+    assert places.count("/") == 1
+    assert len(places) == len(set(places))
 
 
 def test_a_zygote_that_is_killed_is_made_again(warm) -> None:
