@@ -59,15 +59,20 @@ class Link:
         self._numbers = count(1)
         self._sending = trio.Lock()  # the packets of a message may not be mixed with another's
 
-    async def request(self, message: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+    async def request(
+        self, message: Message, fds: Sequence[int] = (), sent: Callable[[], None] | None = None
+    ) -> tuple[Message, list[int]]:
         """Sends a request and waits for its answer. ``Failed`` if that is an error, ``Lost`` if there will be none.
 
-        When this is cancelled the process does it nevertheless; an answer that comes later is dropped.
+        When this is cancelled, or dies, once it was *sent*, the process does it nevertheless: packets with their descriptors wait in
+        the socket, whoever sent them. An answer that comes later is dropped.
         """
         number = next(self._numbers)
         call = self._calls[number] = _Call()
         try:
             await self._send(message | {"seq": number}, fds)
+            if sent is not None:
+                sent()
             await call.done.wait()
         except BaseException:
             if call.answer is not None:
@@ -164,11 +169,13 @@ class Companion:
         """Has *callback* called with every event; it must not block."""
         self._subscribers.append(callback)
 
-    async def request(self, message: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+    async def request(
+        self, message: Message, fds: Sequence[int] = (), sent: Callable[[], None] | None = None
+    ) -> tuple[Message, list[int]]:
         """``Link.request`` on the connection there is, or the next."""
         while self._link is None:
             await self._linked.wait()
-        return await self._link.request(message, fds)
+        return await self._link.request(message, fds, sent)
 
     async def upgrade(self) -> None:
         """Has the process replace itself by the program as it is on disk now; returns when it can be asked again."""
@@ -269,11 +276,13 @@ class Persistent:
     def __init__(self, requester: Requester) -> None:
         self._requester = requester
 
-    async def request(self, message: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
+    async def request(
+        self, message: Message, fds: Sequence[int] = (), sent: Callable[[], None] | None = None
+    ) -> tuple[Message, list[int]]:
         """``Requester.request``; the next one has been told what it must know when this gets through."""
         for _ in range(4):
             try:
-                return await self._requester.request(message, fds)
+                return await self._requester.request(message, fds, sent)
             except Lost:
                 continue
-        return await self._requester.request(message, fds)
+        return await self._requester.request(message, fds, sent)

@@ -22,7 +22,7 @@ from pydock.runtime import joining
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import checked_name, now
 from pydock.runtime.monitor import launch as plain
-from pydock.runtime.process import Left, Process
+from pydock.runtime.process import Aside, Left, Process
 from pydock.runtime.record import Life, RecordFile, kept
 from pydock.runtime.runs import frozen
 from pydock.runtime.spec import parse_signal, print_signal
@@ -138,7 +138,7 @@ class Exec:
                 pidfd = os.dup(container.process.pidfd)  # whatever becomes of the container meanwhile
                 stack.callback(os.close, pidfd)
 
-                async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
+                async def prepare(stack: ExitStack, aside: Aside) -> tuple[plain.Launch, list[int]]:
                     return await trio.to_thread.run_sync(self._prepare, pidfd, stack)
 
                 first = joining.first(self.process.id, container.cgroup, container.spec, container.runs.ids())

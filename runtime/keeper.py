@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydock.runtime import wire
 from pydock.runtime.serving import Options, Peer, Server, begin
@@ -25,9 +25,9 @@ class Keeper:
     def __init__(self, requester: Requester) -> None:
         self._requester = requester
 
-    async def keep(self, id: str, fds: Mapping[str, int]) -> None:
-        """Has duplicates of *fds* kept under their names."""
-        await self._requester.request({"do": "keep", "id": id, "names": list(fds)}, list(fds.values()))
+    async def keep(self, id: str, fds: Mapping[str, int], sent: Callable[[], None] | None = None) -> None:
+        """Has duplicates of *fds* kept under their names; *sent* as of ``Requester.request``."""
+        await self._requester.request({"do": "keep", "id": id, "names": list(fds)}, list(fds.values()), sent)
 
     async def get(self, id: str) -> dict[str, int]:
         """Duplicates of all that is kept for *id*, the caller's to close; nothing if there is nothing."""

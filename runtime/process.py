@@ -28,15 +28,17 @@ from pydock.runtime.formats import now
 from pydock.runtime.monitor.client import Started
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.protocol import Exit, start_time
-from pydock.runtime.procfs import boot_id, stat_of
+from pydock.runtime.procfs import boot_id, pid_of, stat_of
 from pydock.runtime.record import Life, RecordFile, Run, State
 from pydock.runtime.streams import Streams
 from pydock.runtime.tasks import side_by_side
 
 #: Seconds that tidying up may take when the engine ends meanwhile; the next start does what is left.
 GRACE: Final = 5.0
-#: What comes before the launch itself is made: how the process comes into being, and descriptors for that.
-Prepare = Callable[[ExitStack], Awaitable[tuple[Launch, list[int]]]]
+#: Has something done side by side with a start, which fails when that does.
+Aside = Callable[[Callable[[], Awaitable[None]]], None]
+#: Makes a launch, and its descriptors, which the stack closes.
+Prepare = Callable[[ExitStack, Aside], Awaitable[tuple[Launch, list[int]]]]
 
 
 class End:
@@ -195,7 +197,7 @@ class Process:
                     await self._file.save(runs[0])
 
                 async def prepared() -> tuple[Launch, list[int]]:
-                    made = await prepare(stack)
+                    made = await prepare(stack, lambda call: nursery.start_soon(aside, call))
                     kept = () if terminal else (self.streams.keep, self.streams.follow)  # else when it is opened
                     for call in (*kept, keep_record):
                         nursery.start_soon(aside, call)
@@ -379,14 +381,6 @@ def born(starttime: int) -> int:
     """When a process came into being whose field 22 in /proc/PID/stat is *starttime*: in ns since the epoch, to the tick."""
     ticks = os.sysconf("SC_CLK_TCK")
     return now() - clock_gettime_ns(CLOCK_BOOTTIME) + starttime * 1_000_000_000 // ticks
-
-
-def pid_of(pidfd: int) -> int:
-    """The number of the process behind *pidfd*; -1 when it has been reaped (pidfd_open(2), "fdinfo")."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        if line.startswith("Pid:"):
-            return int(line.split()[1])
-    return -1
 
 
 def lives(record: Life) -> bool:

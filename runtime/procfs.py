@@ -34,6 +34,14 @@ def stat_of(pid: int) -> tuple[str, list[str]]:
     return shown(head.partition("(")[2]), tail.split()
 
 
+def pid_of(pidfd: int) -> int:
+    """The number of the process behind *pidfd*; -1 when it has been reaped (pidfd_open(2), "fdinfo")."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return -1
+
+
 def shown(text: str) -> str:
     """*text* on one line and without commands for a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import trio
 from pydock.runtime.formats import now
 from pydock.runtime.state import Settler, printed, replace
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 State = Literal["created", "running", "paused", "exited", "restarting"]
 
@@ -76,9 +80,14 @@ class Run:
     started: int
 
 
-def kept(record: Life) -> dict[str, object]:
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(each.name for each in dataclasses.fields(kind))
+
+
+def kept(record: DataclassInstance) -> dict[str, object]:
     """Its fields as they are. dataclasses.asdict() copies all that is in them, which took a start a millisecond."""
-    return {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    return {name: getattr(record, name) for name in _names(type(record))}
 
 
 def new_record(identity: str, name: str) -> Record:

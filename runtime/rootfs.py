@@ -8,18 +8,18 @@ when somebody reads the link, detached when it has been idle for a minute.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
+from pydock.runtime.record import kept
 from pydock.runtime.shifting import Shift
 from pydock.runtime.trees import remove_tree
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SAFE: Final = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSYMFOLLOW
 IDLE: Final = 60.0
+T = TypeVar("T")
 
 
 class RootFilesystem:
@@ -63,19 +64,44 @@ class RootFilesystem:
 
     async def union(self, source: Source) -> int:
         """The detached union mount, made when there is none; the caller does not close it. Its layers are recorded."""
+        await self._let_go_of_another()
+        async with self._lock:
+            if not await self._is_there(source):
+                await self._in_thread(lambda fd: fd)
+            await self.keep_clone()
+            return self._fd
+
+    async def used(self, source: Source, use: Callable[[int], T]) -> T:
+        """What *use* gives, in a thread, of the union mount, which is made first, in the same one, when there is none. ``keep_used`` is
+        to follow before anything runs on it."""
+        await self._let_go_of_another()
+        async with self._lock:
+            await self._is_there(source)
+            return await self._in_thread(use)
+
+    async def keep_used(self, sent: Callable[[], None]) -> None:
+        """Have the keeper hold what was ``used``; *sent* is called as soon as nobody's death but its own can lose it, or it fails."""
+        try:
+            if syscalls.mount_id(self._fd) != self._kept_mount:
+                await self._keep(sent)
+        finally:
+            sent()
+
+    async def _let_go_of_another(self) -> None:
         if self._fd >= 0 and self._kept != self.key:
             await self.close()  # userns has been changed: it is to show other ids
-        async with self._lock:
-            if self._fd < 0 and self._record.layers:
-                await self._take_kept()
-            if self._fd < 0:
-                if not self._record.layers:
-                    self._record.layers, self._record.image_id = source.layers, source.id
-                    self._record.defaults = dataclasses.asdict(source.defaults)
-                self._kept = self.key
-                self._fd = await self._mount(self._record.layers)
-                await self._keep()
-            return self._fd
+
+    async def _is_there(self, source: Source) -> bool:
+        """Whether there is one already, with us or with the keeper; if not, it is recorded what it will be."""
+        if self._fd < 0 and self._record.layers:
+            await self._take_kept()
+        if self._fd >= 0:
+            return True
+        if not self._record.layers:
+            self._record.layers, self._record.image_id = source.layers, source.id
+            self._record.defaults = kept(source.defaults)
+        self._kept, self._kept_mount = self.key, -1
+        return False
 
     @property
     def attached(self) -> bool:
@@ -97,9 +123,10 @@ class RootFilesystem:
         if (fd := kept.get("root")) is not None and await self._can_be_used(fd):
             self._fd = fd
 
-    async def _keep(self) -> None:
-        await self._engine.keeper.keep(self._kept, {"root": self._fd})
-        self._kept_mount = syscalls.mount_id(self._fd)
+    async def _keep(self, sent: Callable[[], None] | None = None) -> None:
+        mount = syscalls.mount_id(self._fd)
+        await self._engine.keeper.keep(self._kept, {"root": self._fd}, sent)
+        self._kept_mount = mount
 
     async def keep_clone(self) -> None:
         """To be called when a clone has been made: where that takes a child, the union's descriptor stands for another mount now,
@@ -127,20 +154,23 @@ class RootFilesystem:
         if self._fd >= 0:
             await keeper.keep(self._kept, {"root": self._fd})
 
-    async def _mount(self, layers: tuple[str, ...]) -> int:
+    async def _in_thread(self, use: Callable[[int], T]) -> T:
         ids = self._ids()
-        if ids is None:
-            return await trio.to_thread.run_sync(self._mount_shown, layers, None)
+        if ids is None or self._fd >= 0:
+            return await trio.to_thread.run_sync(self._mounted, use, None)
         userns = await self._engine.monitor.user_namespace(*ids)
         try:
-            return await trio.to_thread.run_sync(self._mount_shown, layers, Shift(userns, ids))
+            return await trio.to_thread.run_sync(self._mounted, use, Shift(userns, ids))
         finally:
             os.close(userns)
 
-    def _mount_shown(self, layers: tuple[str, ...], shift: Shift | None) -> int:
-        self.upper.mkdir(exist_ok=True, mode=0o755)
-        self._work.mkdir(exist_ok=True, mode=0o700)
-        return self._engine.images.union(layers, self.upper, self._work, shift)
+    def _mounted(self, use: Callable[[int], T], shift: Shift | None) -> T:
+        if self._fd < 0:
+            for directory, mode in ((self.upper, 0o755), (self._work, 0o700)):
+                with suppress(FileExistsError):
+                    os.mkdir(directory, mode)
+            self._fd = self._engine.images.union(self._record.layers, self.upper, self._work, shift)
+        return use(self._fd)
 
     async def attach(self, source: Source) -> Path:
         """Where the root can be looked at, safely for root."""

@@ -12,9 +12,10 @@ from pydock.runtime import launching, sharing, systemd
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.confine.user import resolve
 from pydock.runtime.confine.userns import AUTO, IdMap, in_force
-from pydock.runtime.engine import Defaults
+from pydock.runtime.engine import Defaults, Source
 from pydock.runtime.errors import Invalid, NotFound, PydockError
 from pydock.runtime.monitor import launch as plain
+from pydock.runtime.process import Aside
 from pydock.runtime.shifting import Shift
 from pydock.runtime.tasks import side_by_side
 
@@ -42,12 +43,11 @@ class Runs:
             await trio.to_thread.run_sync(container.cgroup.thaw)
         given = await self._look_up()
 
-        async def prepare(stack: ExitStack) -> tuple[plain.Launch, list[int]]:
-            union = await container.root.union(source)
-            await container.volumes.claim(container.spec.volumes or ())
-            made = await self._connected(await self._opened(given, stack), source.defaults, union, stack)
-            await container.root.keep_clone()
-            return made
+        async def prepare(stack: ExitStack, aside: Aside) -> tuple[plain.Launch, list[int]]:
+            if container.spec.volumes:  # which may be filled from the image
+                await container.root.union(source)
+                await container.volumes.claim(container.spec.volumes)
+            return await self._connected(await self._opened(given, stack), source, stack, aside)
 
         container.record.namespaces = ()
         async with container.network.lock, container.volumes.lock:
@@ -84,7 +84,7 @@ class Runs:
         return dataclasses.replace(given, shift=Shift(userns, given.shift.ids))
 
     async def _connected(
-        self, given: launching.Given, defaults: Defaults, union: int, stack: ExitStack
+        self, given: launching.Given, source: Source, stack: ExitStack, aside: Aside
     ) -> tuple[plain.Launch, list[int]]:
         """The launch; its network is set up while it is made."""
         network = self._container.network
@@ -93,7 +93,11 @@ class Runs:
         made: list[tuple[plain.Launch, list[int]]] = []
 
         async def make() -> None:
-            made.append(await trio.to_thread.run_sync(self._prepare, defaults, union, stack, whole))
+            """The union is the keeper's when the launch is sent, as soon as it takes it: its answer need not be awaited for that."""
+            root, sent = self._container.root, trio.Event()
+            made.append(await root.used(source, lambda union: self._prepare(source.defaults, union, stack, whole)))
+            aside(lambda: root.keep_used(sent.set))
+            await sent.wait()
 
         await side_by_side(connect, network.publish, network.naming.tell, make)
         return made[0]
@@ -227,6 +231,6 @@ class Runs:
 def frozen(cgroup: Cgroup) -> bool:
     """Whether what is in *cgroup*, and what comes into it, stands still."""
     try:
-        return cgroup.read("cgroup.freeze").strip() == "1"
+        return cgroup.is_frozen()
     except (PydockError, OSError):
         return False

@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Streams:
         self._piped = False  # its named pipes are there, kept and followed
         self._followed = True  # perhaps
         self._stdin = -1
+        self._ends: Mapping[str, int] = {}  # of its pipes, while it is being started
         self._outputs: list[int] = []  # held here too: keeper and logger may die at once, in the moment of its end
         self._terminal = -1  # the master
         self._readers = 0
@@ -53,7 +54,7 @@ class Streams:
         The program may read and write, and even end, before the pipes are kept and followed.
         """
         self.stdio.make(owner)
-        stack.enter_context(self.stdio.open())
+        self._ends = stack.enter_context(self.stdio.open())
         self._piped, self._followed, self.stdin_closed = True, True, False
 
     async def take_terminal(self, master: int) -> None:
@@ -63,8 +64,8 @@ class Streams:
         await side_by_side(self.keep, self.follow)
 
     async def keep(self) -> None:
-        """Have the keeper hold what must not vanish."""
-        await persistently(lambda: self._keep(self._engine.keeper))
+        """Have the keeper hold what must not vanish; while the pipes are open."""
+        await persistently(lambda: self._give(self._engine.keeper, self._ends))
 
     async def follow(self) -> None:
         """Have the logger move its output."""
@@ -99,14 +100,17 @@ class Streams:
 
     async def _keep(self, keeper: Keeper) -> None:
         with self.stdio.open() as ends:
-            if not self.stdin_closed and self._stdin < 0:
-                self._stdin = os.dup(ends["stdin"])
-            if not self._outputs:
-                self._outputs = [os.dup(ends[name]) for name in ("stdout", "stderr")]
-            wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
-            if self._terminal >= 0:
-                wanted["terminal"] = self._terminal
-            await keeper.keep(self.stdio.key, wanted)
+            await self._give(keeper, ends)
+
+    async def _give(self, keeper: Keeper, ends: Mapping[str, int]) -> None:
+        if not self.stdin_closed and self._stdin < 0:
+            self._stdin = os.dup(ends["stdin"])
+        if not self._outputs:
+            self._outputs = [os.dup(ends[name]) for name in ("stdout", "stderr")]
+        wanted = {name: fd for name, fd in ends.items() if not (name == "stdin" and self.stdin_closed)}
+        if self._terminal >= 0:
+            wanted["terminal"] = self._terminal
+        await keeper.keep(self.stdio.key, wanted)
 
     async def _follow(self, logger: Logger) -> None:
         await logger.follow(

@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 Message = dict[str, object]
@@ -33,8 +33,13 @@ ROOM = (INLINE_BYTES + 1, socket.CMSG_SPACE(DESCRIPTORS_A_PACKET * 4), getattr(s
 class Requester(Protocol):
     """Whoever takes a request to one of the small processes and brings back the answer."""
 
-    async def request(self, message: Message, fds: Sequence[int] = ()) -> tuple[Message, list[int]]:
-        """The answer and its descriptors, the caller's from now on; *fds* stay the caller's. Raises ``Failed``."""
+    async def request(
+        self, message: Message, fds: Sequence[int] = (), sent: Callable[[], None] | None = None
+    ) -> tuple[Message, list[int]]:
+        """The answer and its descriptors, the caller's from now on; *fds* stay the caller's. Raises ``Failed``.
+
+        *sent* is called as soon as the process gets it whatever becomes of the caller.
+        """
 
 
 class Closed(Exception):
