@@ -175,8 +175,11 @@ def held(number: int, name: str) -> bool:
     return False
 
 
-async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]], *, heeds_flags: bool = False) -> T:
-    """Await ``wait()`` for *caller*; Interrupted, with the wait cancelled, when the caller has a signal to handle.
+async def interruptible(
+    caller: Caller, wait: Callable[[], Awaitable[T]], *, heeds_flags: bool = False, first: float = PERIOD
+) -> T:
+    """Await ``wait()`` for *caller*; Interrupted, with the wait cancelled, when the caller has a signal to handle: it is looked at
+    after *first* seconds, and then again and again.
 
     With *heeds_flags* EAGAIN, when fcntl(2) has made the descriptor non-blocking: FUSE tells the flags of the open alone.
     """
@@ -186,7 +189,7 @@ async def interruptible(caller: Caller, wait: Callable[[], Awaitable[T]], *, hee
 
         async def watch() -> None:
             nonlocal failure
-            await trio.sleep(_SOON if heeds_flags else PERIOD)
+            await trio.sleep(_SOON if heeds_flags else first)
             # It is in another process: no event tells.
             while (found := await caller.refusal(heeds_flags=heeds_flags)) is None:  # noqa: ASYNC110
                 await trio.sleep(PERIOD)

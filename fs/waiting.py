@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 import trio
-from pydock.fs.blocking import Caller, Interrupted, interruptible
+from pydock.fs.blocking import PERIOD, Caller, Interrupted, interruptible
 from pydock.fs.errors import translate
 from pydock.fs.flows import Channel
 from pydock.fs.handle import WHOLE, Handle, lines_of, text_of
@@ -100,7 +100,10 @@ class ControlHandle(Handle):
 
         self.nursery.start_soon(run)
         try:
-            await interruptible(self.caller, finished.wait)
+            with trio.move_on_after(PERIOD):  # most are done by then, and nobody needs to look at the caller
+                await finished.wait()
+            if not finished.is_set():
+                await interruptible(self.caller, finished.wait, first=0.0)
         except Interrupted:
             self.nursery.start_soon(self._report_late, finished, errors)
             raise

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,6 +28,7 @@ from pydock.runtime.wire import Message, Requester
 
 _log = logging.getLogger(__name__)
 
+_HUNG_UP = (errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.ENOTCONN)
 _SHORT_LIFE = 1.0  # seconds; a process that dies sooner is started again only after a while
 _LONGEST_WAIT = 5.0
 
@@ -49,9 +51,12 @@ class _Call:
 
 
 class Link:
-    """One connection to the process."""
+    """One connection to the process, by a socket that does not block.
 
-    def __init__(self, name: str, sock: trio.socket.SocketType) -> None:
+    A request is sent without a turn of the loop where the socket takes it, as it mostly does: each takes a start its time.
+    """
+
+    def __init__(self, name: str, sock: socket.socket) -> None:
         self.name = name
         self.closed = trio.Event()
         self._sock = sock
@@ -91,28 +96,44 @@ class Link:
         return answer, received
 
     async def _send(self, message: Message, fds: Sequence[int]) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
         packets = wire.packets(message, fds)
         try:
-            async with self._sending:
+            if self._sending.locked():
+                await self._sending.acquire()
+            else:
+                self._sending.acquire_nowait()
+            try:
                 # A message that has been begun must be ended, or the next one would be taken for its rest.
                 with trio.CancelScope(shield=len(packets) > 1):
                     for packet in packets:
-                        await self._sock.sendmsg([packet.data], packet.ancillary())
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.ENOTCONN):
+                        await self._send_packet(packet)
+            finally:
+                self._sending.release()
+        except (OSError, trio.ClosedResourceError) as error:
+            if isinstance(error, OSError) and error.errno not in _HUNG_UP:
                 raise
+            await self.closed.wait()  # which is about to be known here: who asks again does not get this connection
             raise Lost(self.name) from None
         finally:
             for packet in packets:
                 packet.close()
+
+    async def _send_packet(self, packet: wire.Packet) -> None:
+        while True:
+            try:
+                self._sock.sendmsg([packet.data], packet.ancillary())
+                return
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._sock)
 
     async def serve(self, on_event: Callable[[Message, list[int]], None]) -> None:
         """Receives, until the process hangs up."""
         assembler = wire.Assembler()
         try:
             while True:
-                received = await self._sock.recvmsg(*wire.ROOM)
-                complete = assembler.feed(*received[:3])
+                await trio.lowlevel.wait_readable(self._sock)
+                complete = assembler.feed(*wire.receive_packet(self._sock))
                 if complete is None:
                     continue
                 message, fds = complete
@@ -131,6 +152,7 @@ class Link:
                 _log.error("the %s sent what is no message: %s", self.name, error)
         finally:
             assembler.close()
+            trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
             self.closed.set()
             for call in self._calls.values():
@@ -173,7 +195,7 @@ class Companion:
         self, message: Message, fds: Sequence[int] = (), sent: Callable[[], None] | None = None
     ) -> tuple[Message, list[int]]:
         """``Link.request`` on the connection there is, or the next."""
-        while self._link is None:
+        while self._link is None or self._link.closed.is_set():
             await self._linked.wait()
         return await self._link.request(message, fds, sent)
 
@@ -228,7 +250,7 @@ class Companion:
         for callback in self._subscribers:
             callback(message)
 
-    async def _connect(self) -> tuple[trio.socket.SocketType, bool]:
+    async def _connect(self) -> tuple[socket.socket, bool]:
         sock = await self._try_to_connect()
         if sock is not None:
             return sock, False
@@ -238,7 +260,7 @@ class Companion:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"it ended at once, see {self.directory}/{self.name}.err")
         return sock, True
 
-    async def _try_to_connect(self) -> trio.socket.SocketType | None:
+    async def _try_to_connect(self) -> socket.socket | None:
         sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_SEQPACKET)
         try:
             await sock.connect(f"{self.directory}/{self.name}.sock")
@@ -248,7 +270,9 @@ class Companion:
         except BaseException:
             sock.close()
             raise
-        return sock
+        connected = socket.socket(fileno=sock.detach())
+        connected.setblocking(False)
+        return connected
 
     def _start(self) -> None:
         """Starts the process; it leaves our session and parentage by itself before this returns."""

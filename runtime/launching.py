@@ -79,14 +79,20 @@ def hostname(spec: Spec, identity: str) -> str:
     return spec.hostname or (os.uname().nodename if machine else identity[:12])
 
 
-def _etc(place: Place, spec: Spec, given: Given) -> list[tuple[Path, str]]:
+def _etc(place: Place, spec: Spec, given: Given) -> list[tuple[str, str]]:
     """/etc/hostname, /etc/hosts and /etc/resolv.conf, which docker gives every container."""
-    place.files.mkdir(parents=True, exist_ok=True, mode=0o755)
+    try:
+        os.mkdir(place.files, 0o755)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(place.files, 0o755)
     name = hostname(spec, place.id)
     made = []
     for target, text in {"hostname": f"{name}\n", **texts(name, given.etc, spec.hosts, spec.dns)}.items():
-        file = place.files / target
-        file.write_text(text)
+        file = f"{place.files}/{target}"
+        with open(file, "wb") as out:
+            out.write(text.encode())
         made.append((file, f"/etc/{target}"))
     return made
 
@@ -185,7 +191,7 @@ def prepare(
     for path, target in _etc(place, spec, given):
         if given.shift is not None:
             os.chown(path, given.shift.ids.uid, given.shift.ids.gid)
-        mounts.append(plain.Volume(owned(_cloned(str(path))), target, False))
+        mounts.append(plain.Volume(owned(_cloned(path)), target, False))
     for text in spec.volumes or ():
         volume = volumes.Volume.parse(text)
         fd, is_directory = volumes.open_source(volume, outside=place.mountpoint, named=place.volumes)

@@ -17,7 +17,7 @@ from pydock.runtime.errors import Invalid, NotFound, PydockError
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.process import Aside
 from pydock.runtime.shifting import Shift
-from pydock.runtime.tasks import side_by_side
+from pydock.runtime.tasks import nothing, side_by_side
 
 if TYPE_CHECKING:
     from pydock.runtime.container import Container
@@ -99,7 +99,12 @@ class Runs:
             aside(lambda: root.keep_used(sent.set))
             await sent.wait()
 
-        await side_by_side(connect, network.publish, network.naming.tell, make)
+        if connect is nothing:  # without links the others have nothing to wait for
+            await network.publish()
+            await network.naming.tell()
+            await make()
+        else:
+            await side_by_side(connect, network.publish, network.naming.tell, make)
         return made[0]
 
     def _prepare(

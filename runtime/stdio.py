@@ -34,8 +34,13 @@ class Stdio:
         A process in a user namespace, whose root is *owner*, opens them before it is that, and with no other right than anybody's;
         nobody else gets as far as the directory.
         """
-        self.remove()
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(self.directory, 0o700)
+        except FileExistsError:
+            self.remove()
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        except FileNotFoundError:
+            os.makedirs(self.directory, mode=0o700)
         for path in self.paths:
             os.mkfifo(path, 0o600)
             if owner is not None:

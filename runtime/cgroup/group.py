@@ -169,7 +169,7 @@ class Cgroup(ABC):
         unified = () if self.unified is None else (str(self.unified / PROCS),)
         return self.join_files_after_clone + unified
 
-    @property
+    @cached_property
     def join_files_after_clone(self) -> tuple[str, ...]:
         """What is left of ``join_files`` for a child made by clone3(2) with CLONE_INTO_CGROUP of ``clone_into``."""
         return tuple(str(directory / "tasks") for directory in self.directories if directory != self.unified)

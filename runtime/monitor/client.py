@@ -73,29 +73,28 @@ class Monitor:
         failures: list[Exception] = []
         self._born[first.id] = born
 
-        async def ask() -> None:
-            try:
-                with theirs:
-                    asked: Message = {"do": "start", "launch": to_json(first._replace(rest=len(fds)))}
-                    results.append(await self._requester.request(asked, [*fds, theirs.fileno()]))
-            except Exception as error:
-                failures.append(error)
+        async def send_rest() -> None:
+            with ours:
+                try:
+                    launch, launch_fds = await prepare()
+                    wire.send(ours, {"launch": to_json(launch)}, launch_fds)
+                    if terminal is not None and (master := await _terminal_of(ours)) is not None:
+                        await terminal(master)
+                        wire.send(ours, {})
+                except BrokenPipeError:
+                    pass  # the child has failed already: the answer tells how
+                except Exception as error:
+                    failures.insert(0, error)
 
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask)
-                await trio.lowlevel.checkpoint()  # it is sent before anybody else is asked for anything
-                with ours:
-                    try:
-                        launch, launch_fds = await prepare()
-                        wire.send(ours, {"launch": to_json(launch)}, launch_fds)
-                        if terminal is not None and (master := await _terminal_of(ours)) is not None:
-                            await terminal(master)
-                            wire.send(ours, {})
-                    except BrokenPipeError:
-                        pass  # the child has failed already: the answer tells how
-                    except Exception as error:
-                        failures.insert(0, error)
+                nursery.start_soon(send_rest)  # its turn comes when this waits, and so has been sent
+                try:
+                    with theirs:
+                        asked: Message = {"do": "start", "launch": to_json(first._replace(rest=len(fds)))}
+                        results.append(await self._requester.request(asked, [*fds, theirs.fileno()]))
+                except Exception as error:
+                    failures.append(error)
         finally:
             del self._born[first.id]
         if failures:
