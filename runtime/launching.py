@@ -140,6 +140,7 @@ def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plai
         usual=usual,
         masked=masks.MASKED if usual else (),
         read_only_paths=masks.READ_ONLY if usual else (),
+        capabilities=capabilities.mask(capability_names(spec)) if usual else 0,
     )
     return launch, [] if pid is None else [pid]
 

@@ -251,6 +251,25 @@ class JoinKeyring(NamedTuple):
                 raise
 
 
+class LimitCapabilities(NamedTuple):
+    """Drops all others from the bounding set: takes none of what there is, but execve(2) gives no others any more."""
+
+    capabilities: int
+
+    def describe(self) -> str:
+        return "limit the capabilities"
+
+    def execute(self, context: Context) -> None:
+        for number in range(64):
+            if not self.capabilities >> number & 1:
+                try:
+                    syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+                except OSError as error:
+                    if error.errno == errno.EINVAL:  # beyond the kernel's last capability
+                        return
+                    raise
+
+
 class DropPrivileges(NamedTuple):
     """Becomes the user, with the capabilities and the system call filter it shall have, for good.
 
@@ -269,7 +288,6 @@ class DropPrivileges(NamedTuple):
     def execute(self, context: Context) -> None:
         program = None if self.filter is None else read_all(context.fds[self.filter])
         _, permitted, _ = syscalls.capget()
-        _bound(self.capabilities)
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
         os.setgroups(context.groups)
         os.setresgid(context.gid, context.gid, context.gid)
@@ -294,18 +312,6 @@ def _write(path: str, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, path) from None
     finally:
         os.close(fd)
-
-
-def _bound(capabilities: int) -> None:
-    """Drops all others from the bounding set."""
-    for number in range(64):
-        if not capabilities >> number & 1:
-            try:
-                syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-            except OSError as error:
-                if error.errno == errno.EINVAL:  # beyond the kernel's last capability
-                    return
-                raise
 
 
 def read_all(fd: int) -> bytes:

@@ -93,7 +93,7 @@ class Launch(NamedTuple):
     *join* names.
 
     With *rest* this is only how the process comes into being: id, new, cgroups, clone_into, oom_score_adj, of join the
-    PID namespace, and if it is *usual* also masked and read_only_paths. The whole launch, with these unchanged and with its own
+    PID namespace, and if it is *usual* also masked, read_only_paths, capabilities. The whole, with these unchanged and with its own
     descriptors, comes as a message (``pydock.runtime.wire``) over that socket; its end without one means that there is nothing to
     be started. Of a *terminal* the master comes back the same way, and the child waits until it is told that somebody holds it.
     """

@@ -45,6 +45,8 @@ def first_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
         steps.append(identity.UnshareNamespaces(new))
     if "net" in launch.new and "net" not in ready.namespaces:
         steps.append(identity.RaiseLoopback())
+    if launch.usual:
+        steps.append(identity.LimitCapabilities(launch.capabilities))
     if "mnt" in ready.namespaces:
         steps.append(ahead.Furnish(ready, launch.read_only_paths, _of_ready(launch.masked, ready)))
     return steps
@@ -115,6 +117,8 @@ def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
     steps.append(identity.JoinKeyring())
     if launch.rlimits:
         steps.append(identity.SetRlimits(launch.rlimits))
+    if not launch.usual:
+        steps.append(identity.LimitCapabilities(launch.capabilities))
     steps.append(identity.DropPrivileges(launch.capabilities, launch.no_new_privileges, launch.seccomp))
     return steps
 

@@ -130,12 +130,16 @@ def _be_the_child(pid: int, sock: socket.socket, run_directory: str, ready: Read
 
 def _warm_up(ready: Ready) -> None:
     """Runs through what the child will run through, as far as that can be done without doing it."""
-    values = to_json(_SAMPLE)
-    for _ in range(_LONG):
-        launch = from_json(values)
-        for step in first_steps(launch, ready) + later_steps(launch, ready):
-            step.describe()
-        child.candidates("true", child.environment(launch, "/")["PATH"])
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for _ in range(_LONG):
+            wire.send(ours, {"launch": to_json(_SAMPLE)}, [0, 1, 2])
+            message, fds = wire.receive(theirs)
+            wire.close_all(fds)
+            launch = from_json(message["launch"])  # type: ignore[arg-type]  # as it was sent
+            for step in first_steps(launch, ready) + later_steps(launch, ready):
+                step.describe()
+            child.candidates("true", child.environment(launch, "/")["PATH"])
 
 
 def _kind(launch: Launch) -> tuple[str, ...] | None:

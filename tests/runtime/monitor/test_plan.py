@@ -6,7 +6,8 @@ import json
 
 import pytest
 from pydock.runtime.monitor.launch import CgroupMount, Device, Join, Launch, Rlimit, Tmpfs, Volume, from_json, to_json
-from pydock.runtime.monitor.plan import steps_of
+from pydock.runtime.monitor.plan import first_steps, later_steps, steps_of
+from pydock.runtime.monitor.step import Ready
 
 FULL = Launch(
     id="c1",
@@ -64,6 +65,7 @@ def test_everything_has_its_place() -> None:
         "make the root read-only",
         "join a session keyring",
         "set the limits of resources",
+        "limit the capabilities",
         "drop privileges",
     ]
 
@@ -110,5 +112,29 @@ def test_a_process_in_a_container_that_exists_mounts_nothing() -> None:
         "set up stdin, stdout, stderr",
         "change to the working directory /",
         "join a session keyring",
+        "limit the capabilities",
         "drop privileges",
     ]
+
+
+def test_what_is_ready_leaves_what_only_the_process_can_do() -> None:
+    launch = Launch(
+        "c", ("true",), root=0, usual=True, masked=("/proc/kcore", "/sys/firmware"), read_only_paths=("/proc/sys",)
+    )
+    ready = Ready(("mnt", "uts", "ipc", "net"), 5, 6, 7, sys=True)
+    assert [step.describe() for step in first_steps(launch, ready)] == [
+        "set oom_score_adj to 0",
+        "unshare cgroup",
+        "limit the capabilities",
+        "mount /proc, make paths of it read-only, mask others",
+    ]
+    later = [step.describe() for step in later_steps(launch, ready)]
+    assert later[:3] == ["open stdin, stdout, stderr", "change the root", "look up the user root"]
+
+
+def test_sys_is_mounted_and_masked_where_the_network_comes_later() -> None:
+    launch = Launch(
+        "c", ("true",), root=0, usual=True, masked=("/proc/kcore", "/sys/firmware"), read_only_paths=("/proc/sys",)
+    )
+    later = [step.describe() for step in later_steps(launch, Ready(("mnt", "uts", "ipc"), 5, 6, 7))]
+    assert later[1:4] == ["change the root", "mount /sys ro", "mask paths of /proc and /sys"]
