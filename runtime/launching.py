@@ -138,6 +138,7 @@ def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plai
         id_map=None if given.shift is None else given.shift.ids,
         rlimits=rlimits_of(spec),
         usual=usual,
+        cgroup_mounts=_cgroup_mounts(cgroup, given) if usual else (),
         masked=masks.MASKED if usual else (),
         read_only_paths=masks.READ_ONLY if usual else (),
         capabilities=capabilities.mask(capability_names(spec)) if usual else 0,
@@ -147,7 +148,7 @@ def first(identity: str, spec: Spec, cgroup: Cgroup, given: Given) -> tuple[plai
 
 def is_usual(spec: Spec) -> bool:
     """Whether it has the usual mounts without a difference, so that they may be made before anything else of it is known."""
-    own = not (spec.privileged or spec.sysctls or spec.userns) and shm_size(spec) == DEFAULT_SHM
+    own = not (spec.privileged or spec.sysctls or spec.userns or spec.systemd) and shm_size(spec) == DEFAULT_SHM
     private = sharing.own_namespace(spec.ipc_mode) and sharing.own_namespace(spec.pid_mode)
     texts = (*(spec.volumes or ()), *(spec.tmpfs or ()))
     return own and private and not any(place in text for text in texts for place in ("/dev", "/proc", "/sys"))

@@ -1,8 +1,8 @@
 """The usual mounts made ahead: in a mount namespace that holds nothing of the machine, in a small tmpfs that stands for the root.
 
-Where nothing is known of a container yet, a zygote makes the namespace with /dev, and with /sys if the network namespace is made
-as well (``prepare``). When the process is born, its /proc comes in and is protected (``Furnish``), while the root is still being
-made. With the root all of them move there (``MoveIn``).
+Where nothing is known of a container yet, a zygote makes the namespace with /dev, and with /sys if the network namespace is
+made as well (``prepare``). When the process is born, its cgroups and its /proc come in and are protected (``Furnish``), while the
+root is still being made. With the root all of them move there (``MoveIn``).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pydock.runtime import syscalls
 from pydock.runtime.monitor import mounts
 from pydock.runtime.monitor.identity import flags_of, raise_loopback
 from pydock.runtime.monitor.inside import attach, make_plain, new_mount, open_beneath
-from pydock.runtime.monitor.launch import DEFAULT_SHM, KINDS, Launch
+from pydock.runtime.monitor.launch import DEFAULT_SHM, KINDS, CgroupMount, Launch
 from pydock.runtime.monitor.protect import Mask, ProtectPaths
 from pydock.runtime.monitor.step import Context, Ready
 
 #: The namespaces of launches that something can be made ahead for: with a network of one's own that has only lo, or with another.
 READY_FOR = (KINDS, tuple(kind for kind in KINDS if kind != "net"))
+_CGROUPS = "cgroup"  # where they wait
 _LATER = ("pid", "cgroup")  # namespaces whose making takes the process itself
 
 
@@ -40,7 +41,7 @@ def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
     attach(root, place)
     os.close(place)
     mounts.take_as_root(root)
-    for name in ("proc", "dev", "sys"):
+    for name in ("proc", "dev", "sys", _CGROUPS):
         os.mkdir(name, 0o755, dir_fd=root)
     usual = [("dev", mounts.new_dev()), ("dev/pts", mounts.new_pts(True)), ("dev/shm", mounts.new_shm(DEFAULT_SHM))]
     usual.append(("dev/mqueue", mounts.new_mqueue()))
@@ -58,18 +59,22 @@ def _mount_namespace() -> int:
 
 
 class Furnish(NamedTuple):
-    """Mounts /proc of the process's own PID namespace beside what is ready, and protects and masks *paths* of all that is there."""
+    """Mounts beside what is ready what is the process's own: its cgroups, and /proc, which is protected and masked at once."""
 
     ready: Ready
+    cgroup_mounts: tuple[CgroupMount, ...]
     read_only_paths: tuple[str, ...]
     masked: tuple[str, ...]
 
     def describe(self) -> str:
-        return "mount /proc, make paths of it read-only, mask others"
+        return "mount the cgroups and /proc, make paths of it read-only, mask others"
 
     def execute(self, context: Context) -> None:
+        sources: dict[str, int] = {}
+        mounts.OpenCgroups(self.cgroup_mounts, sources).execute(context)
         syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
         context.root = self.ready.root
+        mounts.MountCgroups(self.cgroup_mounts, sources, read_only=True, target=_CGROUPS).execute(context)
         context.proc = mounts.attach_new(context.root, "proc", new_mount("proc", mounts.PLAIN))
         context.dev = open_beneath(context.root, "dev", os.O_PATH | os.O_DIRECTORY)
         ProtectPaths(self.read_only_paths).execute(context)
@@ -86,6 +91,7 @@ class MoveIn(NamedTuple):
 
     ready: Ready
     source: int
+    cgroups: bool  # whether there are any
 
     def describe(self) -> str:
         return "change the root"
@@ -94,16 +100,18 @@ class MoveIn(NamedTuple):
         syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
         root = context.fds[self.source]
         attach(root, self.ready.root)
-        context.proc = self._move(root, "proc")
-        context.dev = self._move(root, "dev")
-        if self.ready.sys:
-            os.close(self._move(root, "sys"))
+        context.proc = self._move("proc", root, "proc")
+        context.dev = self._move("dev", root, "dev")
+        sys = self._move("sys", root, "sys") if self.ready.sys else mounts.attach_new(root, "sys", mounts.new_sys(True))
+        os.close(sys)
+        if self.cgroups:
+            os.close(self._move(_CGROUPS, root, mounts.CGROUPS))
         syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
         context.open_root()
 
-    def _move(self, root: int, name: str) -> int:
+    def _move(self, name: str, root: int, target: str) -> int:
         mount = open_beneath(self.ready.root, name, os.O_PATH | os.O_DIRECTORY)
-        place = make_plain(root, name)
+        place = make_plain(root, target)
         attach(mount, place)
         os.close(place)
         return mount

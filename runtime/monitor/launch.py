@@ -93,9 +93,10 @@ class Launch(NamedTuple):
     *join* names.
 
     With *rest* this is only how the process comes into being: id, new, cgroups, clone_into, oom_score_adj, of join the
-    PID namespace, and if it is *usual* also masked, read_only_paths, capabilities. The whole, with these unchanged and with its own
-    descriptors, comes as a message (``pydock.runtime.wire``) over that socket; its end without one means that there is nothing to
-    be started. Of a *terminal* the master comes back the same way, and the child waits until it is told that somebody holds it.
+    PID namespace, and if it is *usual* also cgroup_mounts, masked, read_only_paths, capabilities. The whole, with these unchanged
+    and with its own descriptors, comes as a message (``pydock.runtime.wire``) over that socket; its end without one means that
+    there is nothing to be started. Of a *terminal* the master comes back the same way, and the child waits until it is told that
+    somebody holds it.
     """
 
     id: str

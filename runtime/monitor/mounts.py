@@ -25,6 +25,7 @@ from pydock.runtime.monitor.launch import CgroupMount, Tmpfs, Volume
 from pydock.runtime.monitor.step import Context
 
 PLAIN = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+CGROUPS = "sys/fs/cgroup"
 NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (
     ("fd", "/proc/self/fd"),
@@ -240,6 +241,7 @@ class MountCgroups(NamedTuple):
     mounts: tuple[CgroupMount, ...]
     sources: dict[str, int]
     read_only: bool
+    target: str = CGROUPS
 
     def describe(self) -> str:
         return "mount /sys/fs/cgroup"
@@ -251,10 +253,10 @@ class MountCgroups(NamedTuple):
             tree = self.sources[mount.name]
             syscalls.mount_setattr(tree, "", syscalls.AT_EMPTY_PATH, attr_set=bits, propagation=syscalls.MS_PRIVATE)
             if not mount.name:
-                place = make_plain(context.root, "sys/fs/cgroup")
+                place = make_plain(context.root, self.target)
             else:
                 if above < 0:
-                    above = attach_new(context.root, "sys/fs/cgroup", new_mount("tmpfs", PLAIN, (("mode", "755"),)))
+                    above = attach_new(context.root, self.target, new_mount("tmpfs", PLAIN, (("mode", "755"),)))
                 os.mkdir(mount.name, 0o755, dir_fd=above)
                 place = open_beneath(above, mount.name, os.O_PATH)
                 if "," in mount.name:

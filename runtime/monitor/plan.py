@@ -24,7 +24,6 @@ from pydock.runtime.monitor.launch import Device, Launch
 from pydock.runtime.monitor.step import NOTHING_READY, Ready, Step
 
 _TTY = 5  # the group's number
-_CGROUPS = "/sys/fs/cgroup"
 
 
 def steps_of(launch: Launch) -> list[Step]:
@@ -48,7 +47,9 @@ def first_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
     if launch.usual:
         steps.append(identity.LimitCapabilities(launch.capabilities))
     if "mnt" in ready.namespaces:
-        steps.append(ahead.Furnish(ready, launch.read_only_paths, _of_ready(launch.masked, ready)))
+        steps.append(
+            ahead.Furnish(ready, launch.cgroup_mounts, launch.read_only_paths, _of_ready(launch.masked, ready))
+        )
     return steps
 
 
@@ -70,7 +71,7 @@ def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
         steps.append(userspace.Tell(launch.warnings))
     if not launch.terminal:
         steps.append(identity.OpenStdio(launch.stdin, launch.stdout, launch.stderr))
-    if mounted and launch.cgroup_mounts:
+    if mounted and launch.cgroup_mounts and "mnt" not in ready.namespaces:
         steps.append(mounts.OpenCgroups(launch.cgroup_mounts, sources))
     if mounted and launch.privileged:
         steps.append(nodes.FindHostDevices(host_devices))
@@ -94,9 +95,8 @@ def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
             steps += _early(launch, early, refused)
         left = launch
         if "mnt" in ready.namespaces:
-            steps.append(ahead.MoveIn(ready, launch.root))
-            there = ("/proc", "/dev", *(("/sys",) if ready.sys else ()))
-            usual = [(place, step) for place, step in usual if place == _CGROUPS or not place.startswith(there)]
+            steps.append(ahead.MoveIn(ready, launch.root, bool(launch.cgroup_mounts)))
+            usual = []
             done = _of_ready(launch.masked, ready)
             left = launch._replace(masked=tuple(path for path in launch.masked if path not in done), read_only_paths=())
         else:
@@ -155,7 +155,7 @@ def _usual(launch: Launch, sources: dict[str, int], shm: list[int], early: dict[
         usual.insert(3, ("/dev/shm", mounts.MountShm(launch.shm_size)))
     if launch.cgroup_mounts:
         read_only = not (launch.privileged or launch.cgroups_writable)
-        usual.append((_CGROUPS, mounts.MountCgroups(launch.cgroup_mounts, sources, read_only)))
+        usual.append(("/sys/fs/cgroup", mounts.MountCgroups(launch.cgroup_mounts, sources, read_only)))
     made = {item.target for item in launch.made} | ({"/proc", "/sys"} if "user" in launch.new else set())
     return [(place, mounts.AttachMade(place, early) if place in made else step) for place, step in usual]
 

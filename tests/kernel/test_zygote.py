@@ -19,7 +19,8 @@ from pydock.runtime.monitor.ahead import READY_FOR
 from pydock.runtime.monitor.zygote import TITLE
 
 pytestmark = pytest.mark.skipif(not syscalls.HAS_VFORK, reason="zygotes are for x86_64")
-USUAL = {"usual": True, "masked": MASKED, "read_only_paths": READ_ONLY}
+CGROUPS = (("pids", "/sys/fs/cgroup/pids"),) if os.path.isdir("/sys/fs/cgroup/pids") else (("", "/sys/fs/cgroup"),)
+USUAL = {"usual": True, "masked": MASKED, "read_only_paths": READ_ONLY, "cgroup_mounts": CGROUPS}
 
 
 def zygotes(monitor: int) -> list[int]:
@@ -64,7 +65,7 @@ cat /proc/self/mountinfo
 ls -la /dev /dev/pts /dev/shm /dev/mqueue
 for path in /proc/* /sys/*; do ls -ld $path; done | grep -v '/proc/[0-9st]'
 head -c 1 /proc/kcore | wc -c
-touch /proc/sys/x /sys/x /dev/x 2>&1
+touch /proc/sys/x /sys/x /dev/x /sys/fs/cgroup/x 2>&1
 cat /proc/net/dev | grep -c lo:
 ifconfig lo | grep -c UP
 hostname; id; pwd; umask; echo $$; cat /proc/self/oom_score_adj

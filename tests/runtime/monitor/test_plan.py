@@ -126,7 +126,7 @@ def test_what_is_ready_leaves_what_only_the_process_can_do() -> None:
         "set oom_score_adj to 0",
         "unshare cgroup",
         "limit the capabilities",
-        "mount /proc, make paths of it read-only, mask others",
+        "mount the cgroups and /proc, make paths of it read-only, mask others",
     ]
     later = [step.describe() for step in later_steps(launch, ready)]
     assert later[:3] == ["open stdin, stdout, stderr", "change the root", "look up the user root"]
@@ -137,4 +137,4 @@ def test_sys_is_mounted_and_masked_where_the_network_comes_later() -> None:
         "c", ("true",), root=0, usual=True, masked=("/proc/kcore", "/sys/firmware"), read_only_paths=("/proc/sys",)
     )
     later = [step.describe() for step in later_steps(launch, Ready(("mnt", "uts", "ipc"), 5, 6, 7))]
-    assert later[1:4] == ["change the root", "mount /sys ro", "mask paths of /proc and /sys"]
+    assert later[1:3] == ["change the root", "mask paths of /proc and /sys"]
