@@ -184,18 +184,23 @@ class Configuration:
             await trio.to_thread.run_sync(cgroup.write, name, value, caller)
             return
 
-        def write() -> dict[str, str]:
+        in_force = False
+
+        def write(spec: Spec) -> Spec:
+            nonlocal in_force
             cgroup.write(name, value, caller)
-            return cgroup.limits(name, before)
+            limits = cgroup.limits(name, spec.cgroup)
+            in_force = True
+            return dataclasses.replace(spec, cgroup=MappingProxyType(limits))
 
         async with self._limiting():
             before = self.spec.cgroup
-            limits = await trio.to_thread.run_sync(write)
             try:
-                await self._settings.change(lambda spec: dataclasses.replace(spec, cgroup=MappingProxyType(limits)))
+                await self._settings.change_with(write)
             except OSError:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._apply_cgroup, before)
+                if in_force:
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
 
     @asynccontextmanager
@@ -205,13 +210,12 @@ class Configuration:
         async with self._limits:
             container.record.limiting = True
             try:
-                await container.save()
+                if not container.is_kept("limiting", True):  # by the change before
+                    await container.save()
                 yield
             finally:
                 container.record.limiting = False
-                container.engine.spawn(
-                    container.keep
-                )  # behind the reply: a death before it makes agree() find all well
+                container.save_soon()  # a death before that makes agree() find all well
 
     async def agree(self) -> None:
         """After pydockd's own restart: have the kernel's limits be those that are set, if the death left that open."""

@@ -129,6 +129,10 @@ class Container:
         """``save``, later if it can't be now; what was wrong."""
         return await self._file.keep(**coming)
 
+    def is_kept(self, name: str, value: object) -> bool:
+        """Whether the field *name*, a plain one, is *value* on disk."""
+        return self._file.says(name, value)
+
     def changed(self, state: State) -> None:
         """It is *state* from now on."""
         self.record.state = state

@@ -118,6 +118,7 @@ class RecordFile:
         self._settler = settler
         self._lock = trio.Lock()
         self._saved = ""
+        self._values: Mapping[str, object] = {}  # that were saved
         self._coming: Mapping[str, object] = {}
 
     async def keep(self, **coming: object) -> str:
@@ -128,6 +129,10 @@ class RecordFile:
             self._settler.owe(self.save)
             return error.strerror or str(error)
         return ""
+
+    def says(self, name: str, value: object) -> bool:
+        """Whether the field *name*, a plain one, is *value* on disk, and nothing else is about to be."""
+        return self._values.get(name) == value
 
     def announce(self, coming: Mapping[str, object]) -> None:
         """Each save from now on has the fields *coming*, until the record has taken them."""
@@ -150,10 +155,11 @@ class RecordFile:
                 record = dataclasses.replace(record)
                 record.take(run)
                 self._coming = {}
-            text = printed({**kept(record), **self._coming, **coming})
+            values = {**kept(record), **self._coming, **coming}
+            text = printed(values)
             if text == self._saved:
                 return
-            self._saved = ""
+            self._saved, self._values = "", {}
             await trio.to_thread.run_sync(replace, self._path, text)
-            self._saved = text
+            self._saved, self._values = text, values
         self._settler.touched(self._path)

@@ -28,3 +28,16 @@ class Settings:
                 await trio.to_thread.run_sync(replace, self._path, spec.to_toml())
                 self.spec = spec
         self._settler.touched(self._path)
+
+    async def change_with(self, edit: Callable[[Spec], Spec]) -> None:
+        """``change`` by an *edit* that blocks: it is in the same thread."""
+
+        def change() -> Spec:
+            spec = edit(self.spec)
+            if spec != self.spec:
+                replace(self._path, spec.to_toml())
+            return spec
+
+        async with self._lock:
+            self.spec = await trio.to_thread.run_sync(change)
+        self._settler.touched(self._path)
