@@ -199,14 +199,19 @@ def logs(engine: Engine) -> None:
 
 
 def status_files(engine: Engine) -> None:
-    """A read of a status file beside a file system in C."""
-    one, threads = DIRECTORY / "c1", DIRECTORY / "c2"
+    """A read of a status file beside a file system in C, and beside the least that the library can be."""
+    one, threads, bare = DIRECTORY / "c1", DIRECTORY / "c2", DIRECTORY / "bare"
     servers = []
-    for tree, options in ((one, []), (threads, ["-m"])):
+    compiled = DIRECTORY / "cfs"
+    for tree, command in (
+        (one, [compiled]),
+        (threads, [compiled, "-m"]),
+        (bare, [sys.executable, Path(__file__).with_name("bare.py")]),
+    ):
         tree.mkdir()
-        servers.append(subprocess.Popen([DIRECTORY / "cfs", *options, tree]))
+        servers.append(subprocess.Popen([*command, tree]))
     (engine.tree / "containers/c").mkdir()
-    for tree in (one, threads):
+    for tree in (one, threads, bare):
         while not (tree / "containers").exists():
             time.sleep(0.01)
 
@@ -227,6 +232,7 @@ def status_files(engine: Engine) -> None:
                 "pydock read": lambda: opens(engine.tree / "containers/c/state"),
                 "C libfuse, threads": lambda: opens(threads / "containers/c/state"),
                 "C libfuse, one thread": lambda: opens(one / "containers/c/state"),
+                "pyfuse3 alone": lambda: opens(bare / "containers/c/state"),
             },
         ),
         "1.3 of the C file system, which has many threads unless it asks for one",
