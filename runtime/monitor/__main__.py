@@ -20,6 +20,7 @@ Events: ``{"event": "exit", id, pid, status, time, ...}``; ``{"event": "born", i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -84,7 +85,7 @@ class Monitor(Server):
         if options.state is not None:
             self._restore(options.state)
         self.signalled()  # those that ended while this process was not listening to SIGCHLD
-        self.later(0, functools.partial(self.zygotes.provide, Launch("", (), new=ahead.READY_FOR[1], usual=True)))
+        self.later(0, functools.partial(self.zygotes.provide, ahead.MOST))
 
     def idle(self) -> bool:
         return not self.alive and not self.starting and not self.births and not self.failed
@@ -187,6 +188,8 @@ class Monitor(Server):
         self.unwatch(zygote.sock.fileno())
         zygote.sock.close()
         if "pid" in said:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(zygote.pid, os.SCHED_IDLE, os.sched_param(0))  # it wakes only to end
             wire.close_all(starting.given)
             self._born(starting, wire.number(said, "pid"))
             return

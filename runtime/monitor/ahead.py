@@ -1,8 +1,8 @@
 """The usual mounts made ahead: in a mount namespace that holds nothing of the machine, in a small tmpfs that stands for the root.
 
-Where nothing is known of a container yet, a zygote makes the namespace with /dev, and with /sys if the network namespace is
-made as well (``prepare``). When the process is born, its cgroups and its /proc come in and are protected (``Furnish``), while the
-root is still being made. With the root all of them move there (``MoveIn``).
+Where nothing is known of a container yet, a zygote makes the namespace with /dev, and with /sys, masked, if the network namespace
+is made as well (``prepare``). When the process is born, its cgroups and its /proc come in and are protected (``Furnish``), while
+the root is still being made. With the root all of them move there (``MoveIn``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from typing import NamedTuple
 
 from pydock.runtime import syscalls
+from pydock.runtime.confine import masks
 from pydock.runtime.monitor import mounts
 from pydock.runtime.monitor.identity import flags_of, raise_loopback
 from pydock.runtime.monitor.inside import attach, make_plain, new_mount, open_beneath
@@ -20,13 +21,20 @@ from pydock.runtime.monitor.step import Context, Ready
 
 #: The namespaces of launches that something can be made ahead for: with a network of one's own that has only lo, or with another.
 READY_FOR = (KINDS, tuple(kind for kind in KINDS if kind != "net"))
+#: What most launches are like, as far as anything can be made ahead.
+MOST = Launch("", (), new=READY_FOR[1], usual=True, masked=masks.MASKED)
 _CGROUPS = "cgroup"  # where they wait
 _LATER = ("pid", "cgroup")  # namespaces whose making takes the process itself
 
 
 def is_ready_for(launch: Launch) -> bool:
     """Whether the mounts of *launch* can be those that are made ahead."""
-    return launch.usual and launch.new in READY_FOR and launch.shm_size == DEFAULT_SHM
+    return launch.usual and launch.new in READY_FOR and launch.shm_size == DEFAULT_SHM and launch.masked == masks.MASKED
+
+
+def in_sys(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of *paths* that are in /sys."""
+    return tuple(path for path in paths if path.startswith("/sys/"))
 
 
 def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
@@ -50,6 +58,10 @@ def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
         usual.append(("sys", mounts.new_sys(True)))
     for target, mount in usual:
         os.close(mounts.attach_new(root, target, mount))
+    if "net" in kinds:
+        context = Context(Launch("", ()), [], run_directory, lambda _: None)
+        context.root = root
+        Mask(in_sys(masks.MASKED)).execute(context)
     syscalls.setns(outside, syscalls.CLONE_NEWNS)
     return Ready(kinds, inside, root, outside, "net" in kinds)
 

@@ -47,15 +47,9 @@ def first_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
     if launch.usual:
         steps.append(identity.LimitCapabilities(launch.capabilities))
     if "mnt" in ready.namespaces:
-        steps.append(
-            ahead.Furnish(ready, launch.cgroup_mounts, launch.read_only_paths, _of_ready(launch.masked, ready))
-        )
+        in_proc = tuple(path for path in launch.masked if path.startswith("/proc/"))
+        steps.append(ahead.Furnish(ready, launch.cgroup_mounts, launch.read_only_paths, in_proc))
     return steps
-
-
-def _of_ready(paths: tuple[str, ...], ready: Ready) -> tuple[str, ...]:
-    """Those of *paths* that are in the mounts that are *ready*."""
-    return tuple(path for path in paths if path.startswith("/proc/") or ready.sys)
 
 
 def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
@@ -97,8 +91,7 @@ def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
         if "mnt" in ready.namespaces:
             steps.append(ahead.MoveIn(ready, launch.root, bool(launch.cgroup_mounts)))
             usual = []
-            done = _of_ready(launch.masked, ready)
-            left = launch._replace(masked=tuple(path for path in launch.masked if path not in done), read_only_paths=())
+            left = launch._replace(masked=() if ready.sys else ahead.in_sys(launch.masked), read_only_paths=())
         else:
             steps.append(mounts.MountRoot(launch.root))
         if "user" in launch.new:
