@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import resource
 import signal
 import sys
 import time
@@ -34,6 +33,7 @@ from pydock.fs.mounting import (
     notify,
     prepare_directories,
     prepare_mountpoint,
+    prepare_process,
     release_mountpoint,
     tell_ending,
     tell_ready,
@@ -75,7 +75,6 @@ from pydock.runtime.wire import Message
 log = logging.getLogger("pydockd")
 
 _TASKS: Final = 4096  # requests at once: a blocked reader holds one
-_FILES: Final = 1 << 20
 _PARTING: Final = 1.0  # seconds from the unmount to the end for those who have files open
 
 
@@ -373,13 +372,8 @@ def main(argv: list[str] | None = None) -> int:
             raise Invalid("only root can run containers")
         mountpoint = os.path.realpath(given.mountpoint)  # as mountinfo tells it
         options = read_options()
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (min(hard, _FILES) if hard != resource.RLIM_INFINITY else _FILES, hard)
-        )
         prepare_directories(options)
-        os.chdir("/")
-        os.umask(0o022)  # whatever the shell's is: what is made for containers is for all of their users
+        prepare_process()
         with locked(options):
             prepare_mountpoint(mountpoint)
             trio.run(Daemon(mountpoint, options, read_options).run)

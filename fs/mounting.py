@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import logging
 import os
 import re
+import resource
 import select
 import socket
 import time
@@ -31,6 +33,20 @@ FORMAT: Final = 1  # of the layout below root=
 _FUSE: Final = "fuse.pydock"
 #: Seconds to wait for a pydockd that serves, as it may not have seen its unmount yet, and for one that is about to end.
 _SERVES, _ENDS = 2.0, 20.0
+#: Descriptors that may be open: a container has some.
+_FILES: Final = 1 << 20
+#: Objects made and not freed until the interpreter looks for circles among them: every request makes some hundred.
+_OBJECTS: Final = 10_000
+
+
+def prepare_process() -> None:
+    """What pydockd has of its starter and would rather have otherwise; called when all is imported."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _FILES) if hard != resource.RLIM_INFINITY else _FILES, hard))
+    os.chdir("/")
+    os.umask(0o022)  # whatever the shell's is: what is made for containers is for all of their users
+    gc.freeze()  # a hundred thousand objects that stay: looking through them takes 50 ms, in which nobody is answered
+    gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
 
 
 def prepare_directories(options: Options) -> None:
