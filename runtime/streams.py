@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import trio
 from pydock.runtime import wire
 from pydock.runtime.companion import Lost
 from pydock.runtime.engine import Engine, persistently
@@ -80,10 +79,8 @@ class Streams:
     async def release(self) -> None:
         """Let go of everything, there or not."""
         self.forget()
-        calls: list[Callable[[], Awaitable[object]]] = [
-            lambda: self._engine.keeper.drop(self.stdio.key),
-            lambda: trio.to_thread.run_sync(self.stdio.remove),
-        ]
+        self.stdio.remove()  # four calls on a file system in memory: a thread's turn takes longer
+        calls: list[Callable[[], Awaitable[object]]] = [lambda: self._engine.keeper.drop(self.stdio.key)]
         if self._followed:
             calls.append(lambda: persistently(lambda: self._engine.logger.unfollow(self._id)))
         await side_by_side(*calls)

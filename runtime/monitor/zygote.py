@@ -32,7 +32,7 @@ from pydock.runtime.monitor.step import NOTHING_READY, Ready
 from pydock.runtime.wire import Message
 
 TITLE = "pydock: ready for a start"
-_LONG = 8  # times that something runs until the interpreter has it in its quicker form
+_ROUNDS = 2  # of a warm-up: more of them make a start no faster
 _SAMPLE = Launch(
     id="x",
     argv=("true",),
@@ -132,7 +132,7 @@ def _warm_up(ready: Ready) -> None:
     """Runs through what the child will run through, as far as that can be done without doing it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        for _ in range(_LONG):
+        for _ in range(_ROUNDS):
             wire.send(ours, {"launch": to_json(_SAMPLE)}, [0, 1, 2])
             message, fds = wire.receive(theirs)
             wire.close_all(fds)
