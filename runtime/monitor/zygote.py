@@ -21,6 +21,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -112,6 +113,11 @@ def _live(new: tuple[str, ...], sock: socket.socket, run_directory: str) -> NoRe
         if message["pid"]:
             syscalls.setns(fds[-1], syscalls.CLONE_NEWPID)
         bear(flags, fds[0] if flags & syscalls.CLONE_INTO_CGROUP else 0)
+    except (OSError, wire.Closed):
+        pass  # the machine is short of something, or there is no monitor any more: a start does without
+    except Exception:  # a fault of ours
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
     finally:
         os._exit(0)  # at once: what the child has done to memory is not this process's
 
