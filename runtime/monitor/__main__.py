@@ -47,12 +47,13 @@ _BEHIND = 0.01
 class Starting:
     """A child that has not become its program yet; of a zygote's the number is not known at first."""
 
-    __slots__ = ("given", "launch", "peer", "pid", "pipe", "said", "seq", "starttime")
+    __slots__ = ("given", "launch", "peer", "pid", "pidfd", "pipe", "said", "seq", "starttime")
 
     def __init__(self, launch: Launch, given: list[int], pipe: int, peer: Peer, seq: object) -> None:
         self.launch = launch
         self.given = given  # the launch's descriptors, and the end of the pipe that is the child's, until it has them
         self.pid = 0
+        self.pidfd = -1
         self.starttime = 0
         self.pipe = pipe
         self.peer = peer
@@ -219,14 +220,15 @@ class Monitor(Server):
             try:
                 data = os.read(starting.pipe, _PIPE_BYTES)
             except BlockingIOError:
+                self._prepare_answer(starting)
                 return
             if not data:
                 break
             starting.said += data
+        self._prepare_answer(starting)
         self.unwatch(starting.pipe)
         os.close(starting.pipe)
         del self.starting[starting.pid]
-        self._replenish(starting.launch)
         said = [json.loads(line) for line in starting.said.splitlines()]
         warnings = [line["warning"] for line in said if "warning" in line]
         error = next((line for line in said if "error" in line), None)
@@ -234,14 +236,22 @@ class Monitor(Server):
             self.failed.add(starting.pid)
             error = error or {"error": errno.EIO, "words": "killed during the set-up", "step": "set up"}
             self.fail(starting.peer, starting.seq, error["error"], error["words"], error["step"])
+            if starting.pidfd >= 0:
+                os.close(starting.pidfd)
         else:
-            forget_exit(self.options.run, starting.id)  # that of an earlier process of this id
             item = Alive(starting.id, starting.pid, starting.starttime)
             self.alive[starting.pid] = item
             answer: Message = {"pid": item.pid, "starttime": item.starttime, "warnings": warnings}
-            self.reply(starting.peer, starting.seq, answer, [syscalls.pidfd_open(item.pid)])
+            self.reply(starting.peer, starting.seq, answer, [starting.pidfd])
+        self._replenish(starting.launch)
         if self.upgrade_wanted:
             self.later(0, self._upgrade)
+
+    def _prepare_answer(self, starting: Starting) -> None:
+        """What can be done for it while its program is being executed."""
+        if starting.pidfd < 0 and b'"ready"' in starting.said:
+            starting.pidfd = syscalls.pidfd_open(starting.pid)
+            forget_exit(self.options.run, starting.id)  # that of an earlier process of this id
 
     # Visiting
 
