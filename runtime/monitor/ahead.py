@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from pydock.runtime import syscalls
 from pydock.runtime.confine import masks
-from pydock.runtime.monitor import mounts
-from pydock.runtime.monitor.identity import flags_of, raise_loopback
+from pydock.runtime.monitor import identity, mounts
 from pydock.runtime.monitor.inside import attach, make_plain, new_mount, open_beneath
 from pydock.runtime.monitor.launch import DEFAULT_SHM, KINDS, CgroupMount, Launch
 from pydock.runtime.monitor.protect import Mask, ProtectPaths
-from pydock.runtime.monitor.step import Context, Ready
+from pydock.runtime.monitor.step import Context, Ready, Step
 
 #: The namespaces of launches that something can be made ahead for: with a network of one's own that has only lo, or with another.
 READY_FOR = (KINDS, tuple(kind for kind in KINDS if kind != "net"))
@@ -41,7 +40,7 @@ def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
     """Makes what is the same for all launches with the namespaces *new*; the caller stays in the machine's mount namespace."""
     kinds = tuple(kind for kind in new if kind not in _LATER)
     outside = _mount_namespace()
-    syscalls.unshare(flags_of(kinds))
+    syscalls.unshare(identity.flags_of(kinds))
     inside = _mount_namespace()
     syscalls.mount("", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     root = new_mount("tmpfs", mounts.PLAIN, (("mode", "755"), ("size", "64k")))
@@ -51,17 +50,13 @@ def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
     mounts.take_as_root(root)
     for name in ("proc", "dev", "sys", _CGROUPS):
         os.mkdir(name, 0o755, dir_fd=root)
-    usual = [("dev", mounts.new_dev()), ("dev/pts", mounts.new_pts(True)), ("dev/shm", mounts.new_shm(DEFAULT_SHM))]
-    usual.append(("dev/mqueue", mounts.new_mqueue()))
+    context = Context(Launch("", ()), [], run_directory, lambda _: None)
+    context.root = root
+    steps: list[Step] = [mounts.MountDev(), mounts.MountPts(), mounts.MountShm(DEFAULT_SHM), mounts.MountMqueue()]
     if "net" in kinds:
-        raise_loopback()
-        usual.append(("sys", mounts.new_sys(True)))
-    for target, mount in usual:
-        os.close(mounts.attach_new(root, target, mount))
-    if "net" in kinds:
-        context = Context(Launch("", ()), [], run_directory, lambda _: None)
-        context.root = root
-        Mask(in_sys(masks.MASKED)).execute(context)
+        steps += [identity.RaiseLoopback(), mounts.MountSys(True), Mask(in_sys(masks.MASKED))]
+    for step in steps:
+        step.execute(context)
     syscalls.setns(outside, syscalls.CLONE_NEWNS)
     return Ready(kinds, inside, root, outside, "net" in kinds)
 
@@ -87,7 +82,7 @@ class Furnish(NamedTuple):
         syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
         context.root = self.ready.root
         mounts.MountCgroups(self.cgroup_mounts, sources, read_only=True, target=_CGROUPS).execute(context)
-        context.proc = mounts.attach_new(context.root, "proc", new_mount("proc", mounts.PLAIN))
+        mounts.MountProc().execute(context)
         context.dev = open_beneath(context.root, "dev", os.O_PATH | os.O_DIRECTORY)
         ProtectPaths(self.read_only_paths).execute(context)
         Mask(self.masked).execute(context)
@@ -112,10 +107,13 @@ class MoveIn(NamedTuple):
         syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)
         root = context.fds[self.source]
         attach(root, self.ready.root)
+        context.root = root
         context.proc = self._move("proc", root, "proc")
         context.dev = self._move("dev", root, "dev")
-        sys = self._move("sys", root, "sys") if self.ready.sys else mounts.attach_new(root, "sys", mounts.new_sys(True))
-        os.close(sys)
+        if self.ready.sys:
+            os.close(self._move("sys", root, "sys"))
+        else:
+            mounts.MountSys(True).execute(context)
         if self.cgroups:
             os.close(self._move(_CGROUPS, root, mounts.CGROUPS))
         syscalls.setns(self.ready.inside, syscalls.CLONE_NEWNS)

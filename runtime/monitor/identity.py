@@ -162,15 +162,10 @@ class RaiseLoopback(NamedTuple):
         return "set lo up"
 
     def execute(self, context: Context) -> None:
-        raise_loopback()
-
-
-def raise_loopback() -> None:
-    """lo of this process's network namespace is up from now on."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        request = struct.pack("=16sH22x", b"lo", 0)
-        (flags,) = struct.unpack_from("=H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", flags | _IFF_UP))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            request = struct.pack("=16sH22x", b"lo", 0)
+            (flags,) = struct.unpack_from("=H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", flags | _IFF_UP))
 
 
 class SetHostname(NamedTuple):

@@ -37,9 +37,10 @@ _LINKS = (
 )
 
 
-def attach_new(root: int, target: str, mount: int) -> int:
-    """Attaches a new file system where nobody may have put a link; the descriptor of its root."""
+def _mount_new(root: int, target: str, kind: str, bits: int, options: tuple[tuple[str, str | None], ...] = ()) -> int:
+    """Mounts a new file system where nobody may have put a link; the descriptor of its root."""
     place = make_plain(root, target)
+    mount = new_mount(kind, bits, options)
     attach(mount, place)
     os.close(place)
     return mount
@@ -79,7 +80,7 @@ class MountProc(NamedTuple):
         return "mount /proc"
 
     def execute(self, context: Context) -> None:
-        context.proc = attach_new(context.root, "proc", new_mount("proc", PLAIN))
+        context.proc = _mount_new(context.root, "proc", "proc", PLAIN)
 
 
 class MountSys(NamedTuple):
@@ -91,12 +92,8 @@ class MountSys(NamedTuple):
         return f"mount /sys {'ro' if self.read_only else 'rw'}"
 
     def execute(self, context: Context) -> None:
-        os.close(attach_new(context.root, "sys", new_sys(self.read_only)))
-
-
-def new_sys(read_only: bool) -> int:
-    """A detached /sys of this process's network namespace."""
-    return new_mount("sysfs", PLAIN | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0))
+        bits = PLAIN | (syscalls.MOUNT_ATTR_RDONLY if self.read_only else 0)
+        os.close(_mount_new(context.root, "sys", "sysfs", bits))
 
 
 class MountDev(NamedTuple):
@@ -106,15 +103,9 @@ class MountDev(NamedTuple):
         return "mount /dev"
 
     def execute(self, context: Context) -> None:
-        context.dev = attach_new(context.root, "dev", new_dev())
-
-
-def new_dev() -> int:
-    """A detached /dev."""
-    options = (("mode", "755"), ("size", "64m"))
-    dev = new_mount("tmpfs", syscalls.MOUNT_ATTR_NOSUID, options)
-    fill_dev(dev)
-    return dev
+        options = (("mode", "755"), ("size", "64m"))
+        context.dev = _mount_new(context.root, "dev", "tmpfs", syscalls.MOUNT_ATTR_NOSUID, options)
+        fill_dev(context.dev)
 
 
 def fill_dev(dev: int) -> None:
@@ -137,15 +128,11 @@ class MountPts(NamedTuple):
         return "mount /dev/pts"
 
     def execute(self, context: Context) -> None:
-        os.close(attach_new(context.root, "dev/pts", new_pts(self.tty)))
-
-
-def new_pts(tty: bool) -> int:
-    """A detached /dev/pts."""
-    options: tuple[tuple[str, str | None], ...] = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
-    if tty:
-        options += (("gid", "5"),)
-    return new_mount("devpts", syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC, options)
+        options: tuple[tuple[str, str | None], ...] = (("newinstance", None), ("ptmxmode", "0666"), ("mode", "0620"))
+        if self.tty:
+            options += (("gid", "5"),)
+        bits = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+        os.close(_mount_new(context.root, "dev/pts", "devpts", bits, options))
 
 
 class MountShm(NamedTuple):
@@ -157,12 +144,8 @@ class MountShm(NamedTuple):
         return f"mount /dev/shm of {self.size} bytes"
 
     def execute(self, context: Context) -> None:
-        os.close(attach_new(context.root, "dev/shm", new_shm(self.size)))
-
-
-def new_shm(size: int) -> int:
-    """A detached /dev/shm."""
-    return new_mount("tmpfs", PLAIN, (("mode", "1777"), ("size", str(size))))
+        options = (("mode", "1777"), ("size", str(self.size)))
+        os.close(_mount_new(context.root, "dev/shm", "tmpfs", PLAIN, options))
 
 
 class BorrowShm(NamedTuple):
@@ -227,12 +210,7 @@ class MountMqueue(NamedTuple):
         return "mount /dev/mqueue"
 
     def execute(self, context: Context) -> None:
-        os.close(attach_new(context.root, "dev/mqueue", new_mqueue()))
-
-
-def new_mqueue() -> int:
-    """A detached /dev/mqueue of this process's IPC namespace."""
-    return new_mount("mqueue", PLAIN)
+        os.close(_mount_new(context.root, "dev/mqueue", "mqueue", PLAIN))
 
 
 class MountCgroups(NamedTuple):
@@ -256,7 +234,7 @@ class MountCgroups(NamedTuple):
                 place = make_plain(context.root, self.target)
             else:
                 if above < 0:
-                    above = attach_new(context.root, self.target, new_mount("tmpfs", PLAIN, (("mode", "755"),)))
+                    above = _mount_new(context.root, self.target, "tmpfs", PLAIN, (("mode", "755"),))
                 os.mkdir(mount.name, 0o755, dir_fd=above)
                 place = open_beneath(above, mount.name, os.O_PATH)
                 if "," in mount.name:
