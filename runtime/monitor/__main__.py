@@ -1,8 +1,9 @@
 """The monitor: the parent of every container's first process, and of whatever is executed in containers.
 
-It forks, lets the child set itself up (``pydock.runtime.monitor.child``), reaps, and writes each exit down before it
-tells anybody. It keeps no descriptor of a container, touches no output and waits for no disk. It ends by itself when
-it has neither children nor clients, and can't be told to while it has children.
+It forks, or has a process bear that waits for it (``pydock.runtime.monitor.zygote``), lets the child set itself up
+(``pydock.runtime.monitor.child``), reaps, and writes each exit down before it tells anybody. It keeps no descriptor of a
+container, touches no output and waits for no disk. It ends by itself when it has neither children nor clients, and can't be told
+to while it has children.
 
 Requests (``pydock.runtime.serving``):
 
@@ -160,21 +161,15 @@ class Monitor(Server):
         zygote = self.zygotes.take(launch)
         if zygote is None:
             return None
-        sources = [fds[join.source] for join in launch.join if "pid" in join.kinds]
-        cgroup = -1
         try:
-            if launch.clone_into is not None:
-                cgroup = os.open(launch.clone_into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            zygote.bring_forth(launch, cgroup, sources[0] if sources else -1, fds, pipe)
+            with birth.place_of(launch, fds) as place:
+                zygote.bring_forth(launch, place, [*fds, pipe])
         except ConnectionError:  # somebody has killed it
             zygote.sock.close()
             return None
         except BaseException:
             zygote.sock.close()
             raise
-        finally:
-            if cgroup >= 0:
-                os.close(cgroup)
         return zygote
 
     def _await_birth(self, zygote: Zygote) -> None:

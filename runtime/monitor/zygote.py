@@ -27,6 +27,7 @@ from typing import NoReturn
 
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor import ahead, child
+from pydock.runtime.monitor.birth import Place
 from pydock.runtime.monitor.launch import CgroupMount, Launch, Rlimit, Volume, from_json, to_json
 from pydock.runtime.monitor.plan import first_steps, later_steps
 from pydock.runtime.monitor.step import NOTHING_READY, Ready
@@ -60,17 +61,11 @@ class Zygote:
         self.sock = sock
         self.ready = False
 
-    def bring_forth(self, launch: Launch, cgroup: int, pid_source: int, fds: list[int], pipe: int) -> None:
-        """Has it bear the child of *launch*; *cgroup* and *pid_source* are -1 when there is none. OSError when it has died."""
-        flags = syscalls.CLONE_NEWPID if "pid" in launch.new else 0
-        given = []
-        if cgroup >= 0:
-            flags |= syscalls.CLONE_INTO_CGROUP
-            given.append(cgroup)
-        if pid_source >= 0:
-            given.append(pid_source)
-        wire.send(self.sock, {"flags": flags, "pid": pid_source >= 0}, given)
-        wire.send(self.sock, {"launch": to_json(launch)}, [*fds, pipe])
+    def bring_forth(self, launch: Launch, place: Place, fds: list[int]) -> None:
+        """Has it bear the child of *launch* in *place*; *fds* are the child's. OSError when it has died."""
+        given = [fd for fd in (place.cgroup, place.pids) if fd >= 0]
+        wire.send(self.sock, {"flags": place.flags, "pid": place.pids >= 0}, given)
+        wire.send(self.sock, {"launch": to_json(launch)}, fds)
 
     def heard(self) -> Message | None:
         """What it, or its child, has said; None when that is nothing yet. ``wire.Closed`` when it has died."""
@@ -158,7 +153,7 @@ def _kind(launch: Launch) -> tuple[str, ...] | None:
 class Zygotes:
     """Those that the monitor has: one for each of the kinds that launches were of lately.
 
-    *watch* and *unwatch* are the server's, *later* calls something a little later.
+    *watch* and *unwatch* are the server's.
     """
 
     def __init__(
