@@ -36,11 +36,9 @@ class Stdio:
         """
         try:
             os.mkdir(self.directory, 0o700)
-        except FileExistsError:
+        except OSError:  # there is one from before, or this is the first of all
             self.remove()
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        except FileNotFoundError:
-            os.makedirs(self.directory, mode=0o700)
         for path in self.paths:
             os.mkfifo(path, 0o600)
             if owner is not None:

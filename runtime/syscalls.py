@@ -538,4 +538,5 @@ def set_title(title: str) -> None:
     begin, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, 48 and 49 in proc_pid_stat(5)
     if end > begin:
         ctypes.memset(begin, 0, end - begin)
-        ctypes.memmove(begin, title.encode()[: end - begin - 1], min(len(title.encode()), end - begin - 1))
+        text = title.encode()[: end - begin - 1]
+        ctypes.memmove(begin, text, len(text))

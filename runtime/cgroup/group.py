@@ -353,7 +353,7 @@ class Cgroup(ABC):
     @contextlib.contextmanager
     def _standing(self) -> Iterator[None]:
         """Nobody in it forks within, where SIGKILL ends those who are frozen as well: not so with v1's freezer."""
-        if freezes := self.unified is not None and self._read_freeze() != "1":
+        if freezes := self.unified is not None and not self.is_frozen():
             self._set_frozen(True)
         try:
             yield
@@ -363,7 +363,7 @@ class Cgroup(ABC):
 
     def is_frozen(self) -> bool:
         """Whether its processes stand, or are about to."""
-        return self._read_freeze().strip() == "1"
+        return self._read_freeze() == "1"
 
     def freeze(self) -> None:
         """Stop every process in it and wait until they stand; TimedOut, and thawed again, if one does not."""
