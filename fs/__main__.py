@@ -68,7 +68,7 @@ from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.network.attaching import Attachments
 from pydock.runtime.network.store import NetworkStore
 from pydock.runtime.process import GRACE
-from pydock.runtime.state import Settler
+from pydock.runtime.settler import Settler
 from pydock.runtime.volumestore import VolumeStore
 from pydock.runtime.wire import Message
 
@@ -97,13 +97,14 @@ class Daemon:
     async def run(self) -> None:
         """Serve until the unmount."""
         events = Events(self.options.root / "journal")
-        settler = Settler()
+        settler = Settler(self.options.root)
         try:
             # The small processes are talked to until everything else has ended.
             async with trio.open_nursery() as attending:
                 await self._work(events, settler, attending)
                 attending.cancel_scope.cancel()
         finally:
+            settler.close()
             events.close()
         if not self._alive:
             await trio.to_thread.run_sync(self._clean_up)

@@ -31,7 +31,7 @@ from pydock.runtime.record import kept, new_record, record_of
 from pydock.runtime.rootfs import detach
 from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
-from pydock.runtime.state import clear_halves, read_json, replace, replace_json
+from pydock.runtime.state import clear_halves, printed
 from pydock.runtime.trees import remove_tree
 from pydock.runtime.wire import Message, text
 
@@ -112,11 +112,12 @@ class Containers:
         container.directory.mkdir(mode=0o700)
         for name in ("log", "log.index"):
             (container.directory / name).touch(mode=0o600)
-        replace(container.directory / "spec.toml", container.spec.to_toml())
-        replace_json(container.directory / "state.json", kept(container.record))
+        settler = self.engine.settler
+        settler.replace(container.directory / "spec.toml", container.spec.to_toml())
+        settler.replace(container.directory / "state.json", printed(kept(container.record)))
 
-    @staticmethod
-    def _unmake(container: Container) -> None:
+    def _unmake(self, container: Container) -> None:
+        self.engine.settler.forget(container.directory)
         shutil.rmtree(container.directory, ignore_errors=True)
         container.cgroup.remove()
 
@@ -131,9 +132,8 @@ class Containers:
             if container.alive:
                 raise Busy(f"{name} is {container.state}: stop it first")
             await container.root.detach()
-            await trio.to_thread.run_sync(container.cgroup.remove)
             trash = self.directory / f".trash-{container.id}"
-            await trio.to_thread.run_sync(os.rename, container.directory, trash)
+            await trio.to_thread.run_sync(self._take_away, container, trash)
             del self._by_name[container.name], self._by_id[container.id]  # it may have been renamed meanwhile
             self.engine.ranges.forget(container.id)
             give_back = container.network.gone()
@@ -143,6 +143,11 @@ class Containers:
         container.health.removed()
         self.engine.events.publish("container", name, "remove", id=container.id)
         self.engine.spawn(lambda: self._clear(container, trash, give_back))
+
+    def _take_away(self, container: Container, trash: Path) -> None:
+        container.cgroup.remove()
+        os.rename(container.directory, trash)
+        self.engine.settler.forget(container.directory)
 
     async def _clear(self, container: Container, trash: Path, give_back: Callable[[], Awaitable[None]]) -> None:
         with trio.move_on_after(GRACE, shield=True):
@@ -242,7 +247,8 @@ class Containers:
                     self.engine.hierarchy.cgroup(name).remove()
 
     def _read_one(self, directory: Path) -> None:
-        values = None if directory.name.startswith(".") else read_json(directory / "state.json")
+        settler = self.engine.settler
+        values = None if directory.name.startswith(".") else settler.read_json(directory / "state.json")
         if values is None:
             remove_tree(directory)
             if not directory.name.startswith("."):
@@ -251,7 +257,7 @@ class Containers:
         clear_halves(directory)
         try:
             record = record_of(values)
-            spec = Spec.from_toml((directory / "spec.toml").read_text())
+            spec = Spec.from_toml(settler.read(directory / "spec.toml"))
         except (TypeError, OSError, Invalid) as error:
             log.error("the container in %s can't be read and is left alone: %s", directory, error)
             return

@@ -24,9 +24,9 @@ from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.client import Monitor
 from pydock.runtime.network.attaching import Attachments
 from pydock.runtime.network.firewalls import Firewalls
+from pydock.runtime.settler import Settler
 from pydock.runtime.sharing import Find
 from pydock.runtime.shifting import Shift
-from pydock.runtime.state import Settler
 from pydock.runtime.volumestore import VolumeStore
 
 

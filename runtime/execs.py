@@ -26,7 +26,7 @@ from pydock.runtime.process import Aside, Left, Process
 from pydock.runtime.record import Life, RecordFile, kept
 from pydock.runtime.runs import frozen
 from pydock.runtime.spec import parse_signal, print_signal
-from pydock.runtime.state import clear_halves, read_json, replace_json
+from pydock.runtime.state import clear_halves, printed
 
 if TYPE_CHECKING:
     from pydock.runtime.container import Container
@@ -277,12 +277,13 @@ class Execs:
         record = ExecRecord(id=secrets.token_hex(16), name=name, created=time, changed=time, settings=settings)
         made = self._by_name[name] = Exec(self._container, record, self._directory / record.id)
         try:
-            await trio.to_thread.run_sync(_make, made)
+            await trio.to_thread.run_sync(self._make, made)
         except BaseException:
             del self._by_name[name]
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_clear, made.directory)
+                await trio.to_thread.run_sync(self._clear, made.directory)
             raise
+        self._container.engine.settler.touched(made.directory / "state.json")
         made._publish("create")
         return made
 
@@ -294,12 +295,13 @@ class Execs:
         async with found.lock:
             if found.alive:
                 raise Busy(f"{name} is {found.record.state}: kill it first")
-            await trio.to_thread.run_sync((found.directory / "state.json").unlink)  # without it there is nothing
+            trash = self._directory / f".trash-{found.record.id}"
+            await trio.to_thread.run_sync(os.rename, found.directory, trash)
             del self._by_name[name]
             found.removed = True
             found.process.tell_end()
         found._publish("remove")
-        self._container.engine.spawn(lambda: trio.to_thread.run_sync(_clear, found.directory))
+        self._container.engine.spawn(lambda: trio.to_thread.run_sync(self._clear, found.directory, trash))
 
     async def rename(self, name: str, new: str) -> None:
         """mv."""
@@ -323,14 +325,26 @@ class Execs:
 
     def read(self) -> None:
         """Read what is on disk, and clear what was half made. Blocks."""
+        settler = self._container.engine.settler
         for directory in self._directory.iterdir() if self._directory.is_dir() else ():
-            values = read_json(directory / "state.json")
+            values = None if directory.name.startswith(".") else settler.read_json(directory / "state.json")
             if values is None:
-                _clear(directory)
+                self._clear(directory)
                 continue
             clear_halves(directory)
             record = _record_of(values)
             self._by_name[record.name] = Exec(self._container, record, directory)
+
+    def _make(self, made: Exec) -> None:
+        made.directory.mkdir(parents=True, mode=0o700)
+        for name in ("log", "log.index"):
+            (made.directory / name).touch(mode=0o600)
+        self._container.engine.settler.replace(made.directory / "state.json", printed(kept(made.record)))
+
+    def _clear(self, directory: Path, trash: Path | None = None) -> None:
+        self._container.engine.settler.forget(directory)
+        with suppress(OSError):
+            shutil.rmtree(directory if trash is None else trash)
 
 
 def _record_of(values: dict[str, object]) -> ExecRecord:
@@ -340,15 +354,3 @@ def _record_of(values: dict[str, object]) -> ExecRecord:
         if isinstance(found := record.settings.get(name), list):
             record.settings[name] = tuple(found)
     return record
-
-
-def _make(made: Exec) -> None:
-    made.directory.mkdir(parents=True, mode=0o700)
-    for name in ("log", "log.index"):
-        (made.directory / name).touch(mode=0o600)
-    replace_json(made.directory / "state.json", kept(made.record))
-
-
-def _clear(directory: Path) -> None:
-    with suppress(OSError):
-        shutil.rmtree(directory)

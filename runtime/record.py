@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import trio
 from pydock.runtime.formats import now
-from pydock.runtime.state import Settler, printed, replace
+from pydock.runtime.settler import Settler
+from pydock.runtime.state import printed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -160,6 +161,6 @@ class RecordFile:
             if text == self._saved:
                 return
             self._saved, self._values = "", {}
-            await trio.to_thread.run_sync(replace, self._path, text)
+            await trio.to_thread.run_sync(self._settler.replace, self._path, text)
             self._saved, self._values = text, values
         self._settler.touched(self._path)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trio
+from pydock.runtime.settler import Settler
 from pydock.runtime.spec import Spec
-from pydock.runtime.state import Settler, replace
 
 
 class Settings:
@@ -25,7 +25,7 @@ class Settings:
         async with self._lock:
             spec = edit(self.spec)
             if spec != self.spec:
-                await trio.to_thread.run_sync(replace, self._path, spec.to_toml())
+                await trio.to_thread.run_sync(self._settler.replace, self._path, spec.to_toml())
                 self.spec = spec
         self._settler.touched(self._path)
 
@@ -35,7 +35,7 @@ class Settings:
         def change() -> Spec:
             spec = edit(self.spec)
             if spec != self.spec:
-                replace(self._path, spec.to_toml())
+                self._settler.replace(self._path, spec.to_toml())
             return spec
 
         async with self._lock:

@@ -22,7 +22,8 @@ from pydock.runtime.errors import Busy, Exists, NotFound
 from pydock.runtime.events import Events
 from pydock.runtime.filling import fill
 from pydock.runtime.formats import checked_name, now, quote
-from pydock.runtime.state import Settler, clear_halves, read_json, replace_json
+from pydock.runtime.settler import Settler
+from pydock.runtime.state import clear_halves, read_json, replace_json
 from pydock.runtime.trees import remove_tree
 
 _FILE: Final = "volume.json"

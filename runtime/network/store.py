@@ -37,7 +37,8 @@ from pydock.runtime.network.addresses import (
 )
 from pydock.runtime.network.versions import has_ipv6
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership
-from pydock.runtime.state import Settler, clear_halves, printed, read_json, replace, replace_json
+from pydock.runtime.settler import Settler
+from pydock.runtime.state import clear_halves, printed, read_json, replace, replace_json
 
 _SUFFIX: Final = ".json"
 BRIDGE: Final = "pd-"

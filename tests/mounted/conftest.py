@@ -73,13 +73,14 @@ class Engine:
         self._disk = True
 
     @contextlib.contextmanager
-    def filled(self) -> Iterator[None]:
-        """The disk is full within."""
+    def filled(self, *, room: int = 0) -> Iterator[None]:
+        """The disk is full within, but for *room* bytes."""
         ballast = self.root / "ballast"
         try:
             with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
                 while file.write(bytes(4096)):
                     pass
+            os.truncate(ballast, ballast.stat().st_size - room)
             yield
         finally:
             ballast.unlink()
@@ -124,6 +125,13 @@ class Engine:
         assert self.process is not None
         self.process.kill()
         self.process.wait(PATIENCE)
+
+    def settled(self) -> None:
+        """All that was acknowledged is in its file."""
+        deadline = time.monotonic() + PATIENCE
+        while (self.root / "unsettled").stat().st_size:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def reboot(self) -> None:
         """What a reboot does, as far as the engine sees: everything that runs is dead, and what is in memory gone."""

@@ -118,18 +118,21 @@ def test_what_was_acknowledged_is_there_after_a_kill(own_engine: Engine) -> None
     assert int(user.read_text()) in (acknowledged, acknowledged + 1)
 
 
-def test_a_limit_that_is_not_among_the_settings_yet_is_not_in_force_after_a_death(own_engine: Engine) -> None:
-    c = own_engine.tree / "containers/c"
-    own_engine.sh("cd containers; mkdir c; echo 77 > c/cgroup/pids.max")
+def test_a_limit_that_is_not_among_the_settings_yet_is_not_in_force_after_a_death(small_engine: Engine) -> None:
+    c = small_engine.tree / "containers/c"
+    small_engine.sh("cd containers; mkdir c; echo 77 > c/cgroup/pids.max")
     spec = (c / "spec.toml").read_text()
-    os.mkfifo(own_engine.root / "containers" / (c / "id").read_text().strip() / "spec.toml.new")  # nobody reads it
-    writer = subprocess.Popen(["sh", "-c", f"echo 99 > {c}/cgroup/pids.max"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while (c / "cgroup/pids.max").read_text() != "99\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    own_engine.kill()
-    writer.wait(60)
-    own_engine.start()
+    with small_engine.filled(room=32768):  # files are replaced at once
+        os.mkfifo(
+            small_engine.root / "containers" / (c / "id").read_text().strip() / "spec.toml.new"
+        )  # nobody reads it
+        writer = subprocess.Popen(["sh", "-c", f"echo 99 > {c}/cgroup/pids.max"], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while (c / "cgroup/pids.max").read_text() != "99\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        small_engine.kill()
+        writer.wait(60)
+    small_engine.start()
     assert (c / "spec.toml").read_text() == spec
     assert (c / "cgroup/pids.max").read_text() == "77\n"

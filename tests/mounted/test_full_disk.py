@@ -171,7 +171,7 @@ def test_an_end_that_was_told_is_written_down_when_there_is_room(
         (running / "ctl").write_text("kill")
         assert (running / "state").read_text() == "exited\n"
     kept = small_engine.root / "containers" / (running / "id").read_text().strip() / "state.json"
-    until(lambda: json.loads(kept.read_text())["state"] == "exited")
+    until(lambda: kept.exists() and json.loads(kept.read_text())["state"] == "exited")
     small_engine.kill()
     small_engine.start()
     assert (running / "state").read_text() == "exited\n"

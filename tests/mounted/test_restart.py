@@ -217,6 +217,7 @@ def test_after_a_reboot_what_should_run_is_started(own_engine: Engine, policy: s
     tell(c, "start")
     pid = (c / "pid").read_text()
     kept = own_engine.root / "containers" / (c / "id").read_text().strip() / "state.json"
+    own_engine.settled()
     own_engine.reboot()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     text = kept.read_text()
@@ -237,6 +238,7 @@ def test_what_was_never_started_is_not_started_at_the_mount(own_engine: Engine) 
 def test_a_stop_that_was_cut_short_by_a_death_does_not_count(own_engine: Engine) -> None:
     c = container_in(own_engine, command="sleep 1000", restart="unless-stopped", stop_signal="WINCH")
     tell(c, "start")
+    own_engine.settled()
     stop = subprocess.Popen(["sh", "-c", f"echo stop 100 > {c}/ctl"], stderr=subprocess.DEVNULL)
     kept = own_engine.root / "containers" / (c / "id").read_text().strip() / "state.json"
     deadline = time.monotonic() + 60

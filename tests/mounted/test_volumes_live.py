@@ -396,25 +396,26 @@ def test_what_a_change_says_holds_when_the_monitor_dies_in_its_midst(own_engine:
     assert len(listed) >= 15
 
 
-def test_a_run_that_nobody_wrote_down_is_found_with_its_mounts(own_engine: Engine, tmp_path: Path) -> None:
-    c = own_engine.tree / "containers/c"
-    own_engine.sh(
+def test_a_run_that_nobody_wrote_down_is_found_with_its_mounts(small_engine: Engine, tmp_path: Path) -> None:
+    c = small_engine.tree / "containers/c"
+    small_engine.sh(
         f"cd containers; mkdir c; cd c; echo busybox > image; echo {tmp_path}:/data > volumes; echo hush > secrets/s;"
         """ echo "sh -c 'echo ready; sleep 1000'" > command"""
     )
-    directory = own_engine.root / "containers" / (c / "id").read_text().strip()
-    os.mkfifo(directory / "state.json.new")  # nobody reads it: what is to be kept is not
-    starting = subprocess.Popen(["sh", "-c", f"echo start > {c}/ctl"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while (directory / "log").read_text() != "ready\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    own_engine.kill()
-    starting.wait(60)
-    own_engine.start()
+    directory = small_engine.root / "containers" / (c / "id").read_text().strip()
+    with small_engine.filled(room=49152):  # files are replaced at once
+        os.mkfifo(directory / "state.json.new")  # nobody reads it: what is to be kept is not
+        starting = subprocess.Popen(["sh", "-c", f"echo start > {c}/ctl"], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while (directory / "log").read_text() != "ready\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        small_engine.kill()
+        starting.wait(60)
+    small_engine.start()
     assert (c / "state").read_text() == "running\n"
     mounts = Path(f"/proc/{(c / 'pid').read_text().strip()}/mountinfo")
     for place in ("/data", "/run/secrets"):
         assert mounts.read_text().count(f" {place} ") == 1
-    own_engine.sh(f"echo -{tmp_path}:/data >> containers/c/volumes")
+    small_engine.sh(f"echo -{tmp_path}:/data >> containers/c/volumes")
     assert " /data " not in mounts.read_text()

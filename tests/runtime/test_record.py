@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydock.runtime.record import Record, RecordFile, Run, new_record, record_of
-from pydock.runtime.state import Settler, read_json
+from pydock.runtime.settler import Settler
 
 
 @pytest.fixture
@@ -16,17 +16,19 @@ def record() -> Record:
 
 
 @pytest.fixture
-def settler() -> Settler:
-    return Settler(interval=0)
+def settler(tmp_path: Path) -> Settler:
+    return Settler(tmp_path, interval=0)
 
 
 @pytest.fixture
 def file(record: Record, settler: Settler, tmp_path: Path) -> RecordFile:
-    return RecordFile(record, tmp_path, settler)
+    (tmp_path / "c").mkdir()
+    return RecordFile(record, tmp_path / "c", settler)
 
 
 def kept(directory: Path) -> Record:
-    values = read_json(directory / "state.json")
+    """What another pydockd would find."""
+    values = Settler(directory).read_json(directory / "c/state.json")
     assert values is not None
     return record_of(values)
 
@@ -59,25 +61,27 @@ async def test_each_save_has_what_was_announced_until_the_record_takes_it(
 
 
 async def test_what_can_t_be_kept_now_is_kept_later(
-    record: Record, file: RecordFile, settler: Settler, tmp_path: Path
+    record: Record, file: RecordFile, settler: Settler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "state.json.new").mkdir()
-    assert await file.keep(health="healthy") == "Is a directory"
-    record.health = "healthy"
-    await settler.settle()
-    assert not (tmp_path / "state.json").exists()
-    (tmp_path / "state.json.new").rmdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(settler, "_note", lambda *_: False)  # as on a disk that is full
+        (tmp_path / "c/state.json.new").mkdir()
+        assert await file.keep(health="healthy") == "Is a directory"
+        record.health = "healthy"
+        await settler.settle()
+        assert Settler(tmp_path).read_json(tmp_path / "c/state.json") is None
+    (tmp_path / "c/state.json.new").rmdir()
     await settler.settle()
     assert kept(tmp_path).health == "healthy"
 
 
 async def test_what_has_been_removed_is_kept_no_more(file: RecordFile, settler: Settler, tmp_path: Path) -> None:
-    os.rmdir(tmp_path)
-    assert await file.keep() == "No such file or directory"
+    os.rmdir(tmp_path / "c")
+    assert await file.keep() == ""
     await settler.settle()
-    os.mkdir(tmp_path)
+    os.mkdir(tmp_path / "c")
     await settler.settle()
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path / "c") == []
 
 
 def test_a_record_of_another_version_is_read_as_far_as_it_is_known() -> None:

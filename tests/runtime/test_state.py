@@ -1,4 +1,4 @@
-"""Files that are replaced whole, and the settling behind the replies."""
+"""Files that are replaced whole."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trio
-import trio.testing
-from pydock.runtime import state
-from pydock.runtime.state import Settler, read_json, replace, replace_json
+from pydock.runtime.state import read_json, replace, replace_json
 
 
 def test_a_file_is_replaced_and_nothing_lies_beside_it(tmp_path: Path) -> None:
@@ -76,50 +73,3 @@ def test_what_is_no_object_is_none(tmp_path: Path, content: bytes) -> None:
 
 def test_no_file_is_none(tmp_path: Path) -> None:
     assert read_json(tmp_path / "x") is None
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> list[set[Path]]:
-    """What has been put on the disk, batch by batch."""
-    batches: list[set[Path]] = []
-    sync = state._sync
-
-    def noted(paths: set[Path]) -> None:
-        sync(paths)
-        batches.append(set(paths))
-
-    monkeypatch.setattr(state, "_sync", noted)
-    return batches
-
-
-async def test_what_was_touched_is_settled_once_and_together(tmp_path: Path, settled: list[set[Path]]) -> None:
-    settler = Settler()
-    (tmp_path / "a").touch()
-    settler.touched(tmp_path / "a")
-    settler.touched(tmp_path / "removed since")
-    settler.touched(tmp_path / "a")
-    await settler.settle()
-    await settler.settle()
-    assert settled == [{tmp_path / "a", tmp_path / "removed since"}]
-
-
-async def test_the_end_settles_what_is_left(tmp_path: Path, settled: list[set[Path]]) -> None:
-    settler = Settler(interval=1000)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(settler.run)
-        settler.touched(tmp_path)
-        await trio.testing.wait_all_tasks_blocked()
-        assert settled == []
-        nursery.cancel_scope.cancel()
-    assert settled == [{tmp_path}]
-
-
-async def test_it_settles_by_itself(tmp_path: Path, settled: list[set[Path]]) -> None:
-    settler = Settler(interval=0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(settler.run)
-        settler.touched(tmp_path)
-        while not settled:
-            await trio.testing.wait_all_tasks_blocked(0.001)
-        nursery.cancel_scope.cancel()
-    assert settled == [{tmp_path}]

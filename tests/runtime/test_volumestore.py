@@ -11,7 +11,7 @@ import pytest
 import trio
 from pydock.runtime.errors import Busy, Exists, Failed, Invalid, NotFound
 from pydock.runtime.events import Events
-from pydock.runtime.state import Settler
+from pydock.runtime.settler import Settler
 from pydock.runtime.volumestore import VolumeStore
 
 
@@ -23,7 +23,7 @@ class Stores:
         self.events = Events(top / "journal")
 
     def fresh(self) -> VolumeStore:
-        store = VolumeStore(self.top / "volumes", self.top / "empty", self.events, Settler())
+        store = VolumeStore(self.top / "volumes", self.top / "empty", self.events, Settler(self.top))
         store.read()
         return store
 
