@@ -161,7 +161,7 @@ class Exec:
             privileged=bool(spec.privileged),
         )
         joined = joining.Joined(
-            pidfd, container.runs.place(), container.spec, container.defaults(), container.cgroup, ids
+            pidfd, container.runs.place, container.spec, container.defaults(), container.cgroup, ids
         )
         return joining.prepare(self.process.id, joined, command, stack, self.process.streams.stdio.paths)
 

@@ -101,8 +101,8 @@ def remove_files(files: Path) -> None:
     """What ``prepare`` has written for a container, in ``Place.files``. What can't be removed is written over the next time."""
     with suppress(OSError):
         for name in os.listdir(files):
-            os.unlink(files / name)
-        files.rmdir()
+            os.unlink(f"{files}/{name}")
+        os.rmdir(files)
 
 
 def namespaces(spec: Spec) -> tuple[str, ...]:
@@ -322,10 +322,9 @@ def _cgroup_mounts(cgroup: Cgroup, given: Given) -> tuple[plain.CgroupMount, ...
     """Each hierarchy as the container sees it, under the name that it has on the machine; to a systemd only the v2 tree."""
     if given.delegated is not None:
         return (plain.CgroupMount("", str(given.delegated)),)
-    layout = cgroup.layout
-    if layout.kind == "v2":
-        return (plain.CgroupMount("", f"{layout.unified}/{cgroup.path}"),)
-    return tuple(plain.CgroupMount(root.name, str(root / cgroup.path)) for root in layout.roots)
+    if cgroup.layout.kind == "v2":
+        return (plain.CgroupMount("", str(cgroup.unified)),)
+    return tuple(plain.CgroupMount(*each) for each in cgroup.mounts)
 
 
 def _sysctl(text: str, new: tuple[str, ...]) -> tuple[str, str]:

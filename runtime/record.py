@@ -161,6 +161,5 @@ class RecordFile:
             if text == self._saved:
                 return
             self._saved, self._values = "", {}
-            await trio.to_thread.run_sync(self._settler.replace, self._path, text)
+            await self._settler.keep(self._path, text)
             self._saved, self._values = text, values
-        self._settler.touched(self._path)

@@ -29,6 +29,14 @@ class Runs:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._oom_kills = 0
+        engine, identity = container.engine, container.id
+        self.place = launching.Place(
+            identity,
+            engine.run / "etc" / identity,
+            engine.mountpoint,
+            engine.root / "cache" / "seccomp",
+            engine.volumes.directory,
+        )
 
     async def begin(self) -> str:
         """Start it, with the lock; the outcome in words."""
@@ -58,7 +66,7 @@ class Runs:
                 container.volumes.ended()
                 with trio.CancelScope(shield=True):
                     await container.network.unpublish()
-                    await trio.to_thread.run_sync(launching.remove_files, self.place().files)
+                    await trio.to_thread.run_sync(launching.remove_files, self.place.files)
                 raise
         if warnings:
             container.failed("; ".join(warnings))
@@ -114,7 +122,7 @@ class Runs:
         self._oom_kills = container.cgroup.oom_kills()
         container.process.streams.open_pipes(stack, None if given.shift is None else given.shift.ids[:2])
         stdio = container.process.streams.stdio.paths
-        launch, fds = launching.prepare(self.place(), container.spec, defaults, container.cgroup, stack, stdio, given)
+        launch, fds = launching.prepare(self.place, container.spec, defaults, container.cgroup, stack, stdio, given)
         fds[0] = container.engine.images.clone(union)
         stack.callback(os.close, fds[0])
         launch = launch._replace(parts=container.root.parts)
@@ -133,22 +141,11 @@ class Runs:
     def ids(self) -> IdMap | None:
         """The mapping of its user namespace, None without one; of ``auto`` it is its own from the first time on."""
         container = self._container
-        ids = in_force(container.spec.userns, container.id, container.engine.ranges, container.engine.user_namespaces())
+        ids = in_force(container.spec.userns, container.id, container.engine.ranges, container.engine.user_namespaces)
         if ids is not None and container.spec.userns == AUTO and container.record.range != ids.uid:
             container.record.range = ids.uid
             container.save_soon()
         return ids
-
-    def place(self) -> launching.Place:
-        """Where it lives on the machine."""
-        container = self._container
-        return launching.Place(
-            container.id,
-            container.engine.run / "etc" / container.id,
-            container.engine.mountpoint,
-            container.engine.root / "cache" / "seccomp",
-            container.engine.volumes.directory,
-        )
 
     def owner(self) -> tuple[int, int]:
         """The user and group that its process has or would have; root's when that is not known."""
@@ -175,7 +172,7 @@ class Runs:
     def _clear(self) -> int:
         """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
         container = self._container
-        launching.remove_files(container.engine.run / "etc" / container.id)
+        launching.remove_files(self.place.files)
         if container.spec.systemd or container.spec.privileged:
             systemd.take_back(container.cgroup)
         if frozen(container.cgroup):
@@ -190,7 +187,10 @@ class Runs:
         container = self._container
         container.volumes.ended()
         await container.network.unpublish()
-        kills = await trio.to_thread.run_sync(self._clear)
+        if container.spec.systemd or container.spec.privileged or frozen(container.cgroup):
+            kills = await trio.to_thread.run_sync(self._clear)
+        else:  # some calls on file systems in memory: a thread's turn takes longer
+            kills = self._clear()
         if kills > 0:
             limit = await trio.to_thread.run_sync(container.cgroup.read, "memory.max")
             container.failed(

@@ -25,9 +25,8 @@ class Settings:
         async with self._lock:
             spec = edit(self.spec)
             if spec != self.spec:
-                await trio.to_thread.run_sync(self._settler.replace, self._path, spec.to_toml())
+                await self._settler.keep(self._path, spec.to_toml())
                 self.spec = spec
-        self._settler.touched(self._path)
 
     async def change_with(self, edit: Callable[[Spec], Spec]) -> None:
         """``change`` by an *edit* that blocks: it is in the same thread."""

@@ -37,6 +37,7 @@ class Settler:
 
     def __init__(self, root: Path, *, interval: float = 1.0) -> None:
         self._root = root
+        self._prefix = len(f"{root}/")
         self._interval = interval
         self._paths: set[Path] = set()
         self._owed: set[Callable[[], Awaitable[None]]] = set()
@@ -71,10 +72,25 @@ class Settler:
 
     def replace(self, path: Path, text: str) -> None:
         """Make *path* hold *text*, atomically; OSError when it stays as it was. ``touched`` has to follow."""
-        if not self._note(path, text):
+        with self._lines:
+            noted = self._note(path, text)
+        if not noted:
             with self._writing, self._lines:
                 self._write_all()
                 replace(path, text)
+
+    async def keep(self, path: Path, text: str) -> None:
+        """``replace``, and all that has to follow. Without a thread as long as a line will do: that is a write to the page cache, as
+        of each event."""
+        noted = False
+        if self._lines.acquire(blocking=False):
+            try:
+                noted = self._note(path, text)
+            finally:
+                self._lines.release()
+        if not noted:
+            await trio.to_thread.run_sync(self.replace, path, text)
+        self.touched(path)
 
     def forget(self, directory: Path) -> None:
         """*directory* is no more, nor what was to be written in it."""
@@ -96,27 +112,26 @@ class Settler:
             return None
 
     def _note(self, path: Path, text: str) -> bool:
-        """A line more, if there is room for it, and for what it tells."""
+        """A line more, with ``_lines``, if there is room for it, and for what it tells."""
         line = self._line(path, text)
-        with self._lines:
-            disk, files = os.fstatvfs(self._fd), len(self._unsettled) + 1
-            if disk.f_bavail * disk.f_frsize < files * _ROOM or disk.f_files and disk.f_favail <= files:
-                return False
-            try:
-                written = os.write(self._fd, line)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                return False
-            if written < len(line):
-                os.ftruncate(self._fd, self._size)
-                return False
-            self._size += written
-            self._unsettled[path] = text
-            return True
+        disk, files = os.fstatvfs(self._fd), len(self._unsettled) + 1
+        if disk.f_bavail * disk.f_frsize < files * _ROOM or (disk.f_files and disk.f_favail <= files):
+            return False
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        if written < len(line):
+            os.ftruncate(self._fd, self._size)
+            return False
+        self._size += written
+        self._unsettled[path] = text
+        return True
 
     def _line(self, path: Path, text: str) -> bytes:
-        return json.dumps([str(path.relative_to(self._root)), text]).encode() + b"\n"
+        return json.dumps([os.fspath(path)[self._prefix :], text]).encode() + b"\n"
 
     def _write_all(self) -> None:
         """Have the files tell it all: no line is left."""

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydock.runtime.cgroup.devices import ALL, DEFAULT, DeviceRule
-from pydock.runtime.cgroup.group import Cgroup, Mode
+from pydock.runtime.cgroup.entry import Mode
+from pydock.runtime.cgroup.group import Cgroup
 from pydock.runtime.cgroup.kernelfile import read_text, write_text
 from pydock.runtime.cgroup.layout import (
     Kind,

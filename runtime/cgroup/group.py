@@ -16,40 +16,23 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from pydock.runtime.cgroup.aliases import ALIASES
 from pydock.runtime.cgroup.delegation import entrance
 from pydock.runtime.cgroup.devices import DeviceRule
+from pydock.runtime.cgroup.entry import Entry, Mode
 from pydock.runtime.cgroup.formats import parse_flag
 from pydock.runtime.cgroup.kernelfile import read_text, readable, wait_event, write_text
 from pydock.runtime.cgroup.layout import Layout
 from pydock.runtime.cgroup.processes import PROCS, bottom_up, kill_all, living, pids, place
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound, TimedOut, Unsupported
 
-Mode = Literal["ro", "rw", "wo"]
-
 _REMOVE_SECONDS: Final = 1.0  # how long dying processes may keep a cgroup
 _FREEZE_SECONDS: Final = 5.0  # a process in uninterruptible sleep can't be frozen; the caller should hear of it
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file: how to read and write it, and for a setting the value that is as good as unset."""
-
-    read: Callable[[], str] | None
-    write: Callable[[str], None] | None = None
-    default: str | None = None
-
-    @property
-    def mode(self) -> Mode:
-        if self.read is None:
-            return "wo"
-        return "ro" if self.write is None else "rw"
 
 
 class Cgroup(ABC):
@@ -62,10 +45,22 @@ class Cgroup(ABC):
         self.path = path
         self.above = above
         self.layout = layout
-        self.directories: tuple[Path, ...] = tuple(root / path for root in layout.roots)
+        self.places = tuple(
+            f"{root}/{path}" for root in layout.roots
+        )  # its directories: to join paths takes pathlib long
         self.unified: Path | None = None if layout.unified is None else layout.unified / path
         self.written: dict[str, str] = dict(written)
         self._known: set[str] = set()  # files that the kernel has in it, and so in each cgroup below
+
+    @cached_property
+    def directories(self) -> tuple[Path, ...]:
+        """Its directory in each hierarchy."""
+        return tuple(map(Path, self.places))
+
+    @property
+    def mounts(self) -> tuple[tuple[str, str], ...]:
+        """Those, each with the name of its hierarchy's mount point."""
+        return tuple((root.name, place) for root, place in zip(self.layout.roots, self.places, strict=True))
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
@@ -89,7 +84,7 @@ class Cgroup(ABC):
         """The controllers' files that this machine has, by v2 name."""
 
     @abstractmethod
-    def _prepare(self, fresh: frozenset[Path]) -> None:
+    def _prepare(self, fresh: frozenset[str]) -> None:
         """Make the *fresh* directories usable before any process or child is in them."""
 
     @abstractmethod
@@ -109,7 +104,7 @@ class Cgroup(ABC):
     def create(self) -> None:
         """mkdir(2) in each hierarchy; what exists already is left as it is."""
         fresh = set()
-        for directory in self.directories:
+        for directory in self.places:
             try:
                 os.mkdir(directory)
             except FileExistsError:
@@ -123,7 +118,7 @@ class Cgroup(ABC):
             self._prepare(frozenset(fresh))
 
     def exists(self) -> bool:
-        return all(map(os.path.isdir, self.directories))  # pathlib's own takes four times as long
+        return all(map(os.path.isdir, self.places))  # pathlib's own takes four times as long
 
     def remove(self) -> None:
         """rmdir(2) in each hierarchy, cgroups that were made below it included.
@@ -135,7 +130,7 @@ class Cgroup(ABC):
         while True:
             self._refuse_living(final=time.monotonic() > deadline)
             try:
-                for directory in self.directories:
+                for directory in self.places:
                     for below in bottom_up(directory):
                         os.rmdir(below)
                 return
@@ -172,7 +167,8 @@ class Cgroup(ABC):
     @cached_property
     def join_files_after_clone(self) -> tuple[str, ...]:
         """What is left of ``join_files`` for a child made by clone3(2) with CLONE_INTO_CGROUP of ``clone_into``."""
-        return tuple(str(directory / "tasks") for directory in self.directories if directory != self.unified)
+        without = self.places if self.unified is None else self.places[:-1]
+        return tuple(f"{place}/tasks" for place in without)
 
     @property
     def clone_into(self) -> str | None:
@@ -182,7 +178,7 @@ class Cgroup(ABC):
     def procs(self) -> tuple[int, ...]:
         """The processes in any of its directories or below; of those in other PID namespaces only their presence, 0."""
         found: set[int] = set()
-        for directory in self.directories:
+        for directory in self.places:
             for below in bottom_up(directory):
                 with contextlib.suppress(FileNotFoundError):  # removed under the walk
                     found |= pids(below)

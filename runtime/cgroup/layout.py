@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -32,14 +32,12 @@ class Layout:
     kind: Kind
     controllers: Mapping[str, Path]
     unified: Path | None
+    #: Each hierarchy's root once, v1 before v2; co-mounted controllers share one.
+    roots: tuple[Path, ...] = field(init=False, compare=False)
 
-    @property
-    def roots(self) -> tuple[Path, ...]:
-        """Each hierarchy's root once, v1 before v2; co-mounted controllers share one."""
-        roots = list(dict.fromkeys(self.controllers.values()))
-        if self.unified is not None:
-            roots.append(self.unified)
-        return tuple(roots)
+    def __post_init__(self) -> None:
+        unified = () if self.unified is None else (self.unified,)
+        object.__setattr__(self, "roots", (*dict.fromkeys(self.controllers.values()), *unified))
 
 
 @dataclass(frozen=True, slots=True)

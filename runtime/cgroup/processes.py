@@ -19,8 +19,15 @@ _KILL_ROUNDS: Final = 100
 _PF_EXITING: Final = 0x4  # include/linux/sched.h, field 9 of /proc/PID/stat
 
 
-def bottom_up(directory: Path) -> Iterator[str]:
+def bottom_up(directory: str | Path) -> Iterator[str]:
     """The directory and those below it, the innermost first; none if it is not there."""
+    try:
+        alone = os.stat(directory).st_nlink == 2  # a walk would look at each file in it
+    except OSError:
+        return
+    if alone:
+        yield os.fspath(directory)
+        return
     for below, _, _ in os.walk(directory, topdown=False):
         yield below
 

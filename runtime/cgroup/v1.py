@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydock.runtime.cgroup.aliases import shares_of_weight, weight_of_shares
 from pydock.runtime.cgroup.devices import DEFAULT, DeviceRule, allow_by_files, allow_by_program
+from pydock.runtime.cgroup.entry import Entry
 from pydock.runtime.cgroup.formats import (
     IO_KEYS,
     PAGE,
@@ -34,8 +35,9 @@ from pydock.runtime.cgroup.formats import (
     parse_size,
     parse_weight,
 )
-from pydock.runtime.cgroup.group import Cgroup, Entry
+from pydock.runtime.cgroup.group import Cgroup
 from pydock.runtime.cgroup.kernelfile import read_text, write_text
+from pydock.runtime.cgroup.processes import bottom_up
 from pydock.runtime.cgroup.v1stat import io_stat, memory_stat, throttling
 from pydock.runtime.cgroup.v2 import refuse_amount, refuse_cpu_max, refuse_cpuset
 from pydock.runtime.errors import Busy, Failed
@@ -98,19 +100,19 @@ class V1Cgroup(Cgroup):
         }
         return {name: entry for name, (controller, file, entry) in table.items() if self._has(controller, file)}
 
-    def _prepare(self, fresh: frozenset[Path]) -> None:
+    def _prepare(self, fresh: frozenset[str]) -> None:
         cpuset = self.layout.controllers.get("cpuset")
-        if cpuset is not None and cpuset / self.path in fresh:
+        if cpuset is not None and f"{cpuset}/{self.path}" in fresh:
             for file in ("cpuset.cpus", "cpuset.mems"):  # empty at first, and nothing can run there until they are not
                 write_text(self._path("cpuset", file), self._parent_cpuset(file), file)
-        devices = self.layout.controllers.get("devices")
-        if (self.unified if devices is None else devices / self.path) in fresh:
+        devices = self.layout.controllers.get("devices", self.layout.unified)
+        if f"{devices}/{self.path}" in fresh:
             self.allow_devices(DEFAULT)
 
     def oom_kills(self) -> int:
         # v1 counts a kill only in the process's own cgroup
         found = 0
-        for directory, _, _ in os.walk(self._path("memory", ".")):
+        for directory in bottom_up(self._path("memory", ".")):
             found += flat(read_text(os.path.join(directory, "memory.oom_control"), "memory.oom_control")).get(
                 "oom_kill", 0
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pydock.runtime.cgroup.devices import DEFAULT, DeviceRule, allow_by_program
+from pydock.runtime.cgroup.entry import Entry
 from pydock.runtime.cgroup.formats import (
     cpu_share,
     flat,
@@ -23,7 +24,7 @@ from pydock.runtime.cgroup.formats import (
     parse_size,
     parse_weight,
 )
-from pydock.runtime.cgroup.group import Cgroup, Entry
+from pydock.runtime.cgroup.group import Cgroup
 from pydock.runtime.cgroup.kernelfile import read_text, write_text
 from pydock.runtime.errors import Invalid
 
@@ -74,7 +75,7 @@ class V2Cgroup(Cgroup):
             )
         return entries
 
-    def _prepare(self, fresh: frozenset[Path]) -> None:
+    def _prepare(self, fresh: frozenset[str]) -> None:
         allow_by_program(self.directories[0], DEFAULT)
 
     def oom_kills(self) -> int:

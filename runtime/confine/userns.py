@@ -8,7 +8,7 @@ have the container's own (``pydock.overlay.composing``), so a range is a matter 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -91,12 +91,16 @@ def _ranges(path: Path) -> Iterable[tuple[int, int]]:
             yield int(fields[1]), int(fields[2])
 
 
-def in_force(setting: str | None, identity: str, ranges: Ranges, others: Mapping[str, str | None]) -> IdMap | None:
-    """What *setting* means for the container *identity*; None without a user namespace. *others* are those of all containers."""
+def in_force(
+    setting: str | None, identity: str, ranges: Ranges, others: Callable[[], Mapping[str, str | None]]
+) -> IdMap | None:
+    """What *setting* means for the container *identity*; None without a user namespace. *others* gives those of all containers."""
     if not setting or setting == HOST:
         return None
     if setting != AUTO:
         return explicit(setting)
-    fixed = [explicit(each) for name, each in others.items() if name != identity and each and each not in (HOST, AUTO)]
+    fixed = [
+        explicit(each) for name, each in others().items() if name != identity and each and each not in (HOST, AUTO)
+    ]
     start = ranges.claim(identity, fixed)
     return IdMap(start, start, COUNT)

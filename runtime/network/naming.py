@@ -104,7 +104,7 @@ class Naming:
         if not container.record.pid:
             return
         found = spec or container.spec
-        name, etc, place = launching.hostname(found, container.id), self.etc(found), container.runs.place().files
+        name, etc, place = launching.hostname(found, container.id), self.etc(found), container.runs.place.files
 
         def write() -> None:
             for file, text in texts(name, etc, found.hosts, found.dns).items():

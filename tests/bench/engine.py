@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from peers import MEMORY, PIDS
+from pydock.runtime import syscalls
 
 
 class Engine:
@@ -19,6 +20,9 @@ class Engine:
         self.tree = directory / "mnt"
         self._options = f"root={directory / 'root'},run={directory / 'run'},cgroup_parent={parent}"
         self.tree.mkdir()
+        run = directory / "run"
+        run.mkdir()
+        syscalls.mount("none", str(run), "tmpfs", 0, "mode=700")  # as /run is
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -41,6 +45,7 @@ class Engine:
             self._process.wait(60)
         finally:
             self._process.kill()
+            syscalls.umount2(str(self.directory / "run"), syscalls.MNT_DETACH)
 
     def kill(self) -> None:
         """kill -9 of pydockd."""

@@ -72,4 +72,4 @@ def test_a_range_that_is_kept_is_not_given_again(etc: Path) -> None:
     [(None, None), ("", None), ("host", None), ("7:8:9", IdMap(7, 8, 9)), ("auto", IdMap(589824, 589824, COUNT))],
 )
 def test_what_is_in_force(etc: Path, setting: str | None, expected: IdMap | None) -> None:
-    assert in_force(setting, "a", Ranges(etc), {"a": setting, "b": "host"}) == expected
+    assert in_force(setting, "a", Ranges(etc), lambda: {"a": setting, "b": "host"}) == expected
