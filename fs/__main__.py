@@ -144,7 +144,7 @@ class Daemon:
                 mountpoint=self.mountpoint,
                 log_max=options.log_max,
                 hierarchy=self.hierarchy,
-                images=Library(self.store, self.host),
+                images=Library(self.store, self.host, options.root / "places"),
                 attachments=Attachments(NetworkStore(options.root / "networks", events, settler, options.addressing)),
                 volumes=VolumeStore(options.root / "volumes", options.run / "empty", events, settler),
                 events=events,

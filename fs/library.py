@@ -15,6 +15,7 @@ from pydock.overlay.errors import OverlayError
 from pydock.overlay.host import HostImage
 from pydock.overlay.manifest import Healthcheck
 from pydock.overlay.store import Store
+from pydock.runtime.changes import DIRECTORIES, FILES
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Defaults, Source
 from pydock.runtime.shifting import Shift
@@ -23,11 +24,22 @@ log = logging.getLogger("pydockd")
 
 
 class Library:
-    """The store as the runtime's source of root file systems (``pydock.runtime.engine.Images``)."""
+    """The store as the runtime's source of root file systems (``pydock.runtime.engine.Images``).
 
-    def __init__(self, store: Store, host: HostImage) -> None:
+    *places*, made here, is a layer below all others of a container: what is mounted on in every one is there then, and need not be
+    made in each writable layer, which takes a start longer than to mount on it.
+    """
+
+    def __init__(self, store: Store, host: HostImage, places: Path | None = None) -> None:
         self._store = store
         self._host = host
+        self._below: tuple[Path, ...] = ()
+        if places is not None:
+            try:
+                _make_places(places)
+                self._below = (places,)
+            except OSError as error:
+                log.warning("%s can't be made, and is done without: %s", places, error.strerror)
 
     def find(self, reference: str) -> Source:
         if reference == host.NAME:
@@ -64,7 +76,7 @@ class Library:
         lower = [Path(layer) for layer in layers if layer.startswith("/")]
         parts = dict(layer.split(":", 1) for layer in layers if not layer.startswith("/"))
         if not parts and shift is None:
-            return mount.union(lower, upper, work)
+            return mount.union(lower if upper is None else [*self._below, *lower], upper, work)
         if parts and not lower[0].is_dir():
             self._host.make()
         shown = None if shift is None else composing.Shift(shift.userns, shift.ids.uid, shift.ids.gid)
@@ -74,6 +86,16 @@ class Library:
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:
         return mount.clone(fd, attributes=attributes)
+
+
+def _make_places(directory: Path) -> None:
+    for place in DIRECTORIES:
+        (directory / place[1:]).mkdir(parents=True, exist_ok=True)
+    for place in FILES:
+        file = directory / place[1:]
+        file.parent.mkdir(exist_ok=True)
+        if not file.exists():
+            file.touch()
 
 
 def chains(containers: Iterable[Container]) -> frozenset[str]:

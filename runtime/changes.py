@@ -24,17 +24,11 @@ from pydock.runtime.spec import Spec
 from pydock.runtime.volumes import Tmpfs, Volume
 
 Kind = Literal["A", "C", "D"]
+#: Directories and files that are mounted on in every container.
+DIRECTORIES: Final = ("/proc", "/sys", "/dev")
+FILES: Final = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 #: Where pydock itself makes an empty file or directory, to mount on it.
-MOUNTED: Final = (
-    "/proc",
-    "/sys",
-    "/dev",
-    "/etc/hostname",
-    "/etc/hosts",
-    "/etc/resolv.conf",
-    "/run/secrets",
-    "/sbin/docker-init",
-)
+MOUNTED: Final = (*DIRECTORIES, *FILES, "/run/secrets", "/sbin/docker-init")
 _BELOW: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _OPAQUE: Final = "trusted.overlay.opaque"
 _CHUNK: Final = 2048  # bytes of a path that are resolved at once: all of it may be longer than PATH_MAX

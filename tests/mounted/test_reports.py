@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine
 
 Make = Callable[..., Path]
 STATS = (
@@ -22,6 +30,22 @@ def test_a_container_that_did_nothing_has_changed_nothing(make: Make, tmp_path: 
     assert (c / "changes").read_text() == ""
     run(c)
     assert (c / "changes").read_text() == ""
+
+
+@pytest.mark.parametrize("kept", ["", "etc/passwd"], ids=["bare", "etc"])
+def test_a_run_leaves_nothing_in_the_writable_layer(engine: Engine, make: Make, tmp_path: Path, kept: str) -> None:
+    """What is mounted on in every container is below its image, also below one that has no such directory."""
+    (tmp_path / "bin").mkdir()
+    shutil.copy("/bin/busybox", tmp_path / "bin/true")
+    if kept:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / kept).write_text("x:x:0:0::/:/bin/true\n")
+    c = make(image=str(tmp_path), command="/bin/true")
+    run(c)
+    assert os.listdir(engine.root / "containers" / (c / "id").read_text().strip() / "upper") == []
+    assert (c / "changes").read_text() == ""
+    assert sorted(os.listdir(c / "rootfs")) == ["bin", "dev", "etc", "proc", "sys"]
+    assert sorted(os.listdir(tmp_path)) == (["bin", "etc"] if kept else ["bin"])
 
 
 def test_what_a_container_changed_is_told_by_kind(make: Make) -> None:
