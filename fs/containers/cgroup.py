@@ -80,17 +80,27 @@ def _entry(cgroup: Cgroup, name: str, *, listed: bool) -> Entry[C]:
     )
 
 
+_PATH: Final[Entry[C]] = Value(name="path", show=lambda c: c.container.cgroup.path, doc=DOCS["path"])
+#: The table of cgroups with these names, in that order: a machine's have them all.
+_known: dict[tuple[str, ...], tuple[Entry[C], ...]] = {}
+
+
+def _table(cgroup: Cgroup) -> tuple[Entry[C], ...]:
+    names = cgroup.names()
+    found = _known.get(names)
+    if found is None:
+        aliases = [name for name in sorted(cgroup.aliases()) if name not in names]
+        rows = [
+            *(_entry(cgroup, name, listed=True) for name in names),
+            *(_entry(cgroup, name, listed=False) for name in aliases),
+        ]
+        found = _known[names] = (_PATH, *rows)
+    return found
+
+
 def cgroup_directory(subject: C) -> Directory:
     """The directory of *subject*'s cgroup."""
-    cgroup = subject.container.cgroup
-    path: Entry[C] = Value(
-        name="path",
-        show=lambda c: c.container.cgroup.path,
-        doc=DOCS["path"],
-    )
-    names = cgroup.names()
-    rows = [path, *(_entry(cgroup, name, listed=True) for name in names)]
-    rows += [_entry(cgroup, name, listed=False) for name in sorted(cgroup.aliases()) if name not in names]
-    directory = Directory("cgroup", None, subject, rows, prefix="cgroup/")  # type: ignore[arg-type]
+    table = _table(subject.container.cgroup)
+    directory = Directory("cgroup", None, subject, table, prefix="cgroup/")  # type: ignore[arg-type]
     directory.scratchable = True
     return directory

@@ -6,6 +6,7 @@ it, one a container. Everything blocks, for milliseconds. See cgroups(7).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
@@ -122,6 +123,10 @@ class Hierarchy:
             if root == self.layout.controllers.get("cpuset"):
                 for file in ("cpuset.cpus", "cpuset.mems"):  # empty at first, which allows no process
                     write_text(directory / file, read_text(directory.parent / file), file)
+                with contextlib.suppress(
+                    OSError
+                ):  # those below have them from the beginning then, which takes half a write
+                    write_text(directory / "cgroup.clone_children", "1")
 
     def _hand_down(self, path: str) -> None:
         """v2: enable every controller that *path* has for its children."""

@@ -104,7 +104,8 @@ class V1Cgroup(Cgroup):
         cpuset = self.layout.controllers.get("cpuset")
         if cpuset is not None and f"{cpuset}/{self.path}" in fresh:
             for file in ("cpuset.cpus", "cpuset.mems"):  # empty at first, and nothing can run there until they are not
-                write_text(self._path("cpuset", file), self._parent_cpuset(file), file)
+                if not self._get("cpuset", file):  # the parent has no cgroup.clone_children
+                    self._put("cpuset", file, self._parent_cpuset(file))
         devices = self.layout.controllers.get("devices", self.layout.unified)
         if f"{devices}/{self.path}" in fresh:
             self.allow_devices(DEFAULT)
