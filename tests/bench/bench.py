@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from engine import Engine, put
 from images import Images
-from networks import Networks
-from peers import bundle
+from networks import Networks, Podman, Processes
+from peers import MEMORY, PIDS, bundle
 from pydock.runtime import syscalls
 from timing import alternate, rows, timed
 
@@ -50,6 +50,18 @@ def new_bundle(name: str, *command: str) -> Path:
     return bundle(DIRECTORY / name, ROOTFS, *command, parent=PARENT)
 
 
+@contextlib.contextmanager
+def in_memory(name: str, size: str) -> Iterator[Path]:
+    """A directory for a store that no disk disturbs."""
+    place = DIRECTORY / name
+    place.mkdir()
+    syscalls.mount("none", str(place), "tmpfs", 0, f"size={size}")
+    try:
+        yield place
+    finally:
+        syscalls.umount2(str(place), syscalls.MNT_DETACH)
+
+
 def starts(engine: Engine) -> None:
     """A start, and the shell's whole cycle."""
     path = new_bundle("true", "true")
@@ -74,11 +86,17 @@ def starts(engine: Engine) -> None:
     def cycle() -> None:
         subprocess.run(["sh", "-c", CYCLE], check=True, stdin=subprocess.DEVNULL, cwd=engine.tree)
 
-    rows(
-        "the shell's whole cycle: mkdir, 5 settings, start, wait, rmdir",
-        alternate(ROUNDS, **{"pydock cycle": lambda: timed(cycle)}, **peers),
-        "1/15 of docker run --rm, 1/10 of podman run --rm (not measured here)",
-    )
+    with in_memory("podman", "1g") as place, contextlib.closing(Processes()) as processes:
+        podman = Podman(place, processes)
+        podman.load(engine)
+        limits = ("--memory", str(MEMORY), "--pids-limit", str(PIDS))
+        words = ("run", "--rm", "--network", "none", *limits, "busybox", "true")
+        peers["podman run --rm"] = lambda: timed(lambda: podman(*words))
+        rows(
+            "the shell's whole cycle: mkdir, 5 settings, start, wait, rmdir",
+            alternate(ROUNDS, **{"pydock cycle": lambda: timed(cycle)}, **peers),
+            "1/10 of podman run --rm (1/15 of docker run --rm, not measured here)",
+        )
 
 
 def execs(engine: Engine) -> None:
@@ -245,29 +263,19 @@ def status_files(engine: Engine) -> None:
 
 def images(engine: Engine) -> None:
     """Images, with another engine, whose store is in memory as the peers' are."""
-    place = DIRECTORY / "memory"
-    place.mkdir()
-    syscalls.mount("none", str(place), "tmpfs", 0, "size=6g")
-    try:
+    with in_memory("images", "6g") as place:
         own = Engine(place, f"{PARENT}/images")
         own.start()
         try:
             Images(own, place, ROUNDS).run()
         finally:
             own.end()
-    finally:
-        syscalls.umount2(str(place), syscalls.MNT_DETACH)
 
 
 def networks(engine: Engine) -> None:
     """Networks; podman's store is in memory."""
-    place = DIRECTORY / "podman"
-    place.mkdir()
-    syscalls.mount("none", str(place), "tmpfs", 0, "size=1g")
-    try:
+    with in_memory("networks", "1g") as place:
         Networks(engine, place, ROUNDS).run()
-    finally:
-        syscalls.umount2(str(place), syscalls.MNT_DETACH)
 
 
 def clear_cgroups() -> None:

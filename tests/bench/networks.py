@@ -59,8 +59,8 @@ class Processes:
         assert process.stdout.readline(), words
         return process
 
-    def end(self) -> None:
-        """All of them."""
+    def close(self) -> None:
+        """End all of them."""
         for process in self._running:
             process.kill()
             process.wait()
@@ -139,6 +139,7 @@ class Podman:
     def __init__(self, directory: Path, processes: Processes) -> None:
         self.machine = new_place(processes)
         self._processes = processes
+        self._directory = directory
         self._command = (
             *("podman", "--root", f"{directory}/store", "--runroot", f"{directory}/run"),
             *("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "none"),
@@ -147,6 +148,12 @@ class Podman:
 
     def __call__(self, *words: str) -> str:
         return self.machine.say(*self._command, *words).strip()
+
+    def load(self, engine: Engine) -> None:
+        """Give it the engine's busybox."""
+        archive = self._directory / "busybox.tar"
+        archive.write_bytes((engine.tree / "images/busybox:latest/archive.tar").read_bytes())
+        self("load", "-q", "-i", str(archive))
 
     def container(self, name: str, *options: str) -> Place:
         """One that sleeps."""
@@ -188,14 +195,12 @@ class Networks:
                 self._podman("rm", "--all", "--force", "--time", "0")
             self._clear()
             network.rmdir()
-            self._processes.end()
+            self._processes.close()
 
     def _with_podman(self) -> Podman | None:
         """None where its networks can't run."""
         podman = Podman(self._directory, self._processes)
-        archive = self._directory / "busybox.tar"
-        archive.write_bytes((self._engine.tree / "images/busybox:latest/archive.tar").read_bytes())
-        podman("load", "-q", "-i", str(archive))
+        podman.load(self._engine)
         try:
             podman("network", "create", "front")
             podman("run", "--rm", "--network", "front", "-p", "18080:80", "busybox", "true")
