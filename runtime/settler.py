@@ -48,6 +48,7 @@ class Settler:
         self._writing = threading.Lock()  # of the files; taken before the other
         self._unsettled: dict[Path, str] = {}
         self._size = 0
+        self._shortened = False  # and nobody has had the disk told
         self._load()
 
     def _load(self) -> None:
@@ -58,6 +59,8 @@ class Settler:
         for line in data[: self._size].splitlines():
             try:
                 path, text = json.loads(line)
+                if not isinstance(text, str):
+                    raise TypeError("the text is none")
                 self._unsettled[self._root / path] = text
             except (ValueError, TypeError) as error:
                 log.error("%s: a line can't be read: %s", self._file, error)
@@ -168,6 +171,7 @@ class Settler:
         if self._size:
             os.ftruncate(self._fd, 0)
             self._size = 0
+            self._shortened = True
 
     def _begin_anew(self) -> None:
         """There is always something unsettled: without the lines that are."""
@@ -175,6 +179,7 @@ class Settler:
         os.close(self._fd)
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
+        self._shortened = True
 
     def _open(self) -> int:
         return os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -213,11 +218,13 @@ class Settler:
                 self.owe(save)
         paths, self._paths = self._paths, set()
         if self._unsettled:
-            paths.add(self._file)  # else a loss of power could bring a line back that is out of date
             try:
                 await trio.to_thread.run_sync(self._write_out)
             except OSError:
                 self._wake.set()
+        if self._shortened:  # else a loss of power could bring a line back that is out of date
+            self._shortened = False
+            paths.add(self._file)
         if paths:
             await trio.to_thread.run_sync(_sync, paths)
 

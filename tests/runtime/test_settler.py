@@ -71,7 +71,7 @@ def test_a_line_that_a_loss_of_power_has_torn_is_none(settler: Settler, tmp_path
     assert Settler(tmp_path).read(tmp_path / "d/x") == "three"
 
 
-@pytest.mark.parametrize("line", [b"", b"[]", b"1", b"null", b'["d/x"]', b"[1, 2]", b"\xff", b"{"])
+@pytest.mark.parametrize("line", [b"", b"[]", b"1", b"null", b'["d/x"]', b"[1, 2]", b'["d/x", 2]', b"\xff", b"{"])
 def test_a_line_that_can_t_be_read_costs_no_other(settler: Settler, tmp_path: Path, line: bytes) -> None:
     settler.replace(tmp_path / "d/x", "one")
     with open(settler._file, "ab") as file:
@@ -218,6 +218,21 @@ async def test_the_end_settles_what_is_left(tmp_path: Path, settled: list[set[Pa
         assert settled == []
         nursery.cancel_scope.cancel()
     assert settled == [{tmp_path}]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_that_lines_have_gone_is_settled_as_well(
+    tmp_path: Path, settled: list[set[Path]], monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    settler = Settler(tmp_path)
+    settler.replace(tmp_path / "x", "one")
+    if at_once:
+        monkeypatch.setattr(settler_, "_ROOM", 1 << 60)
+    await settler.keep(tmp_path / "x", "two")
+    await settler.settle()
+    await settler.settle()
+    assert settled == [{tmp_path / "x", tmp_path / "unsettled"}]
+    assert (tmp_path / "x").read_text() == "two"
 
 
 async def test_it_settles_by_itself(tmp_path: Path, settled: list[set[Path]]) -> None:
