@@ -209,12 +209,17 @@ class Monitor(Server):
         if not self.upgrade_wanted:
             self.later(_BEHIND, functools.partial(self.zygotes.provide, launch))
 
-    def _listen_to(self, starting: Starting) -> None:
-        """Reads what the child says; at the end of that it either runs its program or has failed."""
+    def _listen_to(self, starting: Starting, *, ended: bool = False) -> None:
+        """Reads what the child says; at the end of that it either runs its program or has failed.
+
+        When it has *ended* itself, that is all: another child, which was born while the pipe was open here, may not have closed it yet.
+        """
         while True:
             try:
                 data = os.read(starting.pipe, _PIPE_BYTES)
             except BlockingIOError:
+                if ended:
+                    break
                 self._prepare_answer(starting)
                 return
             if not data:
@@ -321,7 +326,7 @@ class Monitor(Server):
             for zygote in list(self.births):
                 self._await_birth(zygote)
             if seen.si_pid in self.starting:
-                self._listen_to(self.starting[seen.si_pid])
+                self._listen_to(self.starting[seen.si_pid], ended=True)
             pid, status, usage = os.wait4(seen.si_pid, 0)
             self.failed.discard(pid)
             item = self.alive.pop(pid, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -125,6 +126,27 @@ def test_a_start_that_hangs_holds_up_no_other(containers, run: Path) -> None:
     wire.close_all(fds)
     assert answer["warnings"] == []
     assert containers.status(slow) == 0
+
+
+def test_an_exit_is_told_though_another_has_its_pipe_open(containers, run: Path) -> None:
+    """As a child has that was born in between, until it closes what is not its own."""
+    fifo = run / "hangs"
+    os.mkfifo(fifo)
+    name = containers.begin("sh", "-c", "exit 3", cgroups=(str(fifo),))
+    with open(fifo, "rb") as reader:
+        pids = Path(f"/proc/{containers.monitor.pid}/task/{containers.monitor.pid}/children").read_text().split()
+        held = []
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError):  # a zygote that has just served
+                for fd in Path(f"/proc/{pid}/fd").iterdir():
+                    if os.readlink(fd).startswith("pipe:"):
+                        held.append(os.open(fd, os.O_WRONLY))
+        assert held
+        assert reader.read() == b"0"
+    try:
+        assert os.waitstatus_to_exitcode(containers.status(name)) == 3
+    finally:
+        wire.close_all(held)
 
 
 def test_fifty_starts_at_once_all_arrive(containers) -> None:
