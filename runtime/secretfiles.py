@@ -171,6 +171,9 @@ class SecretFiles:
         mount = (await self._engine.keeper.get(self.key)).get(_KEPT)
         if mount is not None:
             self._take(mount)
+            for name in os.listdir(self._root):  # what a death has left half written, and the container sees
+                if name.startswith("."):
+                    os.unlink(name, dir_fd=self._root)
 
     async def agree(self) -> None:
         """After pydockd's own restart: have the container that runs see them, if the death came before that."""

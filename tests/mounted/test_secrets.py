@@ -114,6 +114,22 @@ def test_it_survives_a_kill_and_an_end_of_the_engine(own_engine: Engine, running
     assert (inside(c) / "s").read_text() == "two"
 
 
+def test_what_a_death_has_left_half_written_goes(own_engine: Engine) -> None:
+    own_engine.sh(
+        "mkdir containers/c; cd containers/c; echo busybox > image; echo sleep 1000 > command; echo x > secrets/s; echo start > ctl"
+    )
+    c = own_engine.tree / "containers/c"
+    assert own_engine.process is not None
+    for fd in Path(f"/proc/{own_engine.process.pid}/fd").iterdir():
+        if fd.is_dir() and os.listdir(fd) == ["s"]:
+            (fd / ".t.new").write_text("half")
+            break
+    assert sorted(os.listdir(inside(c))) == [".t.new", "s"]
+    own_engine.kill()
+    own_engine.start()
+    assert os.listdir(inside(c)) == ["s"]
+
+
 def test_it_goes_with_the_container(make: Make) -> None:
     c = make()
     (c / "secrets/s").write_text("x")
