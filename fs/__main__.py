@@ -104,6 +104,8 @@ class Daemon:
                 await self._work(events, settler, attending)
                 attending.cancel_scope.cancel()
         finally:
+            with trio.CancelScope(shield=True):
+                await settler.settle()
             settler.close()
             events.close()
         if not self._alive:

@@ -207,6 +207,7 @@ class Containers:
     async def _rename_network(self, name: str, new: str) -> None:
         for container in tuple(self):
             await container.configuration.rename_network(name, new)
+        await self._settle_renaming()
         await self.engine.attachments.store.renamed(name)
 
     def volume_users(self, name: str) -> tuple[str, ...]:
@@ -226,7 +227,12 @@ class Containers:
     async def _rename_volume(self, name: str, new: str) -> None:
         for container in tuple(self):
             await container.configuration.rename_volume(name, new)
+        await self._settle_renaming()
         await trio.to_thread.run_sync(self.engine.volumes.renamed)
+
+    async def _settle_renaming(self) -> None:
+        """Settings that name what has been renamed are on the disk before the note of that goes, which finishes it after a death."""
+        await self.engine.settler.settle()
 
     # after a death
 

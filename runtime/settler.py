@@ -1,10 +1,10 @@
 """What was acknowledged outlives any process at once, and a loss of power some time behind the reply.
 
 A change of a small file is a line at the end of one file, ``unsettled``, which takes ten microseconds where replacing a file takes
-hundreds and starts I/O. The files themselves are written, and fsync(2) done, in batches behind the replies: files whole by
-rename(2), then the directory's entry, so that a loss of power may take seconds but nothing is ever half written. After a death the
-lines tell what the files do not yet. While the disk is about to be full there are no lines: files are replaced at once, so that who
-asks is told.
+hundreds and starts I/O. The files themselves are written, and fsync(2) done, in batches behind the replies: the lines first, then
+the files, whole by rename(2), then the directory's entry, so that a loss of power may take seconds but nothing is ever half written.
+After a death the lines tell what the files do not yet. While the disk is about to be full there are no lines: files are replaced at
+once, so that who asks is told.
 
 A line is a JSON array: the path below the root directory, and the text.
 """
@@ -47,8 +47,9 @@ class Settler:
         self._lines = threading.Lock()  # of what follows
         self._writing = threading.Lock()  # of the files; taken before the other
         self._unsettled: dict[Path, str] = {}
+        self._loose: set[Path] = set()  # that were written at once
         self._size = 0
-        self._shortened = False  # and nobody has had the disk told
+        self._failing = False
         self._load()
 
     def _load(self) -> None:
@@ -64,7 +65,7 @@ class Settler:
                 self._unsettled[self._root / path] = text
             except (ValueError, TypeError) as error:
                 log.error("%s: a line can't be read: %s", self._file, error)
-        if self._unsettled:
+        if self._size:
             self._wake.set()
 
     def close(self) -> None:
@@ -140,25 +141,34 @@ class Settler:
         """Have the files tell it all: no line is left."""
         for path, text in self._unsettled.items():
             _write(path, text)
+        self._loose |= self._unsettled.keys()
         self._unsettled = {}
         self._cut()
 
-    def _write_out(self) -> None:
-        """Have the files tell what the lines do, which then go. Others may come in between."""
+    def _settle(self, paths: set[Path]) -> None:
+        """Have the files tell what the lines do, and the disk both them and *paths*; then those lines go. Others may come in between.
+
+        The lines are on the disk before the files change, and stay until those are: whatever a loss of power leaves of a file, a line
+        tells it. That earlier lines have gone is on the disk by then, too.
+        """
         with self._writing:
+            os.fsync(self._fd)
             with self._lines:
                 batch = dict(self._unsettled)
+                loose, self._loose = self._loose, set()
             done: dict[Path, str] = {}
             wrong: list[OSError] = []
             for path, text in batch.items():
                 try:
-                    _write(path, text)
+                    if path in self._unsettled:  # else it has been forgotten meanwhile
+                        _write(path, text)
                     done[path] = text
                 except OSError as error:
                     wrong.append(error)
+            _sync(paths | loose | done.keys())
             with self._lines:
                 for path, text in done.items():
-                    if path in self._unsettled and self._unsettled[path] is text:
+                    if self._unsettled.get(path) is text:
                         del self._unsettled[path]
                 if not self._unsettled:
                     self._cut()
@@ -171,15 +181,14 @@ class Settler:
         if self._size:
             os.ftruncate(self._fd, 0)
             self._size = 0
-            self._shortened = True
 
     def _begin_anew(self) -> None:
         """There is always something unsettled: without the lines that are."""
-        replace(self._file, b"".join(self._line(*item) for item in self._unsettled.items()).decode())
-        os.close(self._fd)
-        self._fd = self._open()
-        self._size = os.fstat(self._fd).st_size
-        self._shortened = True
+        lines = b"".join(self._line(*item) for item in self._unsettled.items())
+        replace(self._file, lines.decode())
+        before, self._fd = self._fd, self._open()
+        os.close(before)
+        self._size = len(lines)
 
     def _open(self) -> int:
         return os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -217,16 +226,21 @@ class Settler:
             except OSError:
                 self.owe(save)
         paths, self._paths = self._paths, set()
-        if self._unsettled:
-            try:
-                await trio.to_thread.run_sync(self._write_out)
-            except OSError:
-                self._wake.set()
-        if self._shortened:  # else a loss of power could bring a line back that is out of date
-            self._shortened = False
-            paths.add(self._file)
-        if paths:
-            await trio.to_thread.run_sync(_sync, paths)
+        if not (paths or self._size):
+            return
+        try:
+            await trio.to_thread.run_sync(self._settle, paths)
+        except OSError as error:
+            if not self._failing:
+                log.error("what was changed can't be written yet: %s: %s", error.filename, error.strerror)
+            self._failing = True
+            self._paths |= paths
+            self._wake.set()
+        except BaseException:
+            self._paths |= paths  # the last one does it
+            raise
+        else:
+            self._failing = False
 
 
 def _write(path: Path, text: str) -> None:

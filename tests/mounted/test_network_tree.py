@@ -210,6 +210,7 @@ def test_a_rename_that_a_death_has_cut_short_is_done_to_its_end(own_engine: Engi
     a, b = running(own_engine.tree, "a", "front"), running(own_engine.tree, "b", "front")
     before = (a / "address").read_text()
     kept = own_engine.root / "containers" / (b / "id").read_text().strip() / "spec.toml"
+    own_engine.settled()
     own_engine.kill()
     syscalls.umount2(str(own_engine.tree), syscalls.MNT_DETACH)
     (own_engine.root / "networks/.renaming").write_text(json.dumps({"from": "front", "to": "edge"}))

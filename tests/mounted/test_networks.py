@@ -487,6 +487,7 @@ def test_a_change_that_a_death_has_cut_short_is_done_to_its_end(own_engine: Engi
     ):
         (a / name).write_text(text)
     document = own_engine.root / "containers" / (a / "id").read_text().strip() / "spec.toml"
+    own_engine.settled()
     own_engine.kill()
     text = document.read_text()
     document.write_text(text.replace('    "front",\n', "").replace("8080", "8081"))  # kept, and then it died

@@ -160,7 +160,7 @@ def test_whenever_it_dies_the_last_acknowledged_text_is_there(
 
     def settle() -> None:
         while not over.is_set():
-            settler._write_out()
+            settler._settle(set())
 
     threads = [threading.Thread(target=write, args=(index,)) for index in range(3)] + [threading.Thread(target=settle)]
     for thread in threads:
@@ -220,19 +220,42 @@ async def test_the_end_settles_what_is_left(tmp_path: Path, settled: list[set[Pa
     assert settled == [{tmp_path}]
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-async def test_that_lines_have_gone_is_settled_as_well(
-    tmp_path: Path, settled: list[set[Path]], monkeypatch: pytest.MonkeyPatch, at_once: bool
+async def test_lines_go_when_the_disk_has_them_and_then_the_files(
+    settler: Settler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settler = Settler(tmp_path)
-    settler.replace(tmp_path / "x", "one")
-    if at_once:
-        monkeypatch.setattr(settler_, "_ROOM", 1 << 60)
-    await settler.keep(tmp_path / "x", "two")
+    seen: list[tuple[str, int]] = []
+    sync, write, settle = os.fsync, settler_._write, settler_._sync
+
+    def note(what: str) -> None:
+        seen.append((what, lines(settler)))
+
+    monkeypatch.setattr(os, "fsync", lambda fd: (sync(fd), note("fsync"))[0])
+    monkeypatch.setattr(settler_, "_write", lambda path, text: (write(path, text), note(f"write {path.name}"))[0])
+    monkeypatch.setattr(settler_, "_sync", lambda paths: (settle(paths), note(f"sync {len(paths)}"))[0])
+    settler.replace(tmp_path / "d/x", "one")
+    settler.replace(tmp_path / "d/y", "two")
+    await settler.settle()  # of what nobody has touched: a death has left it
+    files = [("fsync", 2)] * 3  # those and their directory
+    assert seen == [("fsync", 2), ("write x", 2), ("write y", 2), *files, ("sync 2", 2)]
+    assert lines(settler) == 0
+
+
+async def test_what_was_written_at_once_beside_another_is_settled(
+    settler: Settler, tmp_path: Path, settled: list[set[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settler.replace(tmp_path / "d/x", "one")
+    monkeypatch.setattr(settler_, "_ROOM", 1 << 60)
+    await settler.keep(tmp_path / "d/y", "two")
     await settler.settle()
     await settler.settle()
-    assert settled == [{tmp_path / "x", tmp_path / "unsettled"}]
-    assert (tmp_path / "x").read_text() == "two"
+    assert settled == [{tmp_path / "d/x", tmp_path / "d/y"}]
+
+
+async def test_lines_of_what_has_gone_go(settler: Settler, tmp_path: Path) -> None:
+    settler.replace(tmp_path / "d/x", "secret")
+    settler.forget(tmp_path / "d")
+    await settler.settle()
+    assert (lines(settler), os.listdir(tmp_path / "d")) == (0, [])
 
 
 async def test_it_settles_by_itself(tmp_path: Path, settled: list[set[Path]]) -> None:
