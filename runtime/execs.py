@@ -336,7 +336,8 @@ class Execs:
             self._by_name[record.name] = Exec(self._container, record, directory)
 
     def _make(self, made: Exec) -> None:
-        made.directory.mkdir(parents=True, mode=0o700)
+        self._directory.mkdir(mode=0o700, exist_ok=True)  # and nothing above it, which may be about to go
+        made.directory.mkdir(mode=0o700)
         for name in ("log", "log.index"):
             (made.directory / name).touch(mode=0o600)
         self._container.engine.settler.replace(made.directory / "state.json", printed(kept(made.record)))
