@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterable
@@ -76,13 +77,22 @@ class Library:
         lower = [Path(layer) for layer in layers if layer.startswith("/")]
         parts = dict(layer.split(":", 1) for layer in layers if not layer.startswith("/"))
         if not parts and shift is None:
-            return mount.union(lower if upper is None else [*self._below, *lower], upper, work)
+            return self._union(lower, upper, work)
         if parts and not lower[0].is_dir():
             self._host.make()
         shown = None if shift is None else composing.Shift(shift.userns, shift.ids.uid, shift.ids.gid)
         return composing.compose(
             lower, upper, work, parts={key: Path(path) for key, path in parts.items()}, shift=shown
         )
+
+    def _union(self, lower: list[Path], upper: Path | None, work: Path | None) -> int:
+        if upper is not None and self._below:
+            try:
+                return mount.union([*self._below, *lower], upper, work)
+            except OSError as error:
+                if error.errno != errno.ELOOP:  # a directory that holds all of ours, as / does: layers may not overlap
+                    raise
+        return mount.union(lower, upper, work)
 
     def clone(self, fd: int, *, attributes: int = 0) -> int:
         return mount.clone(fd, attributes=attributes)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -252,3 +253,16 @@ def test_its_containers_are_linked(make: Make, tree: Path) -> None:
     assert (link / "id").read_text() == (c / "id").read_text()
     (c / "image").write_text("/usr")
     assert not link.exists()
+
+
+def test_a_directory_that_holds_the_engine_s_own_is_an_image(engine: Engine, make: Make) -> None:
+    """Layers may not overlap: the one with the places to mount on is left out."""
+    program = engine.directory / "bin/true"
+    program.parent.mkdir()
+    try:
+        shutil.copy("/bin/busybox", program)
+        c = make(image=str(engine.directory), command="/bin/true")
+        (c / "ctl").write_text("start")
+        assert (c / "wait").read_text() == "0\n"
+    finally:
+        shutil.rmtree(program.parent)
