@@ -42,9 +42,9 @@ class Runs:
         """Start it, with the lock; the outcome in words."""
         container = self._container
         container.record.leaving = False
-        if container.spec.image is None:
+        image = container.spec.image
+        if image is None:
             raise Invalid(f"{container.name} has no image: write one into image first")
-        source = container.source(container.spec.image)
         if not container.cgroup.exists():  # no disk is asked
             await trio.to_thread.run_sync(self._make_cgroup)
         if frozen(container.cgroup):  # by somebody's hand, or a death: what is born in it would never run
@@ -52,6 +52,7 @@ class Runs:
         given = await self._look_up()
 
         async def prepare(stack: ExitStack, aside: Aside) -> tuple[plain.Launch, list[int]]:
+            source = container.source(image)
             if container.spec.volumes:  # which may be filled from the image
                 await container.root.union(source)
                 await container.volumes.claim(container.spec.volumes)

@@ -136,10 +136,11 @@ def _spare_from_oom_killer() -> None:
 class Peer:
     """One client's connection."""
 
-    __slots__ = ("assembler", "queue", "sock")
+    __slots__ = ("assembler", "awaited", "queue", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.awaited = 0  # what the selector watches it for
         self.assembler = wire.Assembler()
         self.queue: deque[wire.Packet] = deque()
 
@@ -291,9 +292,7 @@ class Server:
         peer = Peer(sock)
         self._served = True
         self.peers.add(peer)
-        self._selector.register(sock, _READ, peer)
-        if self._paused:
-            self._register(peer)
+        self._register(peer)
 
     def _serve(self, peer: Peer, mask: int) -> None:
         if mask & _WRITE:
@@ -355,18 +354,21 @@ class Server:
 
     def _register(self, peer: Peer) -> None:
         wanted = (0 if self._paused else _READ) | (_WRITE if peer.queue else 0)
-        registered = peer.sock in self._selector.get_map()
-        if registered and wanted:
-            self._selector.modify(peer.sock, wanted, peer)
-        elif registered:
+        if wanted == peer.awaited:
+            return
+        if not wanted:
             self._selector.unregister(peer.sock)
-        elif wanted:
+        elif peer.awaited:
+            self._selector.modify(peer.sock, wanted, peer)
+        else:
             self._selector.register(peer.sock, wanted, peer)
+        peer.awaited = wanted
 
     def _drop(self, peer: Peer) -> None:
         self.peers.discard(peer)
-        with contextlib.suppress(KeyError):
+        if peer.awaited:
             self._selector.unregister(peer.sock)
+            peer.awaited = 0
         peer.assembler.close()
         while peer.queue:
             peer.queue.popleft().close()
