@@ -152,10 +152,10 @@ class Settler:
         tells it. That earlier lines have gone is on the disk by then, too.
         """
         with self._writing:
-            os.fsync(self._fd)
             with self._lines:
                 batch = dict(self._unsettled)
                 loose, self._loose = self._loose, set()
+            os.fsync(self._fd)
             done: dict[Path, str] = {}
             wrong: list[OSError] = []
             for path, text in batch.items():
