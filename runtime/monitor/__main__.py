@@ -86,7 +86,7 @@ class Monitor(Server):
             os.makedirs(f"{options.run}/{name}", mode=0o700, exist_ok=True)
         if options.state is not None:
             self._restore(options.state)
-        self.signalled()  # those that ended while this process was not listening to SIGCHLD
+        self.later(0, self.signalled)  # those that ended while this process was not listening to SIGCHLD
         self.later(0, functools.partial(self.zygotes.provide, ahead.MOST))
 
     def idle(self) -> bool:
@@ -105,7 +105,7 @@ class Monitor(Server):
                 return {}, [userspace.make((first, second, count))]
             case "list":
                 alive = list(self.alive.values())
-                return {"alive": [list(item) for item in alive]}, [syscalls.pidfd_open(item.pid) for item in alive]
+                return {"alive": [list(item) for item in alive]}, _pidfds(alive)
             case "forget":
                 forget_exit(self.options.run, wire.text(message, "id"), wire.number(message, "pid"))
                 return {}
@@ -194,6 +194,8 @@ class Monitor(Server):
         except OSError as error:
             self._replenish(starting.launch)
             self.fail(starting.peer, starting.seq, error.errno or errno.EIO, error.strerror or str(error), "set up")
+            if self.upgrade_wanted:
+                self.later(0, self._upgrade)
 
     def _born(self, starting: Starting, pid: int) -> None:
         # A zombie has a start time too, and it is not reaped before it is known as one of ours.
@@ -279,18 +281,17 @@ class Monitor(Server):
             self.later(0, self._upgrade)
 
     def _begin_visit(self, pid: str, peer: Peer, seq: object, task: visit.Task, fds: list[int]) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        ends: tuple[int, ...] = ()
         try:
+            ends = reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             if syscalls.clone3(0, signal.SIGCHLD) == 0:
                 visit.run(task, fds, writer)
         except OSError as error:
-            os.close(reader)
+            wire.close_all((*ends, *fds))
             self.fail(peer, seq, error.errno or errno.EIO, error.strerror or str(error), "change mounts")
             self._end_visit(pid)
             return
-        finally:
-            os.close(writer)
-            wire.close_all(fds)
+        wire.close_all((writer, *fds))
         said = bytearray()
 
         def listen() -> None:
@@ -322,16 +323,18 @@ class Monitor(Server):
                 return
             if seen is None:
                 return
-            # While it is a zombie its pid is its own: what it said is heard, and its pidfd opened, before the reap.
+            # While it is a zombie its pid is its own: what it said is heard, and its pidfd opened, before the reap. What goes wrong
+            # with one keeps no other from being reaped.
             for zygote in list(self.births):
-                self._await_birth(zygote)
+                self._guard(functools.partial(self._await_birth, zygote))
             if seen.si_pid in self.starting:
-                self._listen_to(self.starting[seen.si_pid], ended=True)
+                self._guard(functools.partial(self._listen_to, self.starting[seen.si_pid], ended=True))
             pid, status, usage = os.wait4(seen.si_pid, 0)
             self.failed.discard(pid)
             item = self.alive.pop(pid, None)
             if item is not None:
-                self._tell(Exit(item.id, pid, status, time.time_ns(), usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
+                times = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
+                self._guard(functools.partial(self._tell, Exit(item.id, pid, status, time.time_ns(), *times)))
 
     def _tell(self, gone: Exit) -> None:
         try:
@@ -361,6 +364,18 @@ class Monitor(Server):
             values = json.load(file)
         self.alive = {pid: Alive(name, pid, starttime) for name, pid, starttime in values["alive"]}
         self.failed = set(values["failed"])
+
+
+def _pidfds(alive: list[Alive]) -> list[int]:
+    """One of each; OSError, and none is left open."""
+    made: list[int] = []
+    try:
+        for item in alive:
+            made.append(syscalls.pidfd_open(item.pid))
+    except BaseException:
+        wire.close_all(made)
+        raise
+    return made
 
 
 if __name__ == "__main__":
