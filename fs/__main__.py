@@ -116,8 +116,8 @@ class Daemon:
         containers: Containers | None = None
 
         async def monitor_connected(link: Link, fresh: bool) -> None:
-            if fresh and containers is not None:
-                containers.monitor_died()
+            if containers is not None:
+                (containers.monitor_died if fresh else containers.take_missed)()
 
         async def logger_connected(link: Link, fresh: bool) -> None:
             if fresh and containers is not None:

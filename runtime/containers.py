@@ -19,7 +19,7 @@ from typing import Final
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.container import Container
-from pydock.runtime.engine import Engine
+from pydock.runtime.engine import Engine, persistently
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound, PydockError
 from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
@@ -340,14 +340,19 @@ class Containers:
     async def take_exits(self) -> None:
         """Take note of every exit that the monitor tells, until cancelled."""
         async for gone in self.engine.monitor.exits:
-            process = self._process(gone.id)
-            if process is not None:
-                self._exited(process, gone)
-            else:
-                await self.engine.monitor.forget(gone.id, gone.pid)
+            self._take(gone)
 
-    def _exited(self, process: Process, gone: Exit) -> None:
-        self.engine.spawn(lambda: process.exited(gone.status, gone.time, gone.pid))
+    def take_missed(self) -> None:
+        """Those that the monitor noted while nobody was connected to it. What was told already does no harm."""
+        for gone in read_exits(str(self.engine.run)) if self.engine.adopted.is_set() else ():
+            self._take(gone)
+
+    def _take(self, gone: Exit) -> None:
+        process = self._process(gone.id)
+        if process is not None:
+            self.engine.spawn(lambda: process.exited(gone.status, gone.time, gone.pid))
+        else:
+            self.engine.spawn(lambda: persistently(lambda: self.engine.monitor.forget(gone.id, gone.pid)))
 
     def monitor_died(self) -> None:
         """Its children are orphans now: an exit it had noted counts, the others are watched by pidfd."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pydock.runtime import wire
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -224,3 +228,22 @@ def test_a_record_that_is_broken_keeps_nobody_from_starting(own_engine: Engine, 
     (broken / "spec.toml").write_text("")
     own_engine.start()
     assert os.listdir(own_engine.tree / "containers") == ["c"]
+
+
+def test_an_exit_between_two_connections_to_the_monitor_is_taken_note_of(own_engine: Engine) -> None:
+    c = start(own_engine, "c", "sleep 1000")
+    pid = int((c / "pid").read_text())
+    assert own_engine.process is not None
+    own_engine.process.send_signal(signal.SIGSTOP)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as monitor:
+            monitor.connect(f"{own_engine.run}/monitor.sock")
+            wire.send(monitor, {"do": "upgrade", "seq": 1})
+            with suppress(wire.Closed, ConnectionError):
+                while True:
+                    wire.receive(monitor)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: any((own_engine.run / "exits").iterdir()))
+    finally:
+        own_engine.process.send_signal(signal.SIGCONT)
+    assert wait(c) == "137\n"
