@@ -9,6 +9,7 @@ changes, and waiters wake, only when the log is complete and the exit code is ke
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -16,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Final, Protocol
 
 import trio
@@ -28,8 +28,8 @@ from pydock.runtime.formats import now
 from pydock.runtime.monitor.client import Started
 from pydock.runtime.monitor.launch import Launch
 from pydock.runtime.monitor.protocol import Exit, start_time
-from pydock.runtime.procfs import boot_id, pid_of, stat_of
-from pydock.runtime.record import Life, RecordFile, Run, State
+from pydock.runtime.procfs import boot_id, born, pid_of
+from pydock.runtime.record import Life, RecordFile, Run, State, lives
 from pydock.runtime.streams import Streams
 from pydock.runtime.tasks import side_by_side
 
@@ -129,7 +129,7 @@ class Process:
 
         A start that was begun is carried through. *prepare* calls ``streams.open_pipes`` before it returns.
         """
-        self._starting, self._early, self._born = True, {}, trio.Event()
+        self._starting, self._early, self._born, self._born_pid = True, {}, trio.Event(), 0
         monitors = self.engine.monitors
         try:
             with ExitStack() as stack:
@@ -147,7 +147,8 @@ class Process:
         self.down = trio.Event()
         self.pidfd = started.pidfd
         self._record.take(running)
-        await self._file.save()  # which it mostly is by now
+        with trio.CancelScope(shield=True):  # it runs: its end must be taken note of whoever gives up now
+            await self._file.keep()  # which it mostly is by now
         self._owner.began()
         self._starting = False
         self.streams.listen()
@@ -160,8 +161,10 @@ class Process:
         return started.warnings
 
     async def born(self) -> int:
-        """Its process id as soon as it is there, while it is being started: it waits for its launch then."""
+        """Its process id as soon as it is there, while it is being started: it waits for its launch then. ESRCH when there is none."""
         await self._born.wait()
+        if not self._born_pid:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         return self._born_pid
 
     async def _launch(
@@ -178,10 +181,11 @@ class Process:
         born = trio.Event()
 
         def on_birth(pid: int, starttime: int) -> None:
-            runs.append(Run(pid, starttime, boot_id(), now()))
-            born.set()
             self._born_pid = pid
             self._born.set()
+            if pid:
+                runs.append(Run(pid, starttime, boot_id(), now()))
+                born.set()
 
         async def aside(call: Callable[[], Awaitable[None]]) -> None:
             try:
@@ -212,8 +216,7 @@ class Process:
                         nursery.cancel_scope.cancel()
         if failures:
             for started in results:
-                syscalls.pidfd_send_signal(started.pidfd, signal.SIGKILL)
-                os.close(started.pidfd)
+                await _kill(started.pidfd)
             raise failures[0]
         return results[0], runs[0]
 
@@ -377,18 +380,10 @@ class Process:
         self.down.set()
 
 
-def born(starttime: int) -> int:
-    """When a process came into being whose field 22 in /proc/PID/stat is *starttime*: in ns since the epoch, to the tick."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    return now() - clock_gettime_ns(CLOCK_BOOTTIME) + starttime * 1_000_000_000 // ticks
-
-
-def lives(record: Life) -> bool:
-    """Whether the process of *record* is still that process."""
-    if record.boot != boot_id():
-        return False
-    try:
-        _, fields = stat_of(record.pid)
-    except OSError:
-        return False
-    return int(fields[19]) == record.starttime and fields[0] not in ("Z", "X")
+async def _kill(pidfd: int) -> None:
+    """End what was started, and nobody is to hear of; *pidfd* is closed."""
+    with suppress(ProcessLookupError):
+        syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
+    with trio.move_on_after(GRACE, shield=True):
+        await trio.lowlevel.wait_readable(pidfd)
+    os.close(pidfd)

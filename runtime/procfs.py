@@ -7,7 +7,9 @@ not be UTF-8, and have carriage returns, brackets, and whatever looks like a lin
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
 
 
 @functools.cache
@@ -53,3 +55,9 @@ def mounts_of(pid: int) -> set[int]:
         return {int(line.split(" ", 1)[0]) for line in lines_of(pid, "mountinfo") if line}
     except OSError:
         return set()
+
+
+def born(starttime: int) -> int:
+    """When a process came into being whose field 22 in /proc/PID/stat is *starttime*: in ns since the epoch, to the tick."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return time_ns() - clock_gettime_ns(CLOCK_BOOTTIME) + starttime * 1_000_000_000 // ticks

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import trio
 from pydock.runtime.formats import now
+from pydock.runtime.procfs import boot_id, stat_of
 from pydock.runtime.settler import Settler
 from pydock.runtime.state import printed
 
@@ -79,6 +80,17 @@ class Run:
     starttime: int
     boot: str
     started: int
+
+
+def lives(record: Life) -> bool:
+    """Whether the process of *record* is still that process."""
+    if record.boot != boot_id():
+        return False
+    try:
+        _, fields = stat_of(record.pid)
+    except OSError:
+        return False
+    return int(fields[19]) == record.starttime and fields[0] not in ("Z", "X")
 
 
 @functools.cache

@@ -64,14 +64,21 @@ class Monitor:
         """``start`` of what *prepare* gives, while the child already comes into being as *first* tells (see ``Launch.rest``),
         whose own descriptors are *fds*.
 
-        *born* is called with its number and start time before it runs its program, *terminal* with the master of its terminal,
-        which is the receiver's to close; the program runs when that has returned. If *prepare* raises, nothing has been
-        started, and that error is raised. Shield this from cancellation.
+        *born* is called with its number and start time before it runs its program, with zeros when there will be none; *terminal*
+        with the master of its terminal, which is the receiver's to close; the program runs when that has returned. If *prepare* raises,
+        nothing has been started, and that error is raised. Shield this from cancellation.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         results: list[tuple[Message, list[int]]] = []
         failures: list[Exception] = []
-        self._born[first.id] = born
+        is_born = False
+
+        def heard(pid: int, starttime: int) -> None:
+            nonlocal is_born
+            is_born = True
+            born(pid, starttime)
+
+        self._born[first.id] = heard
 
         async def send_rest() -> None:
             with ours:
@@ -81,10 +88,10 @@ class Monitor:
                     if terminal is not None and (master := await _terminal_of(ours)) is not None:
                         await terminal(master)
                         wire.send(ours, {})
-                except BrokenPipeError:
+                except ConnectionError:
                     pass  # the child has failed already: the answer tells how
                 except Exception as error:
-                    failures.insert(0, error)
+                    failures.append(error)
 
         try:
             async with trio.open_nursery() as nursery:
@@ -95,6 +102,8 @@ class Monitor:
                         results.append(await self._requester.request(asked, [*fds, theirs.fileno()]))
                 except Exception as error:
                     failures.append(error)
+                    if not is_born:
+                        born(0, 0)  # what is being prepared may wait for it
         finally:
             del self._born[first.id]
         if failures:
@@ -134,7 +143,7 @@ async def _terminal_of(sock: socket.socket) -> int | None:
     await trio.lowlevel.wait_readable(sock)
     try:
         _, (master,) = wire.receive(sock)
-    except wire.Closed:
+    except (wire.Closed, ConnectionError):
         return None
     return master
 
