@@ -48,10 +48,10 @@ class Partial:
         if left > self.total:
             self.clear()
             return
+        self._resumed = left > 0  # before anybody can take it for what has just come
         while data := os.pread(self._fd, CHUNK, self.size):
             self._hash.update(data)
             self.size += len(data)
-        self._resumed = self.size > 0
 
     def clear(self) -> None:
         """Begin anew: what is there is not what it should be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -82,6 +83,23 @@ def test_a_follower_gets_what_comes(partials: Partials) -> None:
     partial.finish()
     thread.join(60)
     assert b"".join(taken) == DATA
+
+
+def test_what_was_left_is_in_doubt_before_it_counts(partials: Partials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that comes while it is read must not take it for what has just come."""
+    partials.path(DIGEST).write_bytes(b"x" * 10)
+    partial = new(partials)
+    seen: list[tuple[int, bool]] = []
+    read = os.pread
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        seen.append((partial.size, partial.doubtful))
+        return read(fd, size, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", pread)
+        partial.resume()
+    assert seen == [(0, True), (10, True)]
 
 
 def test_a_follower_of_a_resumed_one_waits_until_it_is_trusted(partials: Partials) -> None:
