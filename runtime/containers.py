@@ -151,9 +151,9 @@ class Containers:
 
     async def _clear(self, container: Container, trash: Path, give_back: Callable[[], Awaitable[None]]) -> None:
         with trio.move_on_after(GRACE, shield=True):
+            await give_back()  # first, as somebody may want that address at once
             await container.root.close()
             await container.secrets.forget()
-            await give_back()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(remove_tree, trash)
 
