@@ -123,9 +123,8 @@ def test_a_limit_that_is_not_among_the_settings_yet_is_not_in_force_after_a_deat
     small_engine.sh("cd containers; mkdir c; echo 77 > c/cgroup/pids.max")
     spec = (c / "spec.toml").read_text()
     with small_engine.filled(room=32768):  # files are replaced at once
-        os.mkfifo(
-            small_engine.root / "containers" / (c / "id").read_text().strip() / "spec.toml.new"
-        )  # nobody reads it
+        kept = small_engine.root / "containers" / (c / "id").read_text().strip()
+        os.mkfifo(kept / "spec.toml.new")  # nobody reads it
         writer = subprocess.Popen(["sh", "-c", f"echo 99 > {c}/cgroup/pids.max"], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while (c / "cgroup/pids.max").read_text() != "99\n":
