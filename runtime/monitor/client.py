@@ -41,7 +41,7 @@ class Monitor:
         """Takes an event of the companion."""
         if message.get("event") == "exit":
             self._gone.send_nowait(exit_from(message))
-        elif message.get("event") == "born" and (born := self._born.get(wire.text(message, "id"))) is not None:
+        elif message.get("event") == "born" and (born := self._born.pop(wire.text(message, "id"), None)) is not None:
             born(wire.number(message, "pid"), wire.number(message, "starttime"))
 
     async def start(self, launch: Launch, fds: Sequence[int]) -> Started:
@@ -71,14 +71,7 @@ class Monitor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         results: list[tuple[Message, list[int]]] = []
         failures: list[Exception] = []
-        is_born = False
-
-        def heard(pid: int, starttime: int) -> None:
-            nonlocal is_born
-            is_born = True
-            born(pid, starttime)
-
-        self._born[first.id] = heard
+        self._born[first.id] = born
 
         async def send_rest() -> None:
             with ours:
@@ -102,10 +95,10 @@ class Monitor:
                         results.append(await self._requester.request(asked, [*fds, theirs.fileno()]))
                 except Exception as error:
                     failures.append(error)
-                    if not is_born:
+                    if self._born.pop(first.id, None) is not None:
                         born(0, 0)  # what is being prepared may wait for it
         finally:
-            del self._born[first.id]
+            self._born.pop(first.id, None)
         if failures:
             raise failures[0]
         return _started(*results[0])
