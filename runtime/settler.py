@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from pydock.runtime.state import parsed, replace
+from pydock.runtime.state import read_json, replace
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +110,7 @@ class Settler:
 
     def read_json(self, path: Path) -> dict[str, object] | None:
         """The object that it holds; None when there is none or it is not an object."""
-        try:
-            return parsed(self.read(path))
-        except (FileNotFoundError, ValueError):
-            return None
+        return read_json(path, self.read)
 
     def _note(self, path: Path, text: str) -> bool:
         """A line more, with ``_lines``, if there is room for it, and for what it tells."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -39,17 +39,12 @@ def printed(value: Mapping[str, object]) -> str:
     return json.dumps(value) + "\n"
 
 
-def read_json(path: Path) -> dict[str, object] | None:
-    """The object in *path*; None when there is none or it is not an object."""
+def read_json(path: Path, read: Callable[[Path], str] = Path.read_text) -> dict[str, object] | None:
+    """The object in *path*, as *read* reads it; None when there is none or it is not an object."""
     try:
-        return parsed(path.read_text())
+        value = json.loads(read(path))
     except (FileNotFoundError, ValueError):
         return None
-
-
-def parsed(text: str) -> dict[str, object] | None:
-    """The object that *text* is; None when it is another value, ValueError when it is none."""
-    value = json.loads(text)
     return value if isinstance(value, dict) else None
 
 
