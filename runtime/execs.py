@@ -296,12 +296,12 @@ class Execs:
             if found.alive:
                 raise Busy(f"{name} is {found.record.state}: kill it first")
             trash = self._directory / f".trash-{found.record.id}"
-            await trio.to_thread.run_sync(os.rename, found.directory, trash)
+            await trio.to_thread.run_sync(self._take_away, found.directory, trash)
             del self._by_name[name]
             found.removed = True
             found.process.tell_end()
         found._publish("remove")
-        self._container.engine.spawn(lambda: trio.to_thread.run_sync(self._clear, found.directory, trash))
+        self._container.engine.spawn(lambda: trio.to_thread.run_sync(self._clear, trash))
 
     async def rename(self, name: str, new: str) -> None:
         """mv."""
@@ -342,10 +342,14 @@ class Execs:
             (made.directory / name).touch(mode=0o600)
         self._container.engine.settler.replace(made.directory / "state.json", printed(kept(made.record)))
 
-    def _clear(self, directory: Path, trash: Path | None = None) -> None:
+    def _take_away(self, directory: Path, trash: Path) -> None:
+        os.rename(directory, trash)
+        self._container.engine.settler.forget(directory)
+
+    def _clear(self, directory: Path) -> None:
         self._container.engine.settler.forget(directory)
         with suppress(OSError):
-            shutil.rmtree(directory if trash is None else trash)
+            shutil.rmtree(directory)
 
 
 def _record_of(values: dict[str, object]) -> ExecRecord:

@@ -123,9 +123,8 @@ class Hierarchy:
             if root == self.layout.controllers.get("cpuset"):
                 for file in ("cpuset.cpus", "cpuset.mems"):  # empty at first, which allows no process
                     write_text(directory / file, read_text(directory.parent / file), file)
-                with contextlib.suppress(
-                    OSError
-                ):  # those below have them from the beginning then, which takes half a write
+                # Those below have them from the beginning then.
+                with contextlib.suppress(OSError):
                     write_text(directory / "cgroup.clone_children", "1")
 
     def _hand_down(self, path: str) -> None:

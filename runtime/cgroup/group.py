@@ -45,9 +45,7 @@ class Cgroup(ABC):
         self.path = path
         self.above = above
         self.layout = layout
-        self.places = tuple(
-            f"{root}/{path}" for root in layout.roots
-        )  # its directories: to join paths takes pathlib long
+        self.places = tuple(f"{root}/{path}" for root in layout.roots)  # its directories; pathlib takes long to join
         self.unified: Path | None = None if layout.unified is None else layout.unified / path
         self.written: dict[str, str] = dict(written)
         self._known: set[str] = set()  # files that the kernel has in it, and so in each cgroup below
