@@ -26,6 +26,7 @@ from pydock.fs.errors import leaves
 from pydock.fs.imagefiles import Images
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.images import collect, images_directory, prune_images
+from pydock.fs.intake import taking_in
 from pydock.fs.library import Library, chains, recover
 from pydock.fs.mounting import (
     locked,
@@ -301,6 +302,7 @@ class Daemon:
                 serving.start_soon(self._end)
                 log.info("pydock %s serves %s", version(), self.mountpoint)
                 tell_ready()
+                pyfuse3.trio = taking_in()  # type: ignore[attr-defined]
                 await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
                 serving.cancel_scope.cancel()
         finally:
