@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.metadata
 import os
 import platform
@@ -53,6 +54,7 @@ Every file is described in INTERFACE.rst, ways to use them in COOKBOOK.rst.
 """
 
 
+@functools.cache
 def version() -> str:
     """The version of the installed package."""
     return importlib.metadata.version("pydockfs")
