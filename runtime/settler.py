@@ -96,6 +96,44 @@ class Settler:
             await trio.to_thread.run_sync(self.replace, path, text)
         self.touched(path)
 
+    def create(self, path: Path, text: str) -> None:
+        """``replace`` of a file that is new: it is there at once, for who lists its directory."""
+        with self._writing:
+            replace(path, text)
+            self._note_new(path, text)
+
+    def rename(self, path: Path, new: Path) -> None:
+        """*path* is *new* from now on, with what it holds; OSError when it stays. ``touched`` has to follow."""
+        with self._writing:
+            text = self.read(path)
+            replace(path, text)
+            os.rename(path, new)
+            self._drop(path)
+            self._note_new(new, text)
+
+    def remove(self, path: Path) -> None:
+        """*path* is no more; OSError when it stays."""
+        with self._writing:  # else it may be written once more
+            path.unlink()
+            self._drop(path)
+
+    def forget_removed(self, directory: Path) -> None:
+        """After a death: what lines tell of files in *directory* that are not there is of the past."""
+        with self._lines:
+            gone = [path for path in self._unsettled if path.parent == directory and not path.exists()]
+        for path in gone:
+            self._drop(path)
+
+    def _note_new(self, path: Path, text: str) -> None:
+        """It holds that already: of another that was called so there may be a line left, which must not tell this one."""
+        with self._lines:
+            if not self._note(path, text):
+                self._write_all()
+
+    def _drop(self, path: Path) -> None:
+        with self._lines:
+            self._unsettled.pop(path, None)
+
     def forget(self, directory: Path) -> None:
         """*directory* is no more, nor what was to be written in it."""
         with self._lines:

@@ -267,3 +267,61 @@ async def test_it_settles_by_itself(tmp_path: Path, settled: list[set[Path]]) ->
             await trio.testing.wait_all_tasks_blocked(0.001)
         nursery.cancel_scope.cancel()
     assert settled == [{tmp_path}]
+
+
+# files that come, go and get other names by themselves
+
+
+def test_what_is_created_is_there_at_once(settler: Settler, tmp_path: Path) -> None:
+    settler.create(tmp_path / "d/x", "one")
+    assert (tmp_path / "d/x").read_text() == "one"
+    settler.replace(tmp_path / "d/x", "two")
+    assert Settler(tmp_path).read(tmp_path / "d/x") == "two"
+
+
+def test_what_is_created_after_another_was_removed_is_not_told_by_its_lines(settler: Settler, tmp_path: Path) -> None:
+    x = tmp_path / "d/x"
+    settler.create(x, "one")
+    settler.replace(x, "one, changed")
+    settler.remove(x)
+    assert not x.exists()
+    settler.create(x, "two")
+    assert (settler.read(x), Settler(tmp_path).read(x)) == ("two", "two")
+
+
+@pytest.mark.usefixtures("full")
+def test_nor_where_there_is_no_room_for_a_line(settler: Settler, tmp_path: Path) -> None:
+    settler.create(tmp_path / "d/x", "one")
+    assert (lines(settler), Settler(tmp_path).read(tmp_path / "d/x")) == (0, "one")
+
+
+async def test_what_was_removed_is_not_written_again(settler: Settler, tmp_path: Path) -> None:
+    x = tmp_path / "d/x"
+    settler.create(x, "one")
+    settler.replace(x, "two")
+    settler.remove(x)
+    after = Settler(tmp_path)
+    after.forget_removed(tmp_path / "d")
+    for each in (settler, after):
+        await each.settle()
+        assert not x.exists()
+
+
+def test_what_stays_when_it_was_to_be_removed_keeps_its_line(settler: Settler, tmp_path: Path) -> None:
+    settler.replace(tmp_path / "d/x", "one")  # there is no file yet
+    with pytest.raises(FileNotFoundError):
+        settler.remove(tmp_path / "d/x")
+    assert settler.read(tmp_path / "d/x") == "one"
+
+
+async def test_what_is_renamed_takes_along_what_is_told_of_it(settler: Settler, tmp_path: Path) -> None:
+    x, y = tmp_path / "d/x", tmp_path / "d/y"
+    settler.create(y, "another")
+    settler.remove(y)
+    settler.create(x, "one")
+    settler.replace(x, "two")
+    settler.rename(x, y)
+    assert settler.read(y) == Settler(tmp_path).read(y) == "two"
+    settler.create(x, "a new one")
+    await settler.settle()
+    assert (x.read_text(), y.read_text()) == ("a new one", "two")
