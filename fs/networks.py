@@ -18,7 +18,7 @@ from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockErro
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network.addresses import parse_address, parse_mtu, parse_subnet
 from pydock.runtime.network.container import settled
-from pydock.runtime.network.store import NetworkRecord
+from pydock.runtime.network.record import NetworkRecord
 from pydock.runtime.network.words import DEFAULT, HOST, NONE
 
 

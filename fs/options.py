@@ -19,7 +19,7 @@ from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_limit, print_limit, quote
 from pydock.runtime.network.addresses import parse_address, parse_mtu, parse_subnet
 from pydock.runtime.network.etc import parse_server
-from pydock.runtime.network.store import Addressing
+from pydock.runtime.network.record import Addressing
 from pydock.runtime.spec import place_in
 
 CONFIGURATION: Final = Path("/etc/pydock.toml")

@@ -16,7 +16,8 @@ from pydock.runtime.network.addresses import Network, check_free
 from pydock.runtime.network.links import End, Pair
 from pydock.runtime.network.pool import Pool
 from pydock.runtime.network.ports import Claims, Port
-from pydock.runtime.network.store import BRIDGE, Lease, NetworkRecord, NetworkStore, link_name
+from pydock.runtime.network.record import BRIDGE, Lease, NetworkRecord, link_name
+from pydock.runtime.network.store import NetworkStore
 from pydock.runtime.network.tables import PATIENCE, Other, Tables, hold
 from pydock.runtime.network.words import DEFAULT, Membership
 from pydock.runtime.tasks import nothing

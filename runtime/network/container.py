@@ -18,7 +18,7 @@ from pydock.runtime.network.attaching import Attachments, Leases, shown
 from pydock.runtime.network.links import Pair
 from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
-from pydock.runtime.network.store import Lease, NetworkRecord, link_name
+from pydock.runtime.network.record import Lease, NetworkRecord, link_name
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership, is_alone, is_shared, joined, memberships
 from pydock.runtime.sharing import Find
 from pydock.runtime.tasks import nothing, side_by_side

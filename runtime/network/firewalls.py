@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 from pydock.runtime.network import nftables
-from pydock.runtime.network.store import NetworkRecord
+from pydock.runtime.network.record import NetworkRecord
 
 _FIREWALLD: Final = ("inet", "firewalld")
 _MAY: Final = "may drop what containers send and get"

@@ -10,7 +10,7 @@ import trio
 from pydock.runtime import launching
 from pydock.runtime.names.client import Called, Described, Names
 from pydock.runtime.network.etc import Etc, texts
-from pydock.runtime.network.store import NetworkRecord
+from pydock.runtime.network.record import NetworkRecord
 from pydock.runtime.network.words import HOST, Membership, joined, memberships
 
 if TYPE_CHECKING:

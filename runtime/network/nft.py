@@ -17,7 +17,7 @@ from typing import Final
 
 from pydock.runtime.network import loopback
 from pydock.runtime.network.ports import DNS, Port
-from pydock.runtime.network.store import NetworkRecord
+from pydock.runtime.network.record import NetworkRecord
 
 _PORT: Final = "{}meta l4proto {{ tcp, udp, sctp }} dnat {} to {}meta l4proto . th dport map @{}"
 _LOOKUPS: Final = (

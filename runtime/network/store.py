@@ -6,22 +6,19 @@ of containers that name it, and stay theirs until they name it no more: an addre
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
-from pydock.runtime.errors import Busy, Exists, Forbidden, Invalid, NotFound
+from pydock.runtime.errors import Busy, Exists, Forbidden, NotFound
 from pydock.runtime.events import Events
 from pydock.runtime.formats import checked_name, now, quote
 from pydock.runtime.network import links
 from pydock.runtime.network.addresses import (
     Address,
-    Interface,
     Network,
     check_free,
     first_address,
@@ -29,131 +26,25 @@ from pydock.runtime.network.addresses import (
     free_subnet,
     free_subnet6,
     ip_address,
-    ip_interface,
     ip_network,
     large_subnet,
     mac_of,
-    parse_address,
 )
+from pydock.runtime.network.record import Addressing, Lease, NetworkRecord
 from pydock.runtime.network.versions import has_ipv6
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership
 from pydock.runtime.settler import Settler
-from pydock.runtime.state import clear_halves, printed, read_json, replace, replace_json
+from pydock.runtime.state import clear_halves, printed, read_json, replace_json
 
 _SUFFIX: Final = ".json"
-BRIDGE: Final = "pd-"
 _RENAMING: Final = ".renaming"
-
-
-@dataclass(slots=True)
-class Lease:
-    """What a container has in a network: addresses without bits, and a hardware address."""
-
-    addresses: list[str]
-    mac: str
-
-
-@dataclass(frozen=True, slots=True)
-class Addressing:
-    """What the default network is to have, as far as somebody has said it; an empty *subnet6* is none."""
-
-    subnet: str = ""
-    gateway: str = ""
-    subnet6: str | None = None
-    gateway6: str = ""
-    mtu: int = 0
-
-    def settings(self) -> dict[str, object]:
-        """As those of a network."""
-        found: dict[str, object] = {}
-        for subnet, gateway, key in (
-            (self.subnet or None, self.gateway, "gateway"),
-            (self.subnet6, self.gateway6, "gateway6"),
-        ):
-            if subnet is not None:
-                first = str(first_address(ip_network(subnet))) if subnet else ""
-                found |= {key.replace("gateway", "subnet"): subnet, key: gateway or first}
-        return found | ({"mtu": self.mtu} if self.mtu else {})
-
-
-@dataclass(slots=True)
-class NetworkRecord:
-    """One network. *subnet6* is empty on a machine without IPv6. *files* are the modes, owners and times of its files in the tree."""
-
-    name: str
-    id: str
-    created: int
-    subnet: str
-    gateway: str
-    subnet6: str = ""
-    gateway6: str = ""
-    mtu: int = 0
-    internal: bool = False
-    isolate: bool = False
-    masquerade: bool = True
-    last: str = ""  # the IPv4 address that was given out last
-    leases: dict[str, Lease] = field(default_factory=dict)
-    files: dict[str, list[int | None]] = field(default_factory=dict)
-    error: str = ""
-    lock: trio.Lock = field(default_factory=trio.Lock, compare=False)
-    saving: trio.Lock = field(default_factory=trio.Lock, compare=False)
-    saved: str = field(default="", compare=False, repr=False)  # what is on disk
-
-    @property
-    def bridge(self) -> str:
-        """The name of its link."""
-        return f"{BRIDGE}{self.id}"
-
-    @property
-    def subnets(self) -> tuple[Network, ...]:
-        """Of both IP versions, as far as it has them."""
-        return tuple(ip_network(text) for text in (self.subnet, self.subnet6) if text)
-
-    @property
-    def gateways(self) -> tuple[Interface, ...]:
-        """The bridge's own addresses."""
-        pairs = ((self.gateway, self.subnet), (self.gateway6, self.subnet6))
-        return tuple(ip_interface(f"{address}/{ip_network(subnet).prefixlen}") for address, subnet in pairs if subnet)
-
-    def interfaces(self, lease: Lease) -> tuple[Interface, ...]:
-        """A lease's addresses, with the bits of their subnets."""
-        bits = {subnet.version: subnet.prefixlen for subnet in self.subnets}
-        return tuple(ip_interface(f"{text}/{bits[ip_address(text).version]}") for text in lease.addresses)
-
-    def asked(self, wanted: Membership) -> dict[int, Address]:
-        """The addresses that *wanted* asks for, by IP version. Invalid for what no member can have, Busy for a gateway's."""
-        found: dict[int, Address] = {}
-        subnets = {subnet.version: subnet for subnet in self.subnets}
-        for text in wanted.addresses:
-            version = ip_address(text).version
-            if version not in subnets:
-                raise Invalid(f"network: {self.name} has no IPv{version}")
-            if version in found:
-                raise Invalid(f"network: {self.name}: one ip= of IPv{version} at most")
-            found[version] = parse_address(text, subnets[version], f"network: {self.name}")
-            if any(found[version] == each.ip for each in self.gateways):
-                raise Busy(f"network: {text} is the gateway of {self.name}")
-        return found
-
-    def plain(self) -> dict[str, object]:
-        """What is kept."""
-        kept = {name: getattr(self, name) for name in _KEPT}
-        return kept | {
-            "leases": {key: {"addresses": each.addresses, "mac": each.mac} for key, each in self.leases.items()}
-        }
-
-
-_KEPT: Final = (
-    *("name", "id", "created", "subnet", "gateway", "subnet6", "gateway6"),
-    *("mtu", "internal", "isolate", "masquerade", "last", "files"),
-)
 
 
 class NetworkStore:
     """Those in *directory*. *users* are the containers that name a network, *runners* those that run; what blocks is in threads."""
 
-    def __init__(self, directory: Path, events: Events, settler: Settler, default: Addressing = Addressing()) -> None:
-        self.addressing = default
+    def __init__(self, directory: Path, events: Events, settler: Settler, default: Addressing | None = None) -> None:
+        self.addressing = default or Addressing()
         self.users: Callable[[str], tuple[str, ...]] = lambda name: ()
         self.runners: Callable[[str], tuple[str, ...]] = lambda name: ()
         self.elsewhere: Callable[[], Iterable[tuple[Network, str]]] = (
@@ -191,16 +82,13 @@ class NetworkStore:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         clear_halves(self.directory)
         if (renaming := self.renaming()) is not None and self._path(renaming[0]).exists():
-            os.rename(*map(self._path, renaming))
+            self._settler.rename(*map(self._path, renaming))
+        self._settler.forget_removed(self.directory)
         for path in sorted(self.directory.glob(f"*{_SUFFIX}")):
-            values = read_json(path)
+            values = self._settler.read_json(path)
             if values is None:
                 continue
-            values["name"] = path.name.removesuffix(_SUFFIX)  # it may have been renamed
-            leases = values.pop("leases", {})
-            network = NetworkRecord(**{name: values[name] for name in _KEPT if name in values})  # type: ignore[arg-type]
-            if isinstance(leases, dict):
-                network.leases = {key: Lease(each["addresses"], each["mac"]) for key, each in leases.items()}
+            network = NetworkRecord.from_plain(values, path.name.removesuffix(_SUFFIX))  # it may have been renamed
             self._networks[network.name] = network
 
     async def create(self, name: str) -> NetworkRecord:
@@ -210,12 +98,10 @@ class NetworkStore:
             if name in self._networks or name in self._before or name in (HOST, NONE, "ports"):
                 raise Exists(f"networks/{name} exists")
             network = await trio.to_thread.run_sync(self._new, name)
+            network.saved = printed(network.plain())
+            await trio.to_thread.run_sync(self._settler.create, self._path(name), network.saved)
             self._networks[name] = network
-            try:
-                await self.save(network)
-            except BaseException:
-                del self._networks[name]
-                raise
+        self._settler.touched(self._path(name))
         self._events.publish("network", name, "create", subnet=network.subnet)
         return network
 
@@ -287,7 +173,7 @@ class NetworkStore:
                 raise Busy(f"networks/{name} is being renamed")
             async with network.saving:
                 del self._networks[name]
-                await trio.to_thread.run_sync(self._path(name).unlink)
+                await trio.to_thread.run_sync(self._settler.remove, self._path(name))
             await trio.to_thread.run_sync(links.remove_link, network.bridge)
         self._events.publish("network", name, "remove")
 
@@ -301,7 +187,7 @@ class NetworkStore:
         def move() -> None:
             replace_json(self.directory / _RENAMING, {"from": name, "to": new})
             try:
-                os.rename(self._path(name), self._path(new))
+                self._settler.rename(self._path(name), self._path(new))
             except OSError:
                 (self.directory / _RENAMING).unlink()
                 raise
@@ -312,6 +198,7 @@ class NetworkStore:
             if self._before:
                 raise Busy(f"networks/{next(iter(self._before.values())).name} is being renamed")
             await trio.to_thread.run_sync(move)
+            self._settler.touched(self._path(new))
             self._before[name] = self._networks[new] = self._networks.pop(name)
             network.name = new
         self._events.publish("network", new, "rename", before=name)
@@ -330,13 +217,12 @@ class NetworkStore:
     async def save(self, network: NetworkRecord) -> None:
         """Keep it on disk, as it is by then, unless it is; nothing when it has been removed."""
         async with network.saving:
-            path, text = self._path(network.name), printed(network.plain())
+            text = printed(network.plain())
             if self._networks.get(network.name) is not network or text == network.saved:
                 return
             network.saved = ""
-            await trio.to_thread.run_sync(replace, path, text)
+            await self._settler.keep(self._path(network.name), text)
             network.saved = text
-        self._settler.touched(path)
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}{_SUFFIX}"
@@ -389,8 +275,3 @@ class NetworkStore:
         for network in tuple(self):
             for stale in [each for each in network.leases if each not in containers]:
                 await self.forget(stale)
-
-
-def link_name(network: NetworkRecord, container: str) -> str:
-    """The machine's end of the link of *container* (its id): the same one each time."""
-    return f"pv-{hashlib.sha256(f'{network.id} {container}'.encode()).hexdigest()[:11]}"

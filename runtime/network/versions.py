@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pydock.runtime.errors import Unsupported
 
 if TYPE_CHECKING:
-    from pydock.runtime.network.store import NetworkRecord
+    from pydock.runtime.network.record import NetworkRecord
 
 _SWITCH: Final = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 

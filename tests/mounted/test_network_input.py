@@ -239,6 +239,7 @@ def test_addresses_stay_across_deaths_and_restarts_and_are_given_back_by_rmdir(o
     for key, text in (("image", "busybox"), ("command", "true"), ("network", f"n ip={address}"), ("ctl", "start")):
         (containers / "d" / key).write_text(text)
     kept = own_engine.root / "networks/n.json"
+    own_engine.settled()
     own_engine.kill()
     record = json.loads(kept.read_text())
     record["leases"]["0" * 64] = {
@@ -248,6 +249,7 @@ def test_addresses_stay_across_deaths_and_restarts_and_are_given_back_by_rmdir(o
     kept.write_text(json.dumps(record))
     syscalls.umount2(str(own_engine.tree), syscalls.MNT_DETACH)
     own_engine.start()
+    own_engine.settled()
     assert "0" * 64 not in kept.read_text()
     own_engine.clear()
     (networks / "n").rmdir()

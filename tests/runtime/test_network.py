@@ -22,7 +22,7 @@ from pydock.runtime.network.addresses import (
     pool6,
 )
 from pydock.runtime.network.container import parse, settled
-from pydock.runtime.network.store import NetworkRecord
+from pydock.runtime.network.record import NetworkRecord
 from pydock.runtime.network.words import Membership, joined, memberships
 from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec

@@ -142,3 +142,42 @@ def test_a_death_at_any_moment_of_a_change_leaves_the_filter_as_the_tree_has_it(
         (b / "ctl").write_text("kill")
     (a / "ctl").write_text("kill")
     assert (a / "ports.bound").read_text() == (b / "ports.bound").read_text() == ""
+
+
+def test_what_was_changed_in_the_last_moment_is_there_after_a_death(own_engine: Engine) -> None:
+    tree, networks = own_engine.tree, own_engine.tree / "networks"
+
+    def die() -> None:
+        own_engine.kill()
+        syscalls.umount2(str(tree), syscalls.MNT_DETACH)
+        own_engine.start()
+
+    for name, subnet in (("one", "10.71.0.0/24"), ("two", "10.72.0.0/24")):
+        (networks / name).mkdir()
+        (networks / name / "subnet").write_text(subnet)
+    c = tree / "containers/c"
+    c.mkdir()
+    for key, text in (("image", "busybox"), ("command", "sleep 1000"), ("network", "one"), ("ctl", "start")):
+        (c / key).write_text(text)
+    address = (c / "address").read_text()
+    assert address.startswith("one 10.71.0.")
+    die()
+    assert (c / "address").read_text() == address
+    (networks / "two").rmdir()
+    (networks / "one").rename(networks / "two")  # of which lines were written, too
+    address = address.replace("one ", "two ")
+    for _ in range(2):
+        assert (c / "address").read_text() == address
+        assert (networks / "two/subnet").read_text() == "10.71.0.0/24\n"
+        assert not (networks / "one").exists()
+        die()
+    (networks / "one").mkdir()
+    (networks / "one/subnet").write_text("10.73.0.0/24")
+    die()
+    assert [(networks / name / "subnet").read_text() for name in ("one", "two")] == ["10.73.0.0/24\n", "10.71.0.0/24\n"]
+    own_engine.clear()
+    for name in ("one", "two"):
+        (networks / name).rmdir()
+    die()
+    own_engine.settled()
+    assert not [name for name in os.listdir(own_engine.root / "networks") if name != "bridge.json"]
