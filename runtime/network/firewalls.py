@@ -22,6 +22,7 @@ from pydock.runtime.network.record import NetworkRecord
 
 _FIREWALLD: Final = ("inet", "firewalld")
 _MAY: Final = "may drop what containers send and get"
+_MOMENT: Final = 0.1  # seconds until a look: the start that asked for it comes first
 _PAUSE: Final = 1.0  # seconds between two looks, however many containers start
 _BASE: Final = re.compile(r"type filter hook (forward|input) priority [^;]*;( policy drop;)?")
 _JUMP: Final = re.compile(r"(?:\b(?:jump|goto)|-[jg]) (\S+)")
@@ -51,6 +52,7 @@ class Firewalls:
     async def _look_on(self) -> None:
         try:
             while self._asked:
+                await trio.sleep(_MOMENT)
                 self._asked = False
                 with suppress(OSError):  # without nftables nothing can be told; a start tells that
                     await self._look()
