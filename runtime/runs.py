@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -108,12 +109,19 @@ class Runs:
             aside(lambda: root.keep_used(sent.set))
             await sent.wait()
 
+        left: list[Callable[[], Awaitable[None]]] = []
+
+        async def publish() -> None:
+            left.append(await network.publish())
+
         if connect is nothing:  # without links the others have nothing to wait for
-            await network.publish()
+            await publish()
             await network.naming.tell()
             await make()
         else:
-            await side_by_side(connect, network.publish, network.naming.tell, make)
+            await side_by_side(connect, publish, network.naming.tell, make)
+        for call in left:  # while the program begins
+            aside(call)
         return made[0]
 
     def _prepare(

@@ -46,6 +46,7 @@ class Attachments:
         self._making = trio.Lock()
         self._filter = trio.Lock()
         self._filtered: nft.Table | None = None  # what is in force
+        self._ruled: list[tuple[object, ...]] = []  # what its rules were made of
         self._led = frozenset[Port]()  # what is published by it
 
     def _unnamed(self, name: str, words: str) -> None:
@@ -66,6 +67,7 @@ class Attachments:
     async def filter(self) -> None:
         """Have the packet filter say what the networks' records say. OSError; Taken for a port that another engine got just now."""
         async with self._filter:
+            ruled = self._rules()
             table = nft.table(self.store, self.published(), self.tables.owner, str(self.store.directory.parent))
             if table == self._filtered:
                 return
@@ -83,7 +85,14 @@ class Attachments:
             except Taken:
                 self._filtered = before
                 raise
-            self._filtered, self._led = table, led
+            self._filtered, self._ruled, self._led = table, ruled, led
+
+    def knows_networks(self) -> bool:
+        """Whether the packet filter has the rules of all networks as they are now."""
+        return self._filtered is not None and self._ruled == self._rules()
+
+    def _rules(self) -> list[tuple[object, ...]]:
+        return [each.ruled() for each in self.store]
 
     async def watch(self) -> None:
         """Have the table again when somebody has taken it away, until cancelled."""

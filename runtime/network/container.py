@@ -192,27 +192,25 @@ class ContainerNetwork:
 
     # ports
 
-    async def publish(self) -> None:
-        """Claim what ``ports`` say for a run that is about to begin, and have the packet filter know them and its networks. Taken,
-        Invalid, OSError; then nothing is claimed."""
-        container, claims = self._container, self._attachments.claims
+    async def publish(self) -> Callable[[], Awaitable[None]]:
+        """Claim what ``ports`` say for a run that is about to begin, and have the packet filter know its networks. Taken, Invalid,
+        OSError; then nothing is claimed. What is given has packets led to it, which its program need not wait for: it fails like this,
+        and the run with it, for ``unpublish`` to clear."""
+        container, attachments = self._container, self._attachments
+        ports = container.spec.ports or ()
         if not memberships(container.spec.network):
-            if container.spec.ports:
+            if ports:
                 raise Invalid(
                     "ports: there is no network to publish them from: write bridge, or a network's name, to network"
                 )
-            return
+            return nothing
         container.engine.firewalls.ask(container.engine.spawn)
-        if not container.spec.ports:
-            await self._attachments.filter()
-            return
-        await self._claim(container.spec.ports)
-        try:
-            await self._lead()
-        except BaseException:
-            claims.release(container.id)
-            container.record.ports = ()
-            raise
+        if not attachments.knows_networks():
+            await attachments.filter()
+        if not ports:
+            return nothing
+        await self._claim(ports)
+        return self._lead
 
     async def _claim(self, items: tuple[str, ...]) -> None:
         """Have what *items* say; what it has of that already stays as it is."""
