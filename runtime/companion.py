@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import count
 
 import trio
@@ -200,12 +201,13 @@ class Companion:
         return await self._link.request(message, fds, sent)
 
     async def upgrade(self) -> None:
-        """Has the process replace itself by the program as it is on disk now; returns when it can be asked again."""
+        """Has the process replace itself by the program as it is on disk now; returns when it can be asked again. Failed (EBUSY)
+        while something is under way there."""
         while self._link is None:
             await self._linked.wait()
         link = self._link
-        await link.request({"do": "upgrade"})
-        await link.closed.wait()
+        with suppress(Lost):
+            await link.request({"do": "upgrade"})
         while self._link is None or self._link is link:
             await self._linked.wait()
 

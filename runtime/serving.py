@@ -156,7 +156,6 @@ class Server:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
         self._served = False
-        self._paused = False
 
     # For subclasses to define
 
@@ -211,12 +210,6 @@ class Server:
         """Sends an event to every client."""
         for peer in list(self.peers):
             self._queue(peer, wire.packets(message))
-
-    def pause(self) -> None:
-        """Takes no further requests from now on; answers and events still go out."""
-        self._paused = True
-        for peer in self.peers:
-            self._register(peer)
 
     def flush(self) -> None:
         """Sends what can be sent without waiting."""
@@ -297,7 +290,7 @@ class Server:
     def _serve(self, peer: Peer, mask: int) -> None:
         if mask & _WRITE:
             self._send(peer)
-        if mask & _READ and peer in self.peers and not self._paused:
+        if mask & _READ and peer in self.peers:
             self._receive(peer)
 
     def _receive(self, peer: Peer) -> None:
@@ -353,12 +346,10 @@ class Server:
         self._register(peer)
 
     def _register(self, peer: Peer) -> None:
-        wanted = (0 if self._paused else _READ) | (_WRITE if peer.queue else 0)
+        wanted = _READ | (_WRITE if peer.queue else 0)
         if wanted == peer.awaited:
             return
-        if not wanted:
-            self._selector.unregister(peer.sock)
-        elif peer.awaited:
+        if peer.awaited:
             self._selector.modify(peer.sock, wanted, peer)
         else:
             self._selector.register(peer.sock, wanted, peer)

@@ -14,7 +14,8 @@ Requests (``pydock.runtime.serving``):
 - ``userns {uid, gid, count}`` -> a user namespace with that mapping, which nobody is in
 - ``list`` -> ``{alive: [[id, pid, starttime], ...]}`` + a pidfd each
 - ``forget {id, pid}`` removes the record of that exit
-- ``upgrade`` executes the program anew (a newer version perhaps), with the same children; the connection ends
+- ``upgrade`` executes the program anew (a newer version perhaps), with the same children: there is no answer but the connection's
+  end, or EBUSY while something is under way
 
 Events: ``{"event": "exit", id, pid, status, time, ...}``; ``{"event": "born", id, pid, starttime}`` right after the fork.
 """
@@ -31,6 +32,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NoReturn
 
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor import ahead, birth, child, userspace, visit
@@ -80,7 +82,6 @@ class Monitor(Server):
             str, deque[Callable[[], None]]
         ] = {}  # by the pid of the container's first process; the first of each runs
         self.failed: set[int] = set()  # pids of children that did not get as far as their program
-        self.upgrade_wanted = False
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         for name in ("exits", "empty"):
             os.makedirs(f"{options.run}/{name}", mode=0o700, exist_ok=True)
@@ -110,10 +111,7 @@ class Monitor(Server):
                 forget_exit(self.options.run, wire.text(message, "id"), wire.number(message, "pid"))
                 return {}
             case "upgrade":
-                self.upgrade_wanted = True
-                self.pause()
-                self.later(0, self._upgrade)
-                return {}
+                self._upgrade()
             case _:
                 return super().handle(peer, message, fds)
 
@@ -194,8 +192,6 @@ class Monitor(Server):
         except OSError as error:
             self._replenish(starting.launch)
             self.fail(starting.peer, starting.seq, error.errno or errno.EIO, error.strerror or str(error), "set up")
-            if self.upgrade_wanted:
-                self.later(0, self._upgrade)
 
     def _born(self, starting: Starting, pid: int) -> None:
         # A zombie has a start time too, and it is not reaped before it is known as one of ours.
@@ -208,8 +204,7 @@ class Monitor(Server):
 
     def _replenish(self, launch: Launch) -> None:
         """A start is over: another of its kind may follow."""
-        if not self.upgrade_wanted:
-            self.later(_BEHIND, functools.partial(self.zygotes.provide, launch))
+        self.later(_BEHIND, functools.partial(self.zygotes.provide, launch))
 
     def _listen_to(self, starting: Starting, *, ended: bool = False) -> None:
         """Reads what the child says; at the end of that it either runs its program or has failed.
@@ -246,8 +241,6 @@ class Monitor(Server):
             answer: Message = {"pid": item.pid, "starttime": item.starttime, "warnings": warnings}
             self.reply(starting.peer, starting.seq, answer, [starting.pidfd])
         self._replenish(starting.launch)
-        if self.upgrade_wanted:
-            self.later(0, self._upgrade)
 
     def _prepare_answer(self, starting: Starting) -> None:
         """What can be done for it while its program is being executed."""
@@ -277,8 +270,6 @@ class Monitor(Server):
             waiting[0]()
         else:
             del self.visits[pid]
-        if self.upgrade_wanted:
-            self.later(0, self._upgrade)
 
     def _begin_visit(self, pid: str, peer: Peer, seq: object, task: visit.Task, fds: list[int]) -> None:
         ends: tuple[int, ...] = ()
@@ -344,19 +335,21 @@ class Monitor(Server):
 
     # Upgrading
 
-    def _upgrade(self) -> None:
+    def _upgrade(self) -> NoReturn:
         """Executes the program anew. Children stay children, and a zombie waits: no exit is lost."""
         if self.starting or self.births or self.visits:
-            return  # the last of them comes back here
-        self.zygotes.close()
+            raise OSError(errno.EBUSY, "something is under way")
         self.flush()
-        state = os.memfd_create("monitor", 0)
-        with open(state, "w", closefd=False) as file:
-            json.dump({"alive": [list(item) for item in self.alive.values()], "failed": list(self.failed)}, file)
-        listener = self.listener.fileno()
-        os.set_inheritable(listener, True)
-        arguments = [sys.executable, "-I", "-m", "pydock.runtime.monitor", self.options.run]
-        os.execv(sys.executable, [*arguments, "--listen", str(listener), "--state", str(state)])
+        listener, state = self.listener.fileno(), os.memfd_create("monitor", 0)
+        try:
+            with open(state, "w", closefd=False) as file:
+                json.dump({"alive": [list(item) for item in self.alive.values()], "failed": list(self.failed)}, file)
+            os.set_inheritable(listener, True)
+            arguments = [sys.executable, "-I", "-m", "pydock.runtime.monitor", self.options.run]
+            os.execv(sys.executable, [*arguments, "--listen", str(listener), "--state", str(state)])
+        finally:
+            os.set_inheritable(listener, False)
+            os.close(state)
 
     def _restore(self, state: int) -> None:
         with open(state) as file:

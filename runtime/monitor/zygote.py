@@ -185,13 +185,6 @@ class Zygotes:
         self._waiting[kind] = zygote
         self._watch(zygote.sock.fileno(), lambda: self._listen_to(kind, zygote))
 
-    def close(self) -> None:
-        """They end."""
-        for new in list(self._waiting):
-            zygote = self._waiting[new]
-            self._forget(new)
-            zygote.sock.close()
-
     def _listen_to(self, new: tuple[str, ...], zygote: Zygote) -> None:
         try:
             zygote.ready = zygote.heard() is not None or zygote.ready

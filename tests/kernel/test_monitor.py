@@ -130,10 +130,10 @@ def test_a_start_that_hangs_holds_up_no_other(containers, run: Path) -> None:
 
 def test_an_exit_is_told_though_another_has_its_pipe_open(containers, run: Path) -> None:
     """As a child has that was born in between, until it closes what is not its own."""
-    fifo = run / "hangs"
-    os.mkfifo(fifo)
-    name = containers.begin("sh", "-c", "exit 3", cgroups=(str(fifo),))
-    with open(fifo, "rb") as reader:
+    began, hangs = _fifo(run / "began"), _fifo(run / "hangs")
+    name = containers.begin("sh", "-c", "exit 3", cgroups=(str(began), str(hangs)))
+    with open(began, "rb") as reader:
+        assert reader.read() == b"0"
         pids = Path(f"/proc/{containers.monitor.pid}/task/{containers.monitor.pid}/children").read_text().split()
         held = []
         for pid in pids:
@@ -142,6 +142,7 @@ def test_an_exit_is_told_though_another_has_its_pipe_open(containers, run: Path)
                     if os.readlink(fd).startswith("pipe:"):
                         held.append(os.open(fd, os.O_WRONLY))
         assert held
+    with open(hangs, "rb") as reader:
         assert reader.read() == b"0"
     try:
         assert os.waitstatus_to_exitcode(containers.status(name)) == 3
@@ -182,7 +183,7 @@ def test_an_upgrade_keeps_children_and_their_exits(containers, run: Path) -> Non
     name, pid, _ = containers.start("sh", "-c", "read line; exit 9", stdin=str(_fifo(run / "in")))
     writer = os.open(run / "in", os.O_RDWR)
     monitor = containers.monitor
-    monitor.ask("upgrade")
+    monitor.send("upgrade")
     with pytest.raises(wire.Closed):
         wire.receive(monitor.sock)
     monitor.connect()
@@ -200,7 +201,6 @@ def test_an_exit_during_an_upgrade_is_not_lost(containers, run: Path) -> None:
     monitor = containers.monitor
     monitor.send("upgrade")
     os.kill(pid, signal.SIGKILL)
-    monitor.answer()
     while True:
         try:
             wire.receive(monitor.sock)
@@ -212,22 +212,23 @@ def test_an_exit_during_an_upgrade_is_not_lost(containers, run: Path) -> None:
     assert (gone.id, gone.status) == (name, signal.SIGKILL)
 
 
-def test_an_upgrade_waits_for_starts_that_are_under_way(containers, run: Path) -> None:
+def test_an_upgrade_is_refused_while_something_is_under_way(containers, run: Path) -> None:
     fifo = _fifo(run / "hangs")
     name = containers.begin("sleep", "1000", cgroups=(str(fifo),), seq=7)
     monitor = containers.monitor
-    monitor.ask("upgrade")
+    with pytest.raises(containers.Refused, match="something is under way"):
+        monitor.ask("upgrade")
     with open(fifo, "rb") as reader:
         reader.read()
     answer, fds = monitor.answer(seq=7)
     wire.close_all(fds)
+    monitor.send("upgrade")
     with pytest.raises((wire.Closed, ConnectionResetError)):
         wire.receive(monitor.sock)
     monitor.connect()
     alive, fds = monitor.ask("list")
     wire.close_all(fds)
-    assert [item[0] for item in alive["alive"]] == [name]
-    assert alive["alive"][0][1] == answer["pid"]
+    assert [item[:2] for item in alive["alive"]] == [[name, answer["pid"]]]
 
 
 def test_sigterm_does_not_end_a_monitor_that_has_children(containers) -> None:
