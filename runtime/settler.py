@@ -46,6 +46,7 @@ class Settler:
         self._fd = self._open()
         self._lines = threading.Lock()  # of what follows
         self._writing = threading.Lock()  # of the files; taken before the other
+        self._settling = threading.Lock()  # taken before both
         self._unsettled: dict[Path, str] = {}
         self._loose: set[Path] = set()  # that were written at once
         self._size = 0
@@ -97,19 +98,15 @@ class Settler:
         self.touched(path)
 
     def create(self, path: Path, text: str) -> None:
-        """``replace`` of a file that is new: it is there at once, for who lists its directory."""
+        """``replace`` of a file that is new: it is there at once, for who lists its directory. OSError when it is not."""
         with self._writing:
-            replace(path, text)
-            self._note_new(path, text)
+            self._tell_first(path, text, lambda: replace(path, text))
 
     def rename(self, path: Path, new: Path) -> None:
         """*path* is *new* from now on, with what it holds; OSError when it stays. ``touched`` has to follow."""
         with self._writing:
-            text = self.read(path)
-            replace(path, text)
-            os.rename(path, new)
+            self._tell_first(new, self.read(path), lambda: os.rename(path, new))
             self._drop(path)
-            self._note_new(new, text)
 
     def remove(self, path: Path) -> None:
         """*path* is no more; OSError when it stays."""
@@ -124,11 +121,17 @@ class Settler:
         for path in gone:
             self._drop(path)
 
-    def _note_new(self, path: Path, text: str) -> None:
-        """It holds that already: of another that was called so there may be a line left, which must not tell this one."""
+    def _tell_first(self, path: Path, text: str, make: Callable[[], None]) -> None:
+        """*make* has a file at *path*, which will hold *text*. Of another that was called so there may be lines left: before it is
+        there, a line comes after them, or all are taken out. One of a file that never came is dropped after a death."""
         with self._lines:
             if not self._note(path, text):
                 self._write_all()
+        try:
+            make()
+        except BaseException:
+            self._drop(path)
+            raise
 
     def _drop(self, path: Path) -> None:
         with self._lines:
@@ -154,7 +157,7 @@ class Settler:
         """A line more, with ``_lines``, if there is room for it, and for what it tells."""
         line = self._line(path, text)
         disk, files = os.fstatvfs(self._fd), len(self._unsettled) + 1
-        if disk.f_bavail * disk.f_frsize < files * _ROOM or (disk.f_files and disk.f_favail <= files):
+        if disk.f_bavail * disk.f_frsize < files * max(_ROOM, len(line)) or (disk.f_files and disk.f_favail <= files):
             return False
         try:
             written = os.write(self._fd, line)
@@ -186,7 +189,7 @@ class Settler:
         The lines are on the disk before the files change, and stay until those are: whatever a loss of power leaves of a file, a line
         tells it. That earlier lines have gone is on the disk by then, too.
         """
-        with self._writing:
+        with self._settling:
             with self._lines:
                 batch = dict(self._unsettled)
                 loose, self._loose = self._loose, set()
@@ -195,8 +198,11 @@ class Settler:
             wrong: list[OSError] = []
             for path, text in batch.items():
                 try:
-                    if path in self._unsettled:  # else it has been forgotten meanwhile
-                        _write(path, text)
+                    with self._writing:
+                        if (
+                            self._unsettled.get(path) is text
+                        ):  # else it has been forgotten meanwhile, or another line is newer
+                            _write(path, text)
                     done[path] = text
                 except OSError as error:
                     wrong.append(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -325,3 +326,79 @@ async def test_what_is_renamed_takes_along_what_is_told_of_it(settler: Settler, 
     settler.create(x, "a new one")
     await settler.settle()
     assert (x.read_text(), y.read_text()) == ("a new one", "two")
+
+
+class Death(BaseException):
+    """Of the process, in the midst of it."""
+
+
+def dying(call: Callable[..., None], *wanted: object, before: bool) -> Callable[..., None]:
+    """*call*, and who calls it with the *wanted* arguments dies *before* or after that."""
+
+    def call_and_die(*arguments: object) -> None:
+        dies = arguments[: len(wanted)] == wanted
+        if not (dies and before):
+            call(*arguments)
+        if dies:
+            raise Death
+
+    return call_and_die
+
+
+@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_death_while_something_is_created_leaves_all_of_it_or_nothing(
+    settler: Settler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool, room: bool
+) -> None:
+    x = tmp_path / "d/x"
+    settler.create(x, "one")
+    settler.replace(x, "one, changed")
+    settler.remove(x)
+    if not room:
+        monkeypatch.setattr(settler_, "_ROOM", 1 << 60)
+    with monkeypatch.context() as patched:
+        patched.setattr(settler_, "replace", dying(settler_.replace, tmp_path / "d/x", before=before))
+        with pytest.raises(Death):
+            settler.create(x, "two")
+    after = Settler(tmp_path)
+    after.forget_removed(tmp_path / "d")
+    assert x.exists() != before
+    if not before:
+        assert after.read(x) == "two"
+    after._settle(set())
+    assert x.exists() != before
+
+
+@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_death_while_something_is_renamed_leaves_it_under_one_name(
+    settler: Settler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool, room: bool
+) -> None:
+    x, y = tmp_path / "d/x", tmp_path / "d/y"
+    for path in (x, y):
+        settler.create(path, path.name)
+        settler.replace(path, f"{path.name}, changed")
+    settler.remove(y)
+    if not room:
+        monkeypatch.setattr(settler_, "_ROOM", 1 << 60)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", dying(os.rename, x, y, before=before))
+        with pytest.raises(Death):
+            settler.rename(x, y)
+    after = Settler(tmp_path)
+    after.forget_removed(tmp_path / "d")
+    after._settle(set())
+    assert {path.name: path.read_text() for path in (tmp_path / "d").iterdir()} == {
+        "x" if before else "y": "x, changed"
+    }
+
+
+def test_what_can_t_be_created_is_told_by_no_line(
+    settler: Settler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(settler_, "replace", dying(settler_.replace, tmp_path / "d/x", before=True))
+        with pytest.raises(Death):
+            settler.create(tmp_path / "d/x", "one")
+    with pytest.raises(FileNotFoundError):
+        settler.read(tmp_path / "d/x")
