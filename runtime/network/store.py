@@ -81,9 +81,9 @@ class NetworkStore:
         """Read what is on disk; before anything else."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         clear_halves(self.directory)
+        self._settler.forget_removed(self.directory)
         if (renaming := self.renaming()) is not None and self._path(renaming[0]).exists():
             self._settler.rename(*map(self._path, renaming))
-        self._settler.forget_removed(self.directory)
         for path in sorted(self.directory.glob(f"*{_SUFFIX}")):
             values = self._settler.read_json(path)
             if values is None:
@@ -163,18 +163,22 @@ class NetworkStore:
 
     async def remove(self, name: str) -> None:
         """rmdir: Busy while a container names it; the default one is Forbidden."""
-        network = self.find(name)
-        async with network.lock:
+        async with self._lock:
+            network = self.find(name)
             if name == DEFAULT:
                 raise Forbidden(f"networks/{DEFAULT} is there from the start and can't be removed")
-            if users := self.users(name):
-                raise Busy(f"networks/{name} is in use by {', '.join(users)}")
-            if network in self._before.values():
-                raise Busy(f"networks/{name} is being renamed")
-            async with network.saving:
+            async with network.lock, network.saving:
+                if users := self.users(name):
+                    raise Busy(f"networks/{name} is in use by {', '.join(users)}")
+                if network in self._before.values():
+                    raise Busy(f"networks/{name} is being renamed")
                 del self._networks[name]
-                await trio.to_thread.run_sync(self._settler.remove, self._path(name))
-            await trio.to_thread.run_sync(links.remove_link, network.bridge)
+                try:
+                    await trio.to_thread.run_sync(self._settler.remove, self._path(name))
+                except OSError:
+                    self._networks[name] = network
+                    raise
+                await trio.to_thread.run_sync(links.remove_link, network.bridge)
         self._events.publish("network", name, "remove")
 
     async def rename(self, name: str, new: str) -> None:
