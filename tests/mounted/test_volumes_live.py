@@ -400,7 +400,7 @@ def test_a_run_that_nobody_wrote_down_is_found_with_its_mounts(small_engine: Eng
     c = small_engine.tree / "containers/c"
     small_engine.sh(
         f"cd containers; mkdir c; cd c; echo busybox > image; echo {tmp_path}:/data > volumes; echo hush > secrets/s;"
-        """ echo "sh -c 'echo ready; sleep 1000'" > command"""
+        """ echo none > network; echo "sh -c 'echo ready; sleep 1000'" > command"""
     )
     directory = small_engine.root / "containers" / (c / "id").read_text().strip()
     with small_engine.filled(room=49152):  # files are replaced at once
