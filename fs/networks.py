@@ -17,9 +17,8 @@ from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network.addresses import parse_address, parse_mtu, parse_subnet
-from pydock.runtime.network.container import settled
 from pydock.runtime.network.record import NetworkRecord
-from pydock.runtime.network.words import DEFAULT, HOST, NONE
+from pydock.runtime.network.words import DEFAULT, HOST, NONE, settled
 
 
 class NetworkSubject:

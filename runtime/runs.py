@@ -59,7 +59,7 @@ class Runs:
                 await container.volumes.claim(container.spec.volumes)
             return await self._connected(await self._opened(given, stack), source, stack, aside)
 
-        container.record.namespaces = ()
+        container.record.namespaces, name = (), container.name
         async with container.network.lock, container.volumes.lock:
             first, fds = launching.first(container.id, container.spec, container.cgroup, given)
             try:
@@ -70,6 +70,8 @@ class Runs:
                     await container.network.unpublish()
                     await trio.to_thread.run_sync(launching.remove_files, self.place.files)
                 raise
+        if container.name != name:
+            container.engine.spawn(container.network.renamed)
         if warnings:
             container.failed("; ".join(warnings))
         return f"started, pid {container.record.pid}"
@@ -195,7 +197,8 @@ class Runs:
         """A run has ended: clear what it leaves besides its output."""
         container = self._container
         container.volumes.ended()
-        await container.network.unpublish()
+        async with container.network.lock:
+            await container.network.unpublish()
         if container.spec.systemd or container.spec.privileged or frozen(container.cgroup):
             kills = await trio.to_thread.run_sync(self._clear)
         else:  # some calls on file systems in memory: a thread's turn takes longer

@@ -10,8 +10,7 @@ from pydock.runtime import launching, volumes
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_size
 from pydock.runtime.network import etc, ports
-from pydock.runtime.network.container import parse, settled
-from pydock.runtime.network.words import DEFAULT, is_shared, memberships
+from pydock.runtime.network.words import DEFAULT, is_shared, memberships, parse, settled
 
 
 async def _store_image(subject: C, text: str | None, caller: int) -> None:

@@ -45,9 +45,11 @@ class Attachments:
         self._bridges: dict[str, tuple[int, object]] = {}  # their indices, and what they were made with
         self._making = trio.Lock()
         self._filter = trio.Lock()
-        self._filtered: nft.Table | None = None  # what is in force
-        self._ruled: list[tuple[object, ...]] = []  # what its rules were made of
+        self._filtered: nft.Table | None = None  # what is in force; None while that is not known
+        self._ruled: list[tuple[object, ...]] | None = None  # what the rules in force were made of
         self._led = frozenset[Port]()  # what is published by it
+        self._made = False  # whether there is a table by now
+        self.held_back = set[str]()  # containers that have ports which packets are not to be led to yet
 
     def _unnamed(self, name: str, words: str) -> None:
         network = self.store.get(name)
@@ -68,12 +70,16 @@ class Attachments:
         """Have the packet filter say what the networks' records say. OSError; Taken for a port that another engine got just now."""
         async with self._filter:
             ruled = self._rules()
-            table = nft.table(self.store, self.published(), self.tables.owner, str(self.store.directory.parent))
+            table = nft.table(self.store, self._published(), self.tables.owner, str(self.store.directory.parent))
             if table == self._filtered:
+                self._ruled = ruled
                 return
-            led = frozenset(port for ports in self.claims.all().values() for port in ports)
+            led = frozenset(port for each in self._published() for port in each.ports)
             before, self._filtered = self._filtered, None
+            known, self._ruled = self._ruled, None
             fresh = led - self._led if before is not None else frozenset()
+            if before is not None and before.rules == table.rules:
+                self._ruled = known  # they stay in force meanwhile
 
             def change() -> None:
                 with (hold("ports", PATIENCE) if fresh else None) or nullcontext():
@@ -83,13 +89,16 @@ class Attachments:
             try:
                 await trio.to_thread.run_sync(change)
             except Taken:
-                self._filtered = before
+                self._filtered, self._ruled = before, known
                 raise
-            self._filtered, self._ruled, self._led = table, ruled, led
+            except BaseException:
+                self._ruled = None
+                raise
+            self._filtered, self._ruled, self._led, self._made = table, ruled, led, True
 
     def knows_networks(self) -> bool:
         """Whether the packet filter has the rules of all networks as they are now."""
-        return self._filtered is not None and self._ruled == self._rules()
+        return self._ruled == self._rules()
 
     def _rules(self) -> list[tuple[object, ...]]:
         return [each.ruled() for each in self.store]
@@ -101,9 +110,10 @@ class Attachments:
                 async with self._filter:
                     if self._filtered is None or await trio.to_thread.run_sync(self.tables.is_there):
                         continue
-                    self._filtered = None
+                    self._filtered = self._ruled = None
                 log.warning("the packet filter's table was taken away by somebody: it is made again")
-                await self.filter()
+                with suppress(Taken):  # whose start it is will be told
+                    await self.filter()
         except OSError as error:
             log.warning("the packet filter is not watched any more: %s", error.strerror)
             await trio.sleep_forever()
@@ -112,16 +122,21 @@ class Attachments:
 
     def take_down(self) -> None:
         """Nobody is in any network: the bridges go, and the packet filter's table. Blocks."""
-        table, self._filtered = self._filtered, None  # nobody is to make it again
+        made, self._made = self._made, False  # nobody is to make it again
+        self._filtered = self._ruled = None
         for network in self.store:
             with suppress(OSError):
                 links.remove_link(network.bridge)
-        if table is not None:
+        if made:
             self.tables.remove()
 
-    def published(self) -> list[nft.Published]:
+    def _published(self) -> list[nft.Published]:
         """Everybody's ports, for the packet filter."""
-        return [nft.Published(self.addresses_of(container), ports) for container, ports in self.claims.all().items()]
+        return [
+            nft.Published(self.addresses_of(container), ports)
+            for container, ports in self.claims.all().items()
+            if container not in self.held_back
+        ]
 
     # other engines
 
@@ -159,13 +174,13 @@ class Attachments:
     async def change(self, network: NetworkRecord, **values: object) -> None:
         """Change settings of a network that nobody names. Busy, Taken, OSError."""
         await self.store.change(network, **values)
-        if self._filtered:
+        if self._made:
             await self.filter()
 
     async def remove(self, name: str) -> None:
         """Remove a network that nobody names. Busy, NotFound, Forbidden."""
         await self.store.remove(name)
-        if self._filtered:
+        if self._made:
             await self.filter()
 
     async def lease(self, container: str, wanted: Iterable[Membership]) -> Leases:

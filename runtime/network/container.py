@@ -19,8 +19,7 @@ from pydock.runtime.network.links import Pair
 from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
 from pydock.runtime.network.record import Lease, NetworkRecord, link_name
-from pydock.runtime.network.words import DEFAULT, HOST, NONE, Membership, is_alone, is_shared, joined, memberships
-from pydock.runtime.sharing import Find
+from pydock.runtime.network.words import DEFAULT, Membership, is_shared, joined, memberships
 from pydock.runtime.tasks import nothing, side_by_side
 
 if TYPE_CHECKING:
@@ -29,11 +28,12 @@ if TYPE_CHECKING:
 
 
 class ContainerNetwork:
-    """That of *container*. *lock* orders what changes its links: a start, a change of the setting."""
+    """That of *container*. *lock* orders what changes its links and ports: a start, a change of the setting, the end."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
         self.lock = trio.Lock()
+        self._over = False  # its run has ended, though that may not have been written down yet
         self.naming = Naming(container)
 
     @property
@@ -109,7 +109,7 @@ class ContainerNetwork:
         for each in wanted:
             if each.network != DEFAULT:
                 self._attachments.store.find(each.network)
-        if not container.record.pid:
+        if self._over or not container.record.pid:
             await keep()
             await self._give_back(wanted)()
             return
@@ -173,7 +173,8 @@ class ContainerNetwork:
             await self._lead()
 
     def gone(self) -> Callable[[], Awaitable[None]]:
-        """It has been removed: its addresses are others' from now on. What is given is to be done then."""
+        """It has been removed: its addresses, and any port, are others' from now on. What is given is to be done then."""
+        self._attachments.claims.release(self._container.id)
         return self._give_back(())
 
     def _give_back(self, wanted: tuple[Membership, ...]) -> Callable[[], Awaitable[None]]:
@@ -197,6 +198,7 @@ class ContainerNetwork:
         OSError; then nothing is claimed. What is given has packets led to it, which its program need not wait for: it fails like this,
         and the run with it, for ``unpublish`` to clear."""
         container, attachments = self._container, self._attachments
+        self._over = False
         ports = container.spec.ports or ()
         if not memberships(container.spec.network):
             if ports:
@@ -210,7 +212,8 @@ class ContainerNetwork:
         if not ports:
             return nothing
         await self._claim(ports)
-        return self._lead
+        attachments.held_back.add(container.id)
+        return self._lead_first
 
     async def _claim(self, items: tuple[str, ...]) -> None:
         """Have what *items* say; what it has of that already stays as it is."""
@@ -227,10 +230,20 @@ class ContainerNetwork:
         claims.adopt(container.id, bound)
         container.record.ports = tuple(map(print_kept, bound))
 
+    async def _lead_first(self) -> None:
+        self._attachments.held_back.discard(self._container.id)
+        try:
+            await self._lead()
+        except BaseException:  # nobody else is to fail for them
+            self._attachments.claims.release(self._container.id)
+            raise
+
     async def unpublish(self) -> None:
-        """The run has ended: its names are nobody's, and when this returns its ports are free."""
+        """The run has ended: its names are nobody's, and when this returns its ports are free. With the lock."""
+        self._over = True
         self.naming.forget()
         container, claims = self._container, self._attachments.claims
+        self._attachments.held_back.discard(container.id)
         if container.record.ports:
             claims.adopt(
                 container.id, map(parse_kept, container.record.ports)
@@ -283,6 +296,11 @@ class ContainerNetwork:
     async def agree(self) -> None:
         """After ``adopt``: have the links and ports that its settings say, where a death came between. A lease is on disk before its
         link is made, and after it has gone."""
+        async with self.lock:
+            if not self._over:
+                await self._agree()
+
+    async def _agree(self) -> None:
         container = self._container
         wanted = memberships(container.spec.network)
         names = {each.network for each in wanted}
@@ -354,36 +372,3 @@ def _expanded(items: tuple[str, ...], container: Container) -> list[Port]:
         for port in ports:
             found += [port] if port.host else port.single()
     return list(dict.fromkeys(found))
-
-
-def settled(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """*items* as they hold: what was written last and can only be alone takes the others' place, and gives way to others."""
-    if items is None:
-        return None
-    if not items:
-        return (NONE,)
-    if is_alone(items[-1]):
-        return items[-1:]
-    return tuple(item for item in items if not is_alone(item))
-
-
-def parse(line: str, own: str, find: Find) -> str:
-    """A line of ``network`` of the container called *own*, in canonical form. Invalid; NotFound for a container that there is not."""
-    text = line.strip()
-    name = joined((text,))
-    if name is not None:
-        seen: list[str] = []
-        while name is not None and name not in seen:
-            if name == own:
-                raise Invalid(f"network: {own} can't join itself{''.join(f', through {each}' for each in seen)}")
-            found = find(name)
-            if found is None and not seen:
-                raise NotFound(f"network: there is no container {quote(name)}")
-            seen.append(name)
-            name = None if found is None else joined(found.spec.network)
-        return text
-    if is_alone(text):
-        return text
-    if text.split()[0] in (HOST, NONE):
-        raise Invalid(f"network: {text.split()[0]} takes no options")
-    return str(Membership.parse(text))

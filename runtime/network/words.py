@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from pydock.runtime.errors import Invalid
+from pydock.runtime.errors import Invalid, NotFound
 from pydock.runtime.formats import checked_name, quote
 from pydock.runtime.network.addresses import parse_mac
+from pydock.runtime.sharing import Find
 
 HOST: Final = "host"
 NONE: Final = "none"
@@ -107,3 +108,36 @@ def is_shared(items: tuple[str, ...] | None) -> bool:
 def is_alone(item: str) -> bool:
     """Whether *item* is the only one that there may be."""
     return item in (HOST, NONE) or item.startswith(_CONTAINER)
+
+
+def settled(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """*items* as they hold: what was written last and can only be alone takes the others' place, and gives way to others."""
+    if items is None:
+        return None
+    if not items:
+        return (NONE,)
+    if is_alone(items[-1]):
+        return items[-1:]
+    return tuple(item for item in items if not is_alone(item))
+
+
+def parse(line: str, own: str, find: Find) -> str:
+    """A line of ``network`` of the container called *own*, in canonical form. Invalid; NotFound for a container that there is not."""
+    text = line.strip()
+    name = joined((text,))
+    if name is not None:
+        seen: list[str] = []
+        while name is not None and name not in seen:
+            if name == own:
+                raise Invalid(f"network: {own} can't join itself{''.join(f', through {each}' for each in seen)}")
+            found = find(name)
+            if found is None and not seen:
+                raise NotFound(f"network: there is no container {quote(name)}")
+            seen.append(name)
+            name = None if found is None else joined(found.spec.network)
+        return text
+    if is_alone(text):
+        return text
+    if text.split()[0] in (HOST, NONE):
+        raise Invalid(f"network: {text.split()[0]} takes no options")
+    return str(Membership.parse(text))

@@ -21,9 +21,8 @@ from pydock.runtime.network.addresses import (
     parse_subnet,
     pool6,
 )
-from pydock.runtime.network.container import parse, settled
 from pydock.runtime.network.record import NetworkRecord
-from pydock.runtime.network.words import Membership, joined, memberships
+from pydock.runtime.network.words import Membership, joined, memberships, parse, settled
 from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
 

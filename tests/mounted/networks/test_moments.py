@@ -1,0 +1,95 @@
+"""What is changed in the moment in which a container begins or ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine
+
+ROUNDS = 20
+
+
+@pytest.fixture
+def front(own_engine: Engine) -> Iterator[Engine]:
+    """An engine with the network ``front``."""
+    (own_engine.tree / "networks/front").mkdir()
+    yield own_engine
+    own_engine.clear()
+    (own_engine.tree / "networks/front").rmdir()
+
+
+def made(engine: Engine, name: str, command: str) -> Path:
+    c = engine.tree / "containers" / name
+    c.mkdir()
+    for key, value in (("image", "busybox"), ("command", command), ("network", "front"), ("ports", "0:80")):
+        (c / key).write_text(value)
+    return c
+
+
+def is_led(engine: Engine) -> bool:
+    """Whether the packet filter leads anything on to a port."""
+    listed = subprocess.run(
+        ["nft", "list", "map", "inet", engine.table, "any4"], capture_output=True, text=True, check=True
+    )
+    return "elements" in listed.stdout
+
+
+def test_ports_that_change_while_it_ends_are_nobody_s_afterwards(front: Engine) -> None:
+    dice, ports = random.Random(7), front.tree / "networks/ports"
+
+    def change(c: Path) -> None:
+        with suppress(OSError):  # its end is another matter
+            for sign in ("", "-") * 20:
+                with open(c / "ports", "a") as file:
+                    file.write(f"{sign}0:81\n")
+
+    for number in range(ROUNDS):
+        c = made(front, f"c{number}", f"usleep {dice.randrange(30_000)}")
+        (c / "ctl").write_text("start")
+        changing = threading.Thread(target=change, args=(c,))
+        changing.start()
+        assert (c / "wait").read_text() == "0\n"
+        changing.join()
+        assert ((c / "ports.bound").read_text(), os.listdir(ports)) == ("", [])
+        assert not is_led(front)
+        c.rmdir()
+    d = made(front, "d", "sleep 1000")
+    (d / "ctl").write_text("start")
+    assert is_led(front)
+    assert len(os.listdir(ports)) == 1
+
+
+def test_it_is_called_by_its_new_name_though_it_got_that_while_it_began(front: Engine) -> None:
+    containers, names = front.tree / "containers", front.tree / "networks/front/names"
+    dice, name = random.Random(8), "a"
+    c = made(front, name, "sleep 1000")
+
+    def start(c: Path) -> None:
+        with suppress(OSError):
+            (c / "ctl").write_text("start")
+
+    for number in range(ROUNDS):
+        starting = threading.Thread(target=start, args=(c,))
+        starting.start()
+        time.sleep(dice.uniform(0, 0.02))  # which moment that is does not matter
+        name = f"b{number}"
+        c = c.rename(containers / name)
+        starting.join()
+        start(c)  # if the name was not there any more
+        deadline = time.monotonic() + 60
+        while {line.split()[0] for line in names.read_text().splitlines()}.isdisjoint({name}):
+            assert time.monotonic() < deadline, names.read_text()
+            time.sleep(0.01)
+        assert not {f"b{number - 1}", "a"} & set(names.read_text().split())
+        (c / "ctl").write_text("kill")
