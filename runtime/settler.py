@@ -193,7 +193,11 @@ class Settler:
             with self._lines:
                 batch = dict(self._unsettled)
                 loose, self._loose = self._loose, set()
-            os.fsync(self._fd)
+            try:
+                os.fsync(self._fd)
+            except OSError:
+                self._loose |= loose
+                raise
             done: dict[Path, str] = {}
             wrong: list[OSError] = []
             for path, text in batch.items():
@@ -203,7 +207,7 @@ class Settler:
                             self._unsettled.get(path) is text
                         ):  # else it has been forgotten meanwhile, or another line is newer
                             _write(path, text)
-                    done[path] = text
+                            done[path] = text
                 except OSError as error:
                     wrong.append(error)
             _sync(paths | loose | done.keys())

@@ -402,3 +402,27 @@ def test_what_can_t_be_created_is_told_by_no_line(
             settler.create(tmp_path / "d/x", "one")
     with pytest.raises(FileNotFoundError):
         settler.read(tmp_path / "d/x")
+
+
+async def test_a_line_whose_text_comes_again_while_it_settles_is_not_cut_unwritten(
+    settler: Settler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, text, fsync, sync = tmp_path / "d/x", "one and the same", os.fsync, settler_._sync
+    settler.replace(x, text)
+
+    def other_line(fd: int) -> None:
+        fsync(fd)
+        monkeypatch.setattr(os, "fsync", fsync)
+        settler.replace(x, "another")
+
+    def same_line(paths: set[Path]) -> None:
+        sync(paths)
+        settler.replace(x, text)
+
+    monkeypatch.setattr(os, "fsync", other_line)
+    monkeypatch.setattr(settler_, "_sync", same_line)
+    await settler.settle()
+    assert (settler.read(x), Settler(tmp_path).read(x)) == (text, text)
+    monkeypatch.setattr(settler_, "_sync", sync)
+    await settler.settle()
+    assert (lines(settler), x.read_text()) == (0, text)
