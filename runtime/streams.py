@@ -6,6 +6,7 @@ harmless: the one would be the end of the file, the other a hang-up.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -147,7 +148,7 @@ class Streams:
                 with self.stdio.open() as ends:
                     self._stdin = os.dup(ends["stdin"])
             if followed:
-                await self.limit_log()  # which may be another by now
+                await self._limit()  # which may be another by now
             else:
                 await self._follow(self._engine.logger)
         except (OSError, Failed):
@@ -156,7 +157,14 @@ class Streams:
     async def limit_log(self) -> None:
         """``log_max`` has changed."""
         if self._piped:
-            await persistently(lambda: self._engine.logger.limit(self._id, self._log_max()))
+            try:
+                await self._limit()
+            except Failed as error:
+                if error.errno != errno.ENOENT:  # its output has ended in this moment
+                    raise
+
+    async def _limit(self) -> None:
+        await persistently(lambda: self._engine.logger.limit(self._id, self._log_max()))
 
     # its input
 

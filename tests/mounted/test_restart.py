@@ -252,3 +252,16 @@ def test_a_stop_that_was_cut_short_by_a_death_does_not_count(own_engine: Engine)
     os.kill(int(pid), signal.SIGKILL)
     ends(c, pid)
     has(c, "running")
+
+
+def test_documents_that_are_written_while_it_begins_again_hang_nothing(make: Make, tree: Path) -> None:
+    c = make(command="false", restart="always", network="bridge")
+    tell(c, "start")
+    text = (c / "spec.toml").read_text()
+    for number in range(60):
+        (c / "spec.toml").write_text(f"stop_timeout = {number + 1}\n{text}")
+        if number % 10 == 9:
+            tell(c, "restart")
+    tell(c, "stop")
+    assert (c / "state").read_text() == "exited\n"
+    assert (c / "stop_timeout").read_text() == "60\n"
