@@ -128,13 +128,15 @@ class Configuration:
             if items != (self.spec.network or ()):
                 await self._settings.change(lambda spec: dataclasses.replace(spec, network=items))
                 container.engine.on_change(container)
-                if container.record.pid and container.engine.adopted.is_set():
-                    await container.network.naming.tell(joining=False)
+                if container.engine.adopted.is_set():
+                    await container.network.named_anew()
 
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
         async with self._container.network.lock, self._container.volumes.lock:
             await self._apply_spec(spec)
+        await self._container.restarts.review()  # with none of them: it may wait for a start
+        self._container.engine.events.publish("container", self._container.name, "set", setting="spec.toml")
 
     async def _apply_spec(self, spec: Spec) -> None:
         container = self._container
@@ -161,8 +163,6 @@ class Configuration:
                     await self._reach(before, changed)
                 raise
         await container.process.streams.limit_log()
-        await container.restarts.review()
-        container.engine.events.publish("container", container.name, "set", setting="spec.toml")
 
     async def _reach(self, spec: Spec, changed: Collection[str]) -> None:
         """Those of the *changed* settings that the kernel has, too."""
