@@ -84,7 +84,7 @@ class Owner(Protocol):
         """What is left to do before waiters are told that its run has ended."""
 
     async def lost(self) -> None:
-        """Whether it was started can't be known, or what it has left: undo what may have been."""
+        """Whether it was started can't be known: undo what may have been."""
 
     def failed(self, words: str) -> None:
         """Something of it went wrong."""
@@ -217,7 +217,6 @@ class Process:
         if failures:
             for started in results:
                 await _kill(started.pidfd)
-                await self._owner.lost()  # it may have had the time to leave others
             raise failures[0]
         return results[0], runs[0]
 
