@@ -208,6 +208,7 @@ class Companion:
         link = self._link
         with suppress(Lost):
             await link.request({"do": "upgrade"})
+        await link.closed.wait()
         while self._link is None or self._link is link:
             await self._linked.wait()
 

@@ -337,9 +337,9 @@ class Monitor(Server):
 
     def _upgrade(self) -> NoReturn:
         """Executes the program anew. Children stay children, and a zombie waits: no exit is lost."""
-        if self.starting or self.births or self.visits:
-            raise OSError(errno.EBUSY, "something is under way")
         self.flush()
+        if self.starting or self.births or self.visits or any(peer.queue for peer in self.peers):
+            raise OSError(errno.EBUSY, "something is under way")
         listener, state = self.listener.fileno(), os.memfd_create("monitor", 0)
         try:
             with open(state, "w", closefd=False) as file:
