@@ -60,7 +60,7 @@ from pydock.runtime.companion import Companion, Link, Persistent
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine, trivial
-from pydock.runtime.errors import Busy, Invalid, PydockError
+from pydock.runtime.errors import Busy, Invalid, PydockError, Taken
 from pydock.runtime.events import Events
 from pydock.runtime.execs import Exec
 from pydock.runtime.keeper import Keeper
@@ -189,8 +189,8 @@ class Daemon:
         if len(engine.attachments.store):
             try:
                 await engine.attachments.filter()
-            except OSError as error:
-                log.error("networks: %s", error.strerror)
+            except (OSError, Taken) as error:
+                log.error("networks: %s", error)
 
     def _proxies(self) -> Proxies:
         return self.options.proxies or Proxies.from_environment()

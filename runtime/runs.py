@@ -197,8 +197,7 @@ class Runs:
         """A run has ended: clear what it leaves besides its output."""
         container = self._container
         container.volumes.ended()
-        async with container.network.lock:
-            await container.network.unpublish()
+        await container.network.unpublish()
         if container.spec.systemd or container.spec.privileged or frozen(container.cgroup):
             kills = await trio.to_thread.run_sync(self._clear)
         else:  # some calls on file systems in memory: a thread's turn takes longer

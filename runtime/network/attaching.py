@@ -66,9 +66,11 @@ class Attachments:
         self.store.read()
         self.tables.serve()
 
-    async def filter(self) -> None:
-        """Have the packet filter say what the networks' records say. OSError; Taken for a port that another engine got just now."""
+    async def filter(self, *, leading: str = "") -> None:
+        """Have the packet filter say what the networks' records say, and the claims, that of the container *leading* among them from
+        now on. OSError; Taken for a port that another engine got just now."""
         async with self._filter:
+            self.held_back.discard(leading)
             ruled = self._rules()
             table = nft.table(self.store, self._published(), self.tables.owner, str(self.store.directory.parent))
             if table == self._filtered:
@@ -108,12 +110,14 @@ class Attachments:
         try:
             async for _ in flushes.deletions():
                 async with self._filter:
-                    if self._filtered is None or await trio.to_thread.run_sync(self.tables.is_there):
+                    if not self._made or await trio.to_thread.run_sync(self.tables.is_there):
                         continue
                     self._filtered = self._ruled = None
                 log.warning("the packet filter's table was taken away by somebody: it is made again")
-                with suppress(Taken):  # whose start it is will be told
+                try:
                     await self.filter()
+                except (OSError, Taken) as error:
+                    log.warning("the packet filter's table can't be made again yet: %s", error)
         except OSError as error:
             log.warning("the packet filter is not watched any more: %s", error.strerror)
             await trio.sleep_forever()

@@ -25,10 +25,11 @@ from pydock.runtime.tasks import nothing, side_by_side
 if TYPE_CHECKING:
     from pydock.runtime.confine.userns import IdMap
     from pydock.runtime.container import Container
+    from pydock.runtime.spec import Spec
 
 
 class ContainerNetwork:
-    """That of *container*. *lock* orders what changes its links and ports: a start, a change of the setting, the end."""
+    """That of *container*. *lock* orders what changes its links: a start, a change of the setting."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -121,8 +122,8 @@ class ContainerNetwork:
                 await self._republish(spec.ports or (), undo)
             elif not wanted and self._attachments.claims.of(container.id):
                 await self._republish((), undo)
-            undo.push_async_callback(_shielded, partial(self.naming.refresh, before))
-            await self.naming.refresh(spec)
+            undo.push_async_callback(_shielded, partial(self._refresh, before))
+            await self._refresh(spec)
             await keep()
             undo.pop_all()
         with trio.CancelScope(shield=True):
@@ -175,6 +176,7 @@ class ContainerNetwork:
     def gone(self) -> Callable[[], Awaitable[None]]:
         """It has been removed: its addresses, and any port, are others' from now on. What is given is to be done then."""
         self._attachments.claims.release(self._container.id)
+        self.naming.forget()
         return self._give_back(())
 
     def _give_back(self, wanted: tuple[Membership, ...]) -> Callable[[], Awaitable[None]]:
@@ -198,7 +200,7 @@ class ContainerNetwork:
         OSError; then nothing is claimed. What is given has packets led to it, which its program need not wait for: it fails like this,
         and the run with it, for ``unpublish`` to clear."""
         container, attachments = self._container, self._attachments
-        self._over = False
+        self._over, container.record.ports = False, ()
         ports = container.spec.ports or ()
         if not memberships(container.spec.network):
             if ports:
@@ -216,7 +218,7 @@ class ContainerNetwork:
         return self._lead_first
 
     async def _claim(self, items: tuple[str, ...]) -> None:
-        """Have what *items* say; what it has of that already stays as it is."""
+        """Have what *items* say; what it has of that already stays as it is. Nothing when its run ends meanwhile."""
         container, claims = self._container, self._attachments.claims
         had, kept, fresh = list(claims.of(container.id)), [], []
         for wanted in _expanded(items, container):
@@ -226,12 +228,13 @@ class ContainerNetwork:
             else:
                 had.remove(found)
                 kept.append(found)
-        bound = await trio.to_thread.run_sync(claims.find, fresh, kept, container.id)
-        claims.adopt(container.id, bound)
-        container.record.ports = tuple(map(print_kept, bound))
+        async with claims.lock:
+            bound = await trio.to_thread.run_sync(claims.find, fresh, kept, container.id)
+            if not self._over:
+                claims.adopt(container.id, bound)
+                container.record.ports = tuple(map(print_kept, bound))
 
     async def _lead_first(self) -> None:
-        self._attachments.held_back.discard(self._container.id)
         try:
             await self._lead()
         except BaseException:  # nobody else is to fail for them
@@ -239,7 +242,8 @@ class ContainerNetwork:
             raise
 
     async def unpublish(self) -> None:
-        """The run has ended: its names are nobody's, and when this returns its ports are free. With the lock."""
+        """The run has ended: its names are nobody's, and when this returns its ports are free. Whoever changes them at the moment sees
+        that it is over, and is not waited for."""
         self._over = True
         self.naming.forget()
         container, claims = self._container, self._attachments.claims
@@ -250,6 +254,8 @@ class ContainerNetwork:
             )  # they aren't known when pydockd was away
             claims.release(container.id)
             container.record.ports = ()
+            if not container.engine.adopted.is_set():
+                return  # the packet filter is made when all claims are known
             try:
                 await self._lead()
             except (OSError, PydockError) as error:
@@ -262,6 +268,8 @@ class ContainerNetwork:
         before, recorded = claims.of(container.id), container.record.ports
 
         async def restore() -> None:
+            if self._over:
+                return
             claims.adopt(container.id, before)
             container.record.ports = recorded
             await self._lead()
@@ -275,7 +283,7 @@ class ContainerNetwork:
     async def _lead(self) -> None:
         """Have the machine lead packets where the claims say. OSError."""
         claims = self._attachments.claims
-        await self._attachments.filter()
+        await self._attachments.filter(leading=self._container.id)
         if claims.of(self._container.id):
             await self._lead_back()
         if moved := claims.take_moved():
@@ -296,11 +304,6 @@ class ContainerNetwork:
     async def agree(self) -> None:
         """After ``adopt``: have the links and ports that its settings say, where a death came between. A lease is on disk before its
         link is made, and after it has gone."""
-        async with self.lock:
-            if not self._over:
-                await self._agree()
-
-    async def _agree(self) -> None:
         container = self._container
         wanted = memberships(container.spec.network)
         names = {each.network for each in wanted}
@@ -343,14 +346,28 @@ class ContainerNetwork:
     async def refresh(self) -> None:
         """The networks of the container that it has joined have changed. OSError."""
         async with self.lock:
-            await self.naming.refresh()
+            await self._refresh()
         await self._container.engine.on_networks(self._container.name)
 
     async def renamed(self) -> None:
-        """It has another name, and runs."""
+        """It has another name."""
         async with self.lock:
-            await self.naming.tell()
-            await self.naming.refresh()
+            await self.named_anew(joining=True)
+            await self._refresh()
+
+    async def named_anew(self, *, joining: bool = False) -> None:
+        """Tell its names, if it runs. With the lock."""
+        if self._container.record.pid and not self._over:
+            await self.naming.tell(joining=joining)
+
+    async def _refresh(self, spec: Spec | None = None) -> None:
+        """Have its files say what holds now, or is about to, if it runs. OSError."""
+        try:
+            if not self._over:
+                await self.naming.refresh(spec)
+        except FileNotFoundError:
+            if not self._over:  # else they went in this moment
+                raise
 
 
 async def _shielded(call: Callable[[], Awaitable[object]]) -> None:

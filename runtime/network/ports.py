@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
+import trio
 from pydock.runtime.errors import Invalid, Taken, Unsupported
 from pydock.runtime.formats import quote
 from pydock.runtime.network import loopback
@@ -184,6 +185,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._bound: dict[str, tuple[Port, ...]] = {}  # by the container's id
+        self.lock = trio.Lock()  # from looking for what is free until it is had
         self._moved: set[Port] = set()
         self.is_gateway: Callable[[str], bool] = lambda address: False  # of a network, where its DNS listens
         self.name_of: Callable[[str], str] = lambda container: container[:12]

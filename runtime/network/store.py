@@ -170,6 +170,8 @@ class NetworkStore:
             async with network.lock, network.saving:
                 if users := self.users(name):
                     raise Busy(f"networks/{name} is in use by {', '.join(users)}")
+                if network.leases:
+                    raise Busy(f"networks/{name} is in use: a container is connecting to it, or about to leave it")
                 if network in self._before.values():
                     raise Busy(f"networks/{name} is being renamed")
                 del self._networks[name]

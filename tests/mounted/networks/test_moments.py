@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,3 +94,43 @@ def test_it_is_called_by_its_new_name_though_it_got_that_while_it_began(front: E
             time.sleep(0.01)
         assert not {f"b{number - 1}", "a"} & set(names.read_text().split())
         (c / "ctl").write_text("kill")
+
+
+def test_of_two_that_begin_at_once_with_the_same_port_one_is_refused(front: Engine, free: Callable[[], int]) -> None:
+    for number in range(ROUNDS):
+        port, outcomes = free(), dict[str, int]()
+
+        def start(c: Path, outcomes: dict[str, int] = outcomes) -> None:
+            try:
+                (c / "ctl").write_text("start")
+            except OSError as error:
+                outcomes[c.name] = error.errno or 0
+            else:
+                outcomes[c.name] = 0
+
+        both = [made(front, f"{name}{number}", "sleep 1000") for name in "ab"]
+        for c in both:
+            (c / "ports").write_text(f"{port}:80")
+        threads = [threading.Thread(target=start, args=(c,)) for c in both]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes.values()) == [0, errno.EADDRINUSE]
+        for c in both:
+            assert (c / "state").read_text() == ("created\n" if outcomes[c.name] else "running\n")
+            if not outcomes[c.name]:
+                (c / "ctl").write_text("kill")
+            c.rmdir()
+
+
+def test_who_gets_another_name_while_it_ends_is_called_nothing(front: Engine) -> None:
+    dice, containers = random.Random(9), front.tree / "containers"
+    for number in range(ROUNDS):
+        c = made(front, f"c{number}", f"usleep {dice.randrange(20_000)}")
+        (c / "ctl").write_text("start")
+        for turn in range(5):
+            c = c.rename(containers / f"d{number}-{turn}")
+        assert (c / "wait").read_text() == "0\n"
+        assert (front.tree / "networks/front/names").read_text() == ""
+        c.rmdir()
