@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def in_memory(name: str, size: str) -> Iterator[Path]:
         syscalls.umount2(str(place), syscalls.MNT_DETACH)
 
 
+@contextlib.contextmanager
+def beside(name: str) -> Iterator[Path]:
+    """A directory for a store on the disk where the engine's is, whose ``run`` is in memory as the engine's."""
+    place = DIRECTORY / name
+    place.mkdir()
+    with in_memory(f"{name}/run", "64m"):
+        yield place
+    shutil.rmtree(place)
+
+
 def starts(engine: Engine) -> None:
     """A start, and the shell's whole cycle."""
     path = new_bundle("true", "true")
@@ -86,7 +97,7 @@ def starts(engine: Engine) -> None:
     def cycle() -> None:
         subprocess.run(["sh", "-c", CYCLE], check=True, stdin=subprocess.DEVNULL, cwd=engine.tree)
 
-    with in_memory("podman", "1g") as place, contextlib.closing(Processes()) as processes:
+    with beside("podman") as place, contextlib.closing(Processes()) as processes:
         podman = Podman(place, processes)
         podman.load(engine)
         limits = ("--memory", str(MEMORY), "--pids-limit", str(PIDS))
@@ -273,8 +284,8 @@ def images(engine: Engine) -> None:
 
 
 def networks(engine: Engine) -> None:
-    """Networks; podman's store is in memory."""
-    with in_memory("networks", "1g") as place:
+    """Networks, beside podman's."""
+    with beside("networks") as place:
         Networks(engine, place, ROUNDS).run()
 
 
