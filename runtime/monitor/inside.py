@@ -156,10 +156,10 @@ def set_attributes(tree: int, propagation: str, bits: int) -> None:
 
 
 def new_mount(kind: str, bits: int, options: Iterable[tuple[str, str | None]] = ()) -> int:
-    """A detached mount of a new file system of type *kind*; an option with None is a flag."""
+    """A detached mount of a new file system of type *kind*; an option with None is a flag. Its type is also what df(1) calls it."""
     context = syscalls.fsopen(kind)
     try:
-        for key, value in options:
+        for key, value in (("source", kind), *options):
             command = syscalls.FSCONFIG_SET_FLAG if value is None else syscalls.FSCONFIG_SET_STRING
             syscalls.fsconfig(context, command, key, value)
         syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)

@@ -94,18 +94,18 @@ SEEN = {
     "shm has its size": (
         "grep /dev/shm /proc/mounts",
         {"shm_size": 1 << 20},
-        "none /dev/shm tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k 0 0\n",
+        "tmpfs /dev/shm tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k 0 0\n",
     ),
     "shm is for all": ("stat -c %a /dev/shm", {}, "1777\n"),
     "a tmpfs": (
         "grep /scratch /proc/mounts; stat -c %a /scratch",
         {"tmpfs": (("/scratch", 1 << 20, 0o700),)},
-        "none /scratch tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,mode=700 0 0\n700\n",
+        "tmpfs /scratch tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,mode=700 0 0\n700\n",
     ),
     "a tmpfs for programs": (
         "grep /x /proc/mounts",
         {"tmpfs": (("/x", None, 0o1777, 0, 0, ("nosuid",)),)},
-        "none /x tmpfs rw,nosuid,relatime 0 0\n",
+        "tmpfs /x tmpfs rw,nosuid,relatime 0 0\n",
     ),
     "masked files are empty": ("cat /proc/keys; stat -c %t:%T /proc/keys", {"masked": MASKED}, "1:3\n"),
     "a masked pattern": (
