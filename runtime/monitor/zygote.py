@@ -26,14 +26,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pydock.runtime import syscalls, wire
-from pydock.runtime.monitor import ahead, child
+from pydock.runtime.monitor import ahead, child, identity
 from pydock.runtime.monitor.birth import Place
 from pydock.runtime.monitor.launch import CgroupMount, Launch, Rlimit, Volume, from_json, to_json
 from pydock.runtime.monitor.plan import first_steps, later_steps
-from pydock.runtime.monitor.step import NOTHING_READY, Ready
+from pydock.runtime.monitor.step import NOTHING_READY, Context, Ready
 from pydock.runtime.wire import Message
 
 TITLE = "pydock: ready for a start"
+_ALL = 2**64 - 1  # capabilities: none is dropped
 _ROUNDS = 2  # of a warm-up: more of them make a start no faster
 _SAMPLE = Launch(
     id="x",
@@ -101,7 +102,7 @@ def _live(new: tuple[str, ...], sock: socket.socket, run_directory: str) -> NoRe
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # its child may be born where others could look into it
         ready = ahead.prepare(new, run_directory) if new else NOTHING_READY
         bear = syscalls.Vfork(lambda pid: _be_the_child(pid, sock, run_directory, ready))
-        _warm_up(ready)
+        _warm_up(ready, run_directory)
         wire.send(sock, {})
         message, fds = wire.receive(sock)
         flags = wire.number(message, "flags")
@@ -129,8 +130,17 @@ def _be_the_child(pid: int, sock: socket.socket, run_directory: str, ready: Read
         os._exit(child.FAILED)
 
 
-def _warm_up(ready: Ready) -> None:
-    """Runs through what the child will run through, as far as that can be done without doing it."""
+def _warm_up(ready: Ready, run_directory: str) -> None:
+    """Runs through what the child will run through, as far as that can be done without doing it, or does no harm: root becomes root."""
+    context = Context(_SAMPLE, [], run_directory, lambda _: None)
+    context.open_root()
+    _, capabilities, _ = syscalls.capget()
+    harmless = (
+        identity.LimitCapabilities(_ALL),
+        identity.ResolveUser("", ()),
+        identity.ChangeDirectory("/"),
+        identity.DropPrivileges(capabilities, False, None),
+    )
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         for _ in range(_ROUNDS):
@@ -140,7 +150,10 @@ def _warm_up(ready: Ready) -> None:
             launch = from_json(message["launch"])  # type: ignore[arg-type]  # as it was sent
             for step in first_steps(launch, ready) + later_steps(launch, ready):
                 step.describe()
+            for step in harmless:
+                step.execute(context)
             child.candidates("true", child.environment(launch, "/")["PATH"])
+    os.close(context.root)
 
 
 def _kind(launch: Launch) -> tuple[str, ...] | None:
