@@ -225,7 +225,12 @@ class Walk:
             finally:
                 os.close(file)
         elif (kind := _KINDS.get(stat.S_IFMT(status.st_mode))) and not self._is_told(path, status):
-            link = os.readlink(name, dir_fd=here) if kind == tarformat.SYMLINK else b""
+            try:
+                link = os.readlink(name, dir_fd=here) if kind == tarformat.SYMLINK else b""
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    return  # it is another one by now
+                raise
             self._emit(tarwriter.head(_entry(path, kind, status, link=link)))
 
     def _is_told(self, path: bytes, status: os.stat_result) -> bool:
