@@ -193,24 +193,25 @@ class Settler:
             with self._lines:
                 batch = dict(self._unsettled)
                 loose, self._loose = self._loose, set()
-            try:
-                os.fsync(self._fd)
-            except OSError:
-                self._loose |= loose
-                raise
             done: dict[Path, str] = {}
             wrong: list[OSError] = []
-            for path, text in batch.items():
-                try:
-                    with self._writing:
-                        if (
-                            self._unsettled.get(path) is text
-                        ):  # else it has been forgotten meanwhile, or another line is newer
-                            _write(path, text)
-                            done[path] = text
-                except OSError as error:
-                    wrong.append(error)
-            _sync(paths | loose | done.keys())
+            try:
+                os.fsync(self._fd)
+                for path, text in batch.items():
+                    try:
+                        with self._writing:
+                            if (
+                                self._unsettled.get(path) is text
+                            ):  # else it was forgotten meanwhile, or another line is newer
+                                _write(path, text)
+                                done[path] = text
+                    except OSError as error:
+                        wrong.append(error)
+                _sync(paths | loose | done.keys())
+            except OSError:
+                with self._lines:
+                    self._loose |= loose
+                raise
             with self._lines:
                 for path, text in done.items():
                     if self._unsettled.get(path) is text:
