@@ -132,14 +132,14 @@ def _be_the_child(pid: int, sock: socket.socket, run_directory: str, ready: Read
 
 def _warm_up(ready: Ready, run_directory: str) -> None:
     """Runs through what the child will run through, as far as that can be done without doing it, or does no harm: root becomes root."""
-    context = Context(_SAMPLE, [], run_directory, lambda _: None)
-    context.open_root()
+    context, other = (Context(_SAMPLE, [], run_directory, lambda _: None) for _ in range(2))
+    other.open_root()
     _, capabilities, _ = syscalls.capget()
     harmless = (
-        identity.LimitCapabilities(_ALL),
-        identity.ResolveUser("", ()),
-        identity.ChangeDirectory("/"),
-        identity.DropPrivileges(capabilities, False, None),
+        (identity.LimitCapabilities(_ALL), context),
+        (identity.ResolveUser("", ()), other),  # whatever the machine calls root
+        (identity.ChangeDirectory("/"), other),
+        (identity.DropPrivileges(capabilities, False, None), context),
     )
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
@@ -150,10 +150,10 @@ def _warm_up(ready: Ready, run_directory: str) -> None:
             launch = from_json(message["launch"])  # type: ignore[arg-type]  # as it was sent
             for step in first_steps(launch, ready) + later_steps(launch, ready):
                 step.describe()
-            for step in harmless:
-                step.execute(context)
+            for step, where in harmless:
+                step.execute(where)
             child.candidates("true", child.environment(launch, "/")["PATH"])
-    os.close(context.root)
+    os.close(other.root)
 
 
 def _kind(launch: Launch) -> tuple[str, ...] | None:
