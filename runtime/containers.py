@@ -53,6 +53,7 @@ class Containers:
         engine.find = self._neighbour
         engine.attachments.store.users = self.network_users
         engine.attachments.store.runners = self.network_runners
+        engine.attachments.store.joining = self._changes_links
         engine.attachments.claims.is_gateway = engine.attachments.has_gateway
         engine.attachments.addresses_of = lambda identity: self._by_id[identity].network.targets()
         engine.attachments.claims.name_of = lambda identity: self._by_id[identity].name
@@ -190,6 +191,10 @@ class Containers:
             for each in self.network_users(name)
             if (found := self._by_name[each]).alive or found.network.lock.locked()
         )
+
+    def _changes_links(self, identity: str) -> bool:
+        container = self._by_id.get(identity)
+        return container is not None and container.network.lock.locked()
 
     async def _refresh_joined(self, name: str) -> None:
         """Who has joined the network of *name* has the same resolvers."""

@@ -29,3 +29,9 @@ async def side_by_side(*calls: Callable[[], Awaitable[object]]) -> None:
 
 async def nothing() -> None:
     """What is called where there is nothing to do or to wait for."""
+
+
+async def shielded(call: Callable[[], Awaitable[object]]) -> None:
+    """*call*, which nobody cancels."""
+    with trio.CancelScope(shield=True):
+        await call()

@@ -195,6 +195,7 @@ class Attachments:
         for each in wanted:
             network = await self.default() if each.network == DEFAULT else self.store.find(each.network)
             async with network.lock:
+                self.store.check(network)
                 found[each] = network, self.store.lease(network, container, each)
                 await self._have_bridge(network)
         return found

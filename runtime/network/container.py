@@ -19,8 +19,8 @@ from pydock.runtime.network.links import Pair
 from pydock.runtime.network.naming import Naming
 from pydock.runtime.network.ports import AUTO, Port, exposed, parse_kept, print_kept
 from pydock.runtime.network.record import Lease, NetworkRecord, link_name
-from pydock.runtime.network.words import DEFAULT, Membership, is_shared, joined, memberships
-from pydock.runtime.tasks import nothing, side_by_side
+from pydock.runtime.network.words import DEFAULT, Membership, is_shared, joined, memberships, others
+from pydock.runtime.tasks import nothing, shielded, side_by_side
 
 if TYPE_CHECKING:
     from pydock.runtime.confine.userns import IdMap
@@ -35,6 +35,7 @@ class ContainerNetwork:
         self._container = container
         self.lock = trio.Lock()
         self._over = False  # its run has ended, though that may not have been written down yet
+        self._gone = False  # it has been removed
         self.naming = Naming(container)
 
     @property
@@ -103,6 +104,14 @@ class ContainerNetwork:
 
     async def apply(self, keep: Callable[[], Awaitable[None]], **settings: tuple[str, ...] | None) -> None:
         """``change``, by who has the lock."""
+        try:
+            await self._apply(keep, settings)
+        finally:
+            if self._gone:  # meanwhile
+                with trio.CancelScope(shield=True):
+                    await self.gone()()
+
+    async def _apply(self, keep: Callable[[], Awaitable[None]], settings: dict[str, tuple[str, ...] | None]) -> None:
         container = self._container
         before = container.spec
         spec = replace(before, **settings)  # type: ignore[arg-type]
@@ -122,7 +131,7 @@ class ContainerNetwork:
                 await self._republish(spec.ports or (), undo)
             elif not wanted and self._attachments.claims.of(container.id):
                 await self._republish((), undo)
-            undo.push_async_callback(_shielded, partial(self._refresh, before))
+            undo.push_async_callback(shielded, partial(self._refresh, before))
             await self._refresh(spec)
             await keep()
             undo.pop_all()
@@ -130,7 +139,7 @@ class ContainerNetwork:
             if namespace is not None:
                 await self._leave(namespace, present, wanted)
                 container.engine.firewalls.ask(container.engine.spawn)
-            await self.naming.tell()
+            await self.named_anew(joining=True)
             if namespace is not None:
                 await container.engine.on_networks(container.name)
 
@@ -139,14 +148,14 @@ class ContainerNetwork:
     ) -> int | None:
         """Connect to what is *wanted* and not *present*; a descriptor of its namespace, None when nothing is to be done. Busy."""
         container = self._container
-        fresh = _others(wanted, present)
-        gone = {each.network for each in _others(present, wanted)}
+        fresh = others(wanted, present)
+        gone = {each.network for each in others(present, wanted)}
         if changed := gone & {each.network for each in fresh}:
             names = ", ".join(sorted(changed))
             raise Busy(f"network: its addresses in {names} can't be changed while it runs: leave it first")
         if not fresh and not gone:
             return None
-        namespace = await trio.to_thread.run_sync(links.namespace_of, container.process.pidfd)
+        namespace = await self._namespace()
 
         async def part() -> None:
             try:
@@ -155,7 +164,7 @@ class ContainerNetwork:
             finally:
                 os.close(namespace)
 
-        undo.push_async_callback(_shielded, part)
+        undo.push_async_callback(shielded, part)
         if fresh:
             leases = await self._attachments.lease(container.id, fresh)
             await self._attachments.keep(leases)
@@ -163,10 +172,18 @@ class ContainerNetwork:
             await self._attachments.connect(container.id, namespace, leases, wanted)
         return namespace
 
+    async def _namespace(self) -> int:
+        """That of its process: a descriptor. OSError when it has ended."""
+        pidfd = os.dup(self._container.process.pidfd)  # whose number may be another's before the thread has its turn
+        try:
+            return await trio.to_thread.run_sync(links.namespace_of, pidfd)
+        finally:
+            os.close(pidfd)
+
     async def _leave(self, namespace: int, present: tuple[Membership, ...], wanted: tuple[Membership, ...]) -> None:
         container = self._container
         try:
-            await self._attachments.leave(container.id, namespace, _others(present, wanted), wanted)
+            await self._attachments.leave(container.id, namespace, others(present, wanted), wanted)
         finally:
             os.close(namespace)
         if self._attachments.claims.of(container.id):
@@ -175,6 +192,7 @@ class ContainerNetwork:
 
     def gone(self) -> Callable[[], Awaitable[None]]:
         """It has been removed: its addresses, and any port, are others' from now on. What is given is to be done then."""
+        self._gone = True
         self._attachments.claims.release(self._container.id)
         self.naming.forget()
         return self._give_back(())
@@ -275,7 +293,7 @@ class ContainerNetwork:
             await self._lead()
             await container.keep()
 
-        undo.push_async_callback(_shielded, restore)
+        undo.push_async_callback(shielded, restore)
         await self._claim(items)
         await self._lead()
         await container.save()
@@ -309,7 +327,7 @@ class ContainerNetwork:
         names = {each.network for each in wanted}
         left = [each.name for each in self._attachments.store if each.name not in names and container.id in each.leases]
         if left:
-            namespace = await trio.to_thread.run_sync(links.namespace_of, container.process.pidfd)
+            namespace = await self._namespace()
             try:
                 await self._attachments.leave(container.id, namespace, tuple(map(Membership, left)), wanted)
             finally:
@@ -368,17 +386,6 @@ class ContainerNetwork:
         except FileNotFoundError:
             if not self._over:  # else they went in this moment
                 raise
-
-
-async def _shielded(call: Callable[[], Awaitable[object]]) -> None:
-    with trio.CancelScope(shield=True):
-        await call()
-
-
-def _others(some: tuple[Membership, ...], present: tuple[Membership, ...]) -> tuple[Membership, ...]:
-    """Those of *some* whose links are not among those of *present*; what they are called there does not matter."""
-    there = {(each.network, each.addresses, each.mac) for each in present}
-    return tuple(each for each in some if (each.network, each.addresses, each.mac) not in there)
 
 
 def _expanded(items: tuple[str, ...], container: Container) -> list[Port]:

@@ -41,12 +41,14 @@ _RENAMING: Final = ".renaming"
 
 
 class NetworkStore:
-    """Those in *directory*. *users* are the containers that name a network, *runners* those that run; what blocks is in threads."""
+    """Those in *directory*. *users* are the containers that name a network, *runners* those that run; *joining* tells of
+    one, by its id, whether its links may be changing. What blocks is in threads."""
 
     def __init__(self, directory: Path, events: Events, settler: Settler, default: Addressing | None = None) -> None:
         self.addressing = default or Addressing()
         self.users: Callable[[str], tuple[str, ...]] = lambda name: ()
         self.runners: Callable[[str], tuple[str, ...]] = lambda name: ()
+        self.joining: Callable[[str], bool] = lambda container: False
         self.elsewhere: Callable[[], Iterable[tuple[Network, str]]] = (
             tuple  # what other engines' networks have, and whose it is
         )
@@ -76,6 +78,16 @@ class NetworkStore:
         if network is None:
             raise NotFound(f"network {quote(name)} does not exist: mkdir networks/{name} makes one")
         return network
+
+    def check(self, network: NetworkRecord) -> None:
+        """NotFound when *network* has been removed."""
+        if not any(each is network for each in self):
+            raise NotFound(f"network {quote(network.name)} has been removed")
+
+    def _refuse_joining(self, network: NetworkRecord) -> None:
+        """Busy while somebody is about to join *network*, whose settings do not name it yet."""
+        if any(map(self.joining, network.leases)):
+            raise Busy(f"networks/{network.name} is in use: a container is connecting to it, or leaving it")
 
     def read(self) -> None:
         """Read what is on disk; before anything else."""
@@ -147,6 +159,7 @@ class NetworkStore:
                     subnet = ip_network(str(text))
                     check_free(subnet, await trio.to_thread.run_sync(self.taken, network))
                     values.setdefault(key.replace("subnet", "gateway"), str(first_address(subnet)))
+            self._refuse_joining(network)
             before = {key: getattr(network, key) for key in values}
             leases = network.leases
             try:
@@ -170,8 +183,7 @@ class NetworkStore:
             async with network.lock, network.saving:
                 if users := self.users(name):
                     raise Busy(f"networks/{name} is in use by {', '.join(users)}")
-                if network.leases:
-                    raise Busy(f"networks/{name} is in use: a container is connecting to it, or about to leave it")
+                self._refuse_joining(network)
                 if network in self._before.values():
                     raise Busy(f"networks/{name} is being renamed")
                 del self._networks[name]

@@ -110,6 +110,12 @@ def is_alone(item: str) -> bool:
     return item in (HOST, NONE) or item.startswith(_CONTAINER)
 
 
+def others(some: tuple[Membership, ...], present: tuple[Membership, ...]) -> tuple[Membership, ...]:
+    """Those of *some* whose links are not among those of *present*; what they are called there does not matter."""
+    there = {(each.network, each.addresses, each.mac) for each in present}
+    return tuple(each for each in some if (each.network, each.addresses, each.mac) not in there)
+
+
 def settled(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """*items* as they hold: what was written last and can only be alone takes the others' place, and gives way to others."""
     if items is None:
