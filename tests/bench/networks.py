@@ -317,7 +317,7 @@ class Networks:
                     for name, client, server, target, offset in found
                 }
                 took = alternate(_SHORT * self._rounds, **actions)
-                both.end()
+                both.close()
                 rows(f"{title}, {way}, processor's time", took, "1.05 of a bare veth")
 
     def _thousand(self) -> None:
