@@ -200,9 +200,8 @@ class Settler:
                 for path, text in batch.items():
                     try:
                         with self._writing:
-                            if (
-                                self._unsettled.get(path) is text
-                            ):  # else it was forgotten meanwhile, or another line is newer
+                            # Else it was forgotten meanwhile, or another line is newer.
+                            if self._unsettled.get(path) is text:
                                 _write(path, text)
                                 done[path] = text
                     except OSError as error:

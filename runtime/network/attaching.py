@@ -71,12 +71,12 @@ class Attachments:
         now on. OSError; Taken for a port that another engine got just now."""
         async with self._filter:
             self.held_back.discard(leading)
-            ruled = self._rules()
-            table = nft.table(self.store, self._published(), self.tables.owner, str(self.store.directory.parent))
+            ruled, published = self._rules(), self._published()
+            table = nft.table(self.store, published, self.tables.owner, str(self.store.directory.parent))
             if table == self._filtered:
                 self._ruled = ruled
                 return
-            led = frozenset(port for each in self._published() for port in each.ports)
+            led = frozenset(port for each in published for port in each.ports)
             before, self._filtered = self._filtered, None
             known, self._ruled = self._ruled, None
             fresh = led - self._led if before is not None else frozenset()
