@@ -358,3 +358,12 @@ def tenant(machine: Host) -> Iterator[Callable[..., Tenant]]:
         if not line.startswith("table inet pydock"):
             machine.run("nft", *line.replace("table", "delete table", 1).split())
     machine.run("ip", "link", "del", "docker0", check=False)
+
+
+@pytest.fixture
+def mortal(own_engine: Engine) -> Iterator[Engine]:
+    """An engine of the test's own, which may be killed, with the network ``front``."""
+    (own_engine.tree / "networks/front").mkdir()
+    yield own_engine
+    own_engine.clear()
+    (own_engine.tree / "networks/front").rmdir()

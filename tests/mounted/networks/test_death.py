@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from networks.conftest import Host
 
 Serving = Callable[..., Path]
-
-
-@pytest.fixture
-def mortal(own_engine: Engine) -> Iterator[Engine]:
-    """An engine to be killed, with the network ``front``."""
-    (own_engine.tree / "networks/front").mkdir()
-    yield own_engine
-    own_engine.clear()
-    (own_engine.tree / "networks/front").rmdir()
 
 
 def in_force(engine: Engine) -> set[str]:

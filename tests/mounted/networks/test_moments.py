@@ -8,26 +8,15 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 if TYPE_CHECKING:
     from conftest import Engine
 
 ROUNDS = 20
-
-
-@pytest.fixture
-def front(own_engine: Engine) -> Iterator[Engine]:
-    """An engine with the network ``front``."""
-    (own_engine.tree / "networks/front").mkdir()
-    yield own_engine
-    own_engine.clear()
-    (own_engine.tree / "networks/front").rmdir()
 
 
 def made(engine: Engine, name: str, command: str) -> Path:
@@ -46,8 +35,8 @@ def is_led(engine: Engine) -> bool:
     return "elements" in listed.stdout
 
 
-def test_ports_that_change_while_it_ends_are_nobody_s_afterwards(front: Engine) -> None:
-    dice, ports = random.Random(7), front.tree / "networks/ports"
+def test_ports_that_change_while_it_ends_are_nobody_s_afterwards(mortal: Engine) -> None:
+    dice, ports = random.Random(7), mortal.tree / "networks/ports"
 
     def change(c: Path) -> None:
         with suppress(OSError):  # its end is another matter
@@ -56,25 +45,25 @@ def test_ports_that_change_while_it_ends_are_nobody_s_afterwards(front: Engine) 
                     file.write(f"{sign}0:81\n")
 
     for number in range(ROUNDS):
-        c = made(front, f"c{number}", f"usleep {dice.randrange(30_000)}")
+        c = made(mortal, f"c{number}", f"usleep {dice.randrange(30_000)}")
         (c / "ctl").write_text("start")
         changing = threading.Thread(target=change, args=(c,))
         changing.start()
         assert (c / "wait").read_text() == "0\n"
         changing.join()
         assert ((c / "ports.bound").read_text(), os.listdir(ports)) == ("", [])
-        assert not is_led(front)
+        assert not is_led(mortal)
         c.rmdir()
-    d = made(front, "d", "sleep 1000")
+    d = made(mortal, "d", "sleep 1000")
     (d / "ctl").write_text("start")
-    assert is_led(front)
+    assert is_led(mortal)
     assert len(os.listdir(ports)) == 1
 
 
-def test_it_is_called_by_its_new_name_though_it_got_that_while_it_began(front: Engine) -> None:
-    containers, names = front.tree / "containers", front.tree / "networks/front/names"
+def test_it_is_called_by_its_new_name_though_it_got_that_while_it_began(mortal: Engine) -> None:
+    containers, names = mortal.tree / "containers", mortal.tree / "networks/front/names"
     dice, name = random.Random(8), "a"
-    c = made(front, name, "sleep 1000")
+    c = made(mortal, name, "sleep 1000")
 
     def start(c: Path) -> None:
         with suppress(OSError):
@@ -96,7 +85,7 @@ def test_it_is_called_by_its_new_name_though_it_got_that_while_it_began(front: E
         (c / "ctl").write_text("kill")
 
 
-def test_of_two_that_begin_at_once_with_the_same_port_one_is_refused(front: Engine, free: Callable[[], int]) -> None:
+def test_of_two_that_begin_at_once_with_the_same_port_one_is_refused(mortal: Engine, free: Callable[[], int]) -> None:
     for number in range(ROUNDS):
         port, outcomes = free(), dict[str, int]()
 
@@ -108,7 +97,7 @@ def test_of_two_that_begin_at_once_with_the_same_port_one_is_refused(front: Engi
             else:
                 outcomes[c.name] = 0
 
-        both = [made(front, f"{name}{number}", "sleep 1000") for name in "ab"]
+        both = [made(mortal, f"{name}{number}", "sleep 1000") for name in "ab"]
         for c in both:
             (c / "ports").write_text(f"{port}:80")
         threads = [threading.Thread(target=start, args=(c,)) for c in both]
@@ -124,13 +113,13 @@ def test_of_two_that_begin_at_once_with_the_same_port_one_is_refused(front: Engi
             c.rmdir()
 
 
-def test_who_gets_another_name_while_it_ends_is_called_nothing(front: Engine) -> None:
-    dice, containers = random.Random(9), front.tree / "containers"
+def test_who_gets_another_name_while_it_ends_is_called_nothing(mortal: Engine) -> None:
+    dice, containers = random.Random(9), mortal.tree / "containers"
     for number in range(ROUNDS):
-        c = made(front, f"c{number}", f"usleep {dice.randrange(20_000)}")
+        c = made(mortal, f"c{number}", f"usleep {dice.randrange(20_000)}")
         (c / "ctl").write_text("start")
         for turn in range(5):
             c = c.rename(containers / f"d{number}-{turn}")
         assert (c / "wait").read_text() == "0\n"
-        assert (front.tree / "networks/front/names").read_text() == ""
+        assert (mortal.tree / "networks/front/names").read_text() == ""
         c.rmdir()
