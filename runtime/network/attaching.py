@@ -13,9 +13,10 @@ from pydock.runtime.errors import Taken
 from pydock.runtime.names.client import Names
 from pydock.runtime.network import flushes, links, nft
 from pydock.runtime.network.addresses import Network, check_free
+from pydock.runtime.network.claims import Claims
 from pydock.runtime.network.links import End, Pair
 from pydock.runtime.network.pool import Pool
-from pydock.runtime.network.ports import Claims, Port
+from pydock.runtime.network.ports import Port
 from pydock.runtime.network.record import BRIDGE, Lease, NetworkRecord, link_name
 from pydock.runtime.network.store import NetworkStore
 from pydock.runtime.network.tables import PATIENCE, Other, Tables, hold

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from pydock.runtime.errors import Invalid, Taken
 from pydock.runtime.network import nft, ports
-from pydock.runtime.network.ports import Claims, Port, exposed
+from pydock.runtime.network.claims import Claims
+from pydock.runtime.network.ports import Port, exposed
 
 
 @pytest.mark.parametrize(
