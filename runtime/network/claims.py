@@ -6,7 +6,8 @@ Nobody listens for one, the packet filter sends its packets on: whether it is fr
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -23,6 +24,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._bound: dict[str, tuple[Port, ...]] = {}  # by the container's id
+        self._held: dict[str, tuple[Port, ...]] = {}  # what they had before a change that may be undone yet
         self.lock = trio.Lock()  # from looking for what is free until it is had
         self._moved: set[Port] = set()
         self.is_gateway: Callable[[str], bool] = lambda address: False  # of a network, where its DNS listens
@@ -50,7 +52,17 @@ class Claims:
 
     def release(self, container: str) -> None:
         """It has none any more."""
+        self._held.pop(container, None)
         self.adopt(container, ())
+
+    @contextmanager
+    def held(self, container: str) -> Iterator[None]:
+        """What it has now nobody else gets within, even if it gives it up: it may be given back to it."""
+        self._held[container] = self.of(container)
+        try:
+            yield
+        finally:
+            self._held.pop(container, None)
 
     def lead_elsewhere(self, container: str) -> None:
         """It has what it had, at other addresses of its own."""
@@ -67,7 +79,7 @@ class Claims:
         own, others = _Index(), _Index()
         for port in had:
             own.add(port, container)
-        for owner, theirs in tuple(self._bound.items()):
+        for owner, theirs in (*self._bound.items(), *self._held.items()):
             if owner != container:
                 name = f"container {self.name_of(owner)}"
                 for port in theirs:

@@ -125,16 +125,17 @@ class ContainerNetwork:
             return
         if spec.network != before.network and (is_shared(spec.network) or is_shared(before.network)):
             container.configuration.refuse_alive("network")
-        async with AsyncExitStack() as undo:
-            namespace = await self._join(present, wanted, undo)
-            if wanted and (spec.ports != before.ports or not present):
-                await self._republish(spec.ports or (), undo)
-            elif not wanted and self._attachments.claims.of(container.id):
-                await self._republish((), undo)
-            undo.push_async_callback(shielded, partial(self._refresh, before))
-            await self._refresh(spec)
-            await keep()
-            undo.pop_all()
+        with self._attachments.claims.held(container.id):
+            async with AsyncExitStack() as undo:
+                namespace = await self._join(present, wanted, undo)
+                if wanted and (spec.ports != before.ports or not present):
+                    await self._republish(spec.ports or (), undo)
+                elif not wanted and self._attachments.claims.of(container.id):
+                    await self._republish((), undo)
+                undo.push_async_callback(shielded, partial(self._refresh, before))
+                await self._refresh(spec)
+                await keep()
+                undo.pop_all()
         with trio.CancelScope(shield=True):
             if namespace is not None:
                 await self._leave(namespace, present, wanted)

@@ -160,6 +160,22 @@ def test_who_has_published_is_named_and_nobody_publishes_twice(free: Callable[[]
     assert claims.find([Port("127.0.0.1", port, 80)], [], "b") == (Port("127.0.0.1", port, 80),)
 
 
+def test_what_is_given_up_is_nobody_s_until_it_is_sure(free: Callable[[], int]) -> None:
+    claims, port = Claims(), free()
+    wanted = [Port("", port, 80)]
+    claims.adopt("a", wanted)
+    with claims.held("a"):
+        claims.adopt("a", ())
+        with pytest.raises(Taken, match="taken by container a"):
+            claims.find(wanted, [], "b")
+        assert claims.find(wanted, [], "a") == tuple(wanted)
+    assert claims.find(wanted, [], "b") == tuple(wanted)
+    claims.adopt("a", wanted)
+    with claims.held("a"):
+        claims.release("a")  # it has ended meanwhile
+        assert claims.find(wanted, [], "b") == tuple(wanted)
+
+
 def test_any_port_is_one_that_nobody_has() -> None:
     found = Claims().find([Port("", 0, 80), Port("", 0, 81), Port("", 0, 53, 1, "udp")], [], "a")
     assert len({port.host for port in found if port.protocol == "tcp"}) == 2
