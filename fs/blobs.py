@@ -13,10 +13,11 @@ from pydock.fs.node import Blob, File, Refused, Subject
 
 
 class BlobHandle(Handle):
-    """The bytes as they will be: those that are there, unless *truncated*, with what was written over them."""
+    """The bytes as they will be: those that are there, unless *truncated*, with what was written over them, or *appending* behind."""
 
-    def __init__(self, file: File, *, truncated: bool, fresh: bool) -> None:
+    def __init__(self, file: File, *, truncated: bool, fresh: bool, appending: bool = False) -> None:
         super().__init__(file)
+        self.appending = appending
         assert isinstance(file.entry, Blob)
         self.entry: Blob[Subject] = file.entry
         self.buffer = bytearray() if truncated else bytearray(self.entry.show(file.subject))
@@ -24,6 +25,8 @@ class BlobHandle(Handle):
         self.refused = False
 
     async def write(self, offset: int, data: bytes) -> int:
+        if self.appending:
+            offset = len(self.buffer)
         if offset + len(data) > self.entry.largest + 1:  # a newline at its end may not count
             self.refused = True
             raise Refused(

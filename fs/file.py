@@ -95,7 +95,7 @@ async def open_file(
         case List() if writing:
             return ListHandle(file, truncated=truncated, fresh=fresh)
         case Blob() if writing:
-            return BlobHandle(file, truncated=truncated, fresh=fresh)
+            return BlobHandle(file, truncated=truncated, fresh=fresh, appending=bool(flags & os.O_APPEND))
         case Document() if writing:
-            return DocumentHandle(file, truncated=truncated)
+            return DocumentHandle(file, truncated=truncated, appending=bool(flags & os.O_APPEND))
     return Handle(file)

@@ -239,10 +239,14 @@ class ValueHandle(Handle):
 
 
 class DocumentHandle(Handle):
-    """A document: what was written is applied when a descriptor is closed after the last write, and once."""
+    """A document: what was written is applied when a descriptor is closed after the last write, and once.
 
-    def __init__(self, file: File, *, truncated: bool) -> None:
+    *appending* are those with O_APPEND: the kernel takes the size that it knows for the end, which may be another by now.
+    """
+
+    def __init__(self, file: File, *, truncated: bool, appending: bool = False) -> None:
         super().__init__(file)
+        self.appending = appending
         self.buffer: bytearray | None = None
         self.dirty = False
         self.wrote = False
@@ -262,6 +266,8 @@ class DocumentHandle(Handle):
     async def write(self, offset: int, data: bytes) -> int:
         if self.buffer is None:
             self.buffer = bytearray(shown(self.file))
+        if self.appending:
+            offset = len(self.buffer)
         if offset + len(data) > LONGEST:
             raise Refused(errno.EFBIG, f"longer than {LONGEST} bytes")
         if offset > len(self.buffer):

@@ -406,6 +406,15 @@ async def test_a_document_can_be_written_anywhere(thing: Thing, open_: Open) -> 
     assert thing.document == "ond"
 
 
+async def test_what_is_appended_to_a_document_stands_at_its_end(thing: Thing, open_: Open) -> None:
+    """Wherever the kernel takes that to be."""
+    handle = await open_("document", os.O_WRONLY | os.O_APPEND)
+    await handle.write(40, b"er")
+    await handle.write(2, b"!")
+    await handle.flush()
+    assert thing.document == "older!"
+
+
 async def test_a_document_that_is_refused_is_refused_once(thing: Thing, open_: Open) -> None:
     handle = await open_("document", TRUNCATE)
     await handle.write(0, b"bad")
