@@ -212,7 +212,7 @@ def prepare(
     nodes: list[devices.Node] = []
     rules: list[DeviceRule] = []
     for text in spec.devices or ():
-        found, allowed = devices.look_up(devices.parse(text))
+        found, allowed = devices.look_up(devices.parse(text), outside=place.mountpoint)
         nodes += found
         rules += allowed
     cgroup.allow_devices(ALL if privileged else (*DEFAULT, *rules))

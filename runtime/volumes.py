@@ -18,6 +18,7 @@ from pydock.runtime import syscalls
 from pydock.runtime.errors import Invalid, NotFound
 from pydock.runtime.formats import checked_name, parse_size, quote
 from pydock.runtime.monitor.inside import set_attributes
+from pydock.runtime.paths import checked_source
 
 _PROPAGATIONS: Final = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
 _TMPFS_FLAGS: Final = frozenset({"ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec"})
@@ -108,40 +109,6 @@ def target_path(text: str) -> str:
     if not text.startswith("/") or path in ("/", "//") or ".." in text.split("/"):
         raise Invalid(f"{quote(text)} is not a place in the container: an absolute path below / without ..")
     return "/" + path.lstrip("/")
-
-
-def checked_source(path: str, *, outside: str) -> str:
-    """*path*, when it is absolute, exists, and does not lead into the mount at *outside*, which the daemon itself must never walk.
-
-    Symlinks are followed one component at a time, looking at each place before stepping into it.
-    """
-    if not path.startswith("/"):
-        raise Invalid(f"{quote(path)} is not an absolute path")
-    pending = path.split("/")[::-1]
-    place, steps = "/", 0
-    while pending:
-        part = pending.pop()
-        if part in ("", "."):
-            continue
-        place = posixpath.normpath(posixpath.join(place, part))
-        if outside and (place == outside or place.startswith(outside + "/")):
-            raise Invalid(f"{quote(path)} leads into the mount itself")
-        try:
-            mode = os.lstat(place).st_mode
-        except OSError as error:
-            if isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise NotFound(f"{quote(path)} does not exist") from None
-            raise
-        if stat.S_ISLNK(mode):
-            steps += 1
-            if steps > 40:
-                raise Invalid(f"{quote(path)}: too many symlinks")
-            link = os.readlink(place)
-            place = "/" if link.startswith("/") else posixpath.dirname(place)
-            pending.extend(link.split("/")[::-1])
-        elif pending and not stat.S_ISDIR(mode):
-            raise NotFound(f"{quote(path)} does not exist: {quote(place)} is not a directory")
-    return path
 
 
 def open_source(volume: Volume, *, outside: str, named: Path) -> tuple[int, bool]:

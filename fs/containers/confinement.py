@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydock.fs.containers.rows import C, boolean, own_items, show_list, spec_of, store_field, store_list
+from pydock.fs.containers.rows import C, boolean, own_items, parsed, show_list, spec_of, store_list
 from pydock.fs.node import Entry, List, Value
 from pydock.runtime import launching
 from pydock.runtime.confine import capabilities, devices, rlimits, seccomp, sysctls
+from pydock.runtime.paths import checked_source
 
 
-def _seccomp(text: str) -> str:
-    profile = seccomp.parse(text)
-    if profile.startswith("/"):
-        seccomp.read_profile(Path(profile))
-    return profile
+async def _store_seccomp(subject: C, text: str | None, caller: int) -> None:
+    def checked(text: str) -> str:
+        profile = seccomp.parse(text)
+        if profile.startswith("/"):
+            checked_source(profile, outside=subject.engine.mountpoint)
+            seccomp.read_profile(Path(profile))
+        return profile
+
+    await subject.container.configuration.change("seccomp", parsed("seccomp", checked, text))
 
 
 def _show_capabilities(subject: C) -> Sequence[str]:
@@ -30,7 +35,7 @@ async def _store_capabilities(subject: C, items: tuple[str, ...] | None) -> None
 
 def _device(subject: C, line: str) -> tuple[str, ...]:
     device = devices.parse(line)
-    devices.look_up(device)
+    devices.look_up(device, outside=subject.engine.mountpoint)
     return (str(device),)
 
 
@@ -67,7 +72,7 @@ CONFINEMENT: tuple[Entry[C], ...] = (
     Value(
         name="seccomp",
         show=lambda c: spec_of(c).seccomp or seccomp.DEFAULT,
-        store=store_field("seccomp", _seccomp),
+        store=_store_seccomp,
         doc="The filter of system calls: ``default`` (docker's allow-list), ``unconfined``, or the absolute path of a profile in "
         "docker's JSON format.",
     ),

@@ -11,6 +11,7 @@ from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import parse_size
 from pydock.runtime.network import etc, ports
 from pydock.runtime.network.words import DEFAULT, is_shared, memberships, parse, settled
+from pydock.runtime.paths import checked_source
 
 
 async def _store_image(subject: C, text: str | None, caller: int) -> None:
@@ -19,8 +20,6 @@ async def _store_image(subject: C, text: str | None, caller: int) -> None:
     if not reference:
         await container.configuration.change_image(None)
         return
-    if reference.startswith("/"):
-        volumes.checked_source(reference, outside=container.engine.mountpoint)
     await container.configuration.change_image(container.engine.images.find(reference).reference)
 
 
@@ -41,7 +40,7 @@ def _volume(subject: C, line: str) -> tuple[str, ...]:
     if volume.named:
         subject.engine.volumes.find(volume.source)
     else:
-        volumes.checked_source(volume.source, outside=subject.engine.mountpoint)
+        checked_source(volume.source, outside=subject.engine.mountpoint)
     return (str(volume),)
 
 

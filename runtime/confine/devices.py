@@ -15,6 +15,9 @@ from typing import Final, Literal
 
 from pydock.runtime.cgroup.devices import DeviceRule
 from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.paths import checked_source, places_of
+
+_MOST: Final = 10000  # files are looked through for devices: about a third of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,18 @@ def _is_path(text: str) -> bool:
     return text.startswith("/") and ".." not in text.split("/") and "\0" not in text and posixpath.normpath(text) != "/"
 
 
-def look_up(device: Device) -> tuple[tuple[Node, ...], tuple[DeviceRule, ...]]:
-    """The nodes to make and the rules to allow; of a directory, every device in it and below."""
+def look_up(device: Device, *, outside: str = "") -> tuple[tuple[Node, ...], tuple[DeviceRule, ...]]:
+    """The nodes to make and the rules to allow; of a directory, every device in it and below. Nothing in what is mounted at *outside*
+    is looked at."""
+    closed = places_of(outside) if outside else frozenset()
     try:
+        checked_source(device.source, closed=closed)
         # Symbolic links in /dev are names that udev gives: the node behind is meant.
         found = os.stat(device.source)
-    except OSError as error:
+    except (OSError, NotFound) as error:
         raise NotFound(f"devices: there is no {device.source} on this machine") from error
     if stat.S_ISDIR(found.st_mode):
-        nodes = tuple(_below(device))
+        nodes = tuple(_below(device, closed))
         if not nodes:
             raise Invalid(f"devices: there is no device below {device.source}")
     else:
@@ -111,14 +117,18 @@ def look_up(device: Device) -> tuple[tuple[Node, ...], tuple[DeviceRule, ...]]:
     return nodes, tuple(dict.fromkeys(DeviceRule(node.kind, node.major, node.minor, device.access) for node in nodes))
 
 
-def _below(device: Device) -> list[Node]:
-    nodes = []
-    for directory, _, names in os.walk(device.source):
+def _below(device: Device, closed: frozenset[str]) -> list[Node]:
+    nodes: list[Node] = []
+    top, seen = os.path.realpath(device.source), 0
+    for directory, below, names in os.walk(top):
+        below[:] = [name for name in below if os.path.join(directory, name) not in closed]
+        seen += len(below) + len(names)
+        if seen > _MOST:
+            raise Invalid(f"devices: there are more than {_MOST} files below {device.source}")
         for name in sorted(names):
             path = os.path.join(directory, name)
-            target = device.target + path[len(device.source) :]
-            node = _node(target, os.lstat(path))
-            if node is not None:
+            target = device.target + path[len(top) :]
+            if path not in closed and (node := _node(target, os.lstat(path))) is not None:
                 nodes.append(node)
     return nodes
 

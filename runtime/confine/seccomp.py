@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 from pydock.runtime.confine import seccomp_default
 from pydock.runtime.errors import Failed, Invalid, NotFound, Unsupported
+from pydock.runtime.paths import read_plain
 
 DEFAULT: Final = "default"
 UNCONFINED: Final = "unconfined"
@@ -53,6 +54,7 @@ _CTL_OPTIMIZE: Final = (
 )
 _FORMAT: Final = b"pydock seccomp 1\n"
 _EPERM: Final = 1
+_LONGEST: Final = 4 << 20  # bytes of a profile; docker's own has 20 KB
 
 
 class Argument(msgspec.Struct, frozen=True, rename="camel"):
@@ -140,7 +142,9 @@ def default_profile() -> Profile:
 def read_profile(path: Path) -> Profile:
     """A JSON file in docker's or OCI's format."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Profile)
+        return msgspec.json.decode(read_plain(str(path), _LONGEST), type=Profile)
+    except Invalid as error:
+        raise Invalid(f"seccomp: {error}") from None
     except msgspec.MsgspecError as error:
         raise Invalid(f"seccomp: {path} is not a profile in docker's or OCI's format: {error}") from error
     except OSError as error:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydock.runtime.errors import Invalid, NotFound
-from pydock.runtime.volumes import Tmpfs, Volume, checked_source, open_source, target_path
+from pydock.runtime.errors import Invalid
+from pydock.runtime.volumes import Tmpfs, Volume, open_source, target_path
 
 WORD = st.text("abcXYZ019_-", min_size=1, max_size=8)
 PATH = st.lists(WORD, min_size=1, max_size=4).map(lambda words: "/" + "/".join(words))
@@ -99,71 +99,6 @@ def test_a_target_is_below_the_root(text: str) -> None:
 
 
 # sources
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Path:
-    """Stands for the mount: nothing of the tests may look at it."""
-    place = tmp_path / "mnt"
-    place.mkdir()
-    (place / "inside").mkdir()
-    return place
-
-
-LEADS = {
-    "itself": "{mnt}",
-    "below": "{mnt}/inside",
-    "slashes": "{mnt}//inside/",
-    "dots": "{top}/other/../mnt",
-    "dots-from-within": "{top}/other/.//../mnt/inside",
-    "link": "{top}/link",
-    "link-to-link": "{top}/links",
-    "relative-link": "{top}/relative",
-    "link-on-the-way": "{top}/link/inside",
-    "link-with-dots": "{top}/dots",
-}
-
-
-@pytest.mark.parametrize("path", LEADS.values(), ids=LEADS)
-def test_a_source_that_leads_into_the_mount_is_invalid(tmp_path: Path, mount: Path, path: str) -> None:
-    (tmp_path / "other").mkdir()
-    (tmp_path / "link").symlink_to(mount)
-    (tmp_path / "links").symlink_to(tmp_path / "link")
-    (tmp_path / "relative").symlink_to("mnt/inside")
-    (tmp_path / "dots").symlink_to("other/../mnt")
-    with pytest.raises(Invalid, match="into the mount itself"):
-        checked_source(path.format(mnt=mount, top=tmp_path), outside=str(mount))
-
-
-@pytest.mark.parametrize("path", ["{top}/file", "{top}/beside", "{top}/mnt2", "{top}/away", "/", "/etc"])
-def test_a_source_beside_the_mount_is_taken(tmp_path: Path, mount: Path, path: str) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "beside").mkdir()
-    (tmp_path / "mnt2").mkdir()
-    (tmp_path / "away").symlink_to("/usr")
-    text = path.format(top=tmp_path)
-    assert checked_source(text, outside=str(mount)) == text
-
-
-@pytest.mark.parametrize("path", ["{top}/nope", "{top}/file/x", "{top}/dangling", "{top}/file/../file"])
-def test_a_source_that_does_not_exist_is_not_found(tmp_path: Path, mount: Path, path: str) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "dangling").symlink_to("nowhere")
-    with pytest.raises(NotFound):
-        checked_source(path.format(top=tmp_path), outside=str(mount))
-
-
-def test_a_loop_of_symlinks_is_invalid(tmp_path: Path) -> None:
-    (tmp_path / "a").symlink_to("b")
-    (tmp_path / "b").symlink_to("a")
-    with pytest.raises(Invalid, match="too many symlinks"):
-        checked_source(f"{tmp_path}/a", outside="/nonexistent")
-
-
-@pytest.mark.parametrize("path", ["", "a", "./a", "~"])
-def test_a_source_is_an_absolute_path(path: str) -> None:
-    with pytest.raises(Invalid):
-        checked_source(path, outside="")
 
 
 @pytest.mark.parametrize(("name", "is_directory"), [("file", False), ("directory", True)])
