@@ -17,10 +17,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import pyfuse3
 import trio
+from pydock.fs import library
 from pydock.fs.containers.directory import ContainersDirectory
 from pydock.fs.errors import leaves
 from pydock.fs.imagefiles import Images
@@ -49,7 +51,6 @@ from pydock.fs.root import Root, RootDirectory, root_metadata, version
 from pydock.fs.volumes import VolumesDirectory
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.host import HostImage
-from pydock.overlay.image import Image
 from pydock.overlay.registry.client import Registries
 from pydock.overlay.registry.endpoint import Proxies
 from pydock.overlay.registry.settings import Settings
@@ -147,7 +148,7 @@ class Daemon:
                 mountpoint=self.mountpoint,
                 log_max=options.log_max,
                 hierarchy=self.hierarchy,
-                images=Library(self.store, self.host, options.root / "places"),
+                images=Library(self.store, self.host, options.root / "places", self.mountpoint),
                 attachments=Attachments(NetworkStore(options.root / "networks", events, settler, options.addressing)),
                 volumes=VolumeStore(options.root / "volumes", options.run / "empty", events, settler),
                 events=events,
@@ -198,13 +199,6 @@ class Daemon:
     async def _serve(self, engine: Engine, containers: Containers, nursery: trio.Nursery) -> None:
         image_roots = ImageRoots(self.store, self.options.run / "images", nursery)
 
-        def users(image: Image) -> tuple[str, ...]:
-            return tuple(
-                container.name
-                for container in containers
-                if container.record.image_id == image.id or container.spec.image == image.reference
-            )
-
         transfers = Transfers()
         registries = Registries(self.store, lambda host: accounts.endpoint(host), self._proxies, transfers)
         settings = Settings(self.options.root / "registries", self.options.run / "registries")
@@ -216,7 +210,9 @@ class Daemon:
             image_roots,
             registries,
             transfers,
-            users,
+            partial(library.users, containers, self.store),
+            partial(library.asking, containers),
+            partial(library.rename, containers),
             lambda: chains(containers),
             lambda: prune(),
         )

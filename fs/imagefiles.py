@@ -28,8 +28,8 @@ from pydock.runtime.formats import canonical_time, print_arguments, print_durati
 
 @dataclass(slots=True)
 class Images:
-    """The store, as the tree and the runtime see it. *users* names the containers that an image's reference, or one of the
-    layers of a writable layer, is in use by."""
+    """The store, as the tree and the runtime see it. *users* names the containers that an image is in use by, under any name;
+    *asking* those that could not be started any more without the name given; *renamed* has them know an image by another name."""
 
     store: Store
     engine: Engine
@@ -37,6 +37,8 @@ class Images:
     registries: Registries
     transfers: Transfers
     users: Callable[[Image], tuple[str, ...]]
+    asking: Callable[[str], tuple[str, ...]]
+    renamed: Callable[[str, str], Awaitable[None]]
     chains: Callable[[], frozenset[str]]
     prune: Callable[[], Awaitable[int]]
 
@@ -141,7 +143,7 @@ async def _rootfs(subject: ImageSubject) -> str:
 async def _tag(subject: ImageSubject, words: tuple[str, ...]) -> str:
     if len(words) != 1:
         raise Invalid("tag takes one word: REFERENCE")
-    return f"tagged {(await tag(subject.images, subject.reference, words[0])).reference}"
+    return f"tagged {(await tag(subject.images, subject.reference, str(made_name(words[0])))).reference}"
 
 
 async def _squash(subject: ImageSubject, words: tuple[str, ...]) -> str:

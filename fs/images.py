@@ -7,23 +7,27 @@ parts before the last are plain directories.
 from __future__ import annotations
 
 import errno
+import posixpath
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import trio
-from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, tag, tidy
+from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, made_name, tag, tidy
 from pydock.fs.loads import Names, load_file
 from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Value, Verb, no_words
 from pydock.fs.subject import Place
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
-from pydock.overlay.reference import DEFAULT_TAG, Reference
+from pydock.overlay.reference import Reference
 from pydock.overlay.registry.documents import parse_platform
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import now, quote
-from pydock.runtime.volumes import checked_source
+from pydock.runtime.paths import checked_source
+
+_LONG: Final = re.compile(r"(?:(?:index\.)?docker\.io/)?(?:library/)?")  # what references may begin with
 
 
 async def _import(subject: TopSubject, words: tuple[str, ...]) -> str:
@@ -31,8 +35,9 @@ async def _import(subject: TopSubject, words: tuple[str, ...]) -> str:
         raise Invalid("import takes two words: PATH REFERENCE")
     path, reference = words
     checked_source(path, outside=subject.engine.mountpoint)
-    canonical = str(Reference.parse(reference))
-    image = await trio.to_thread.run_sync(subject.images.store.import_tar, Path(path), canonical)
+    canonical = str(made_name(reference))
+    check = trio.from_thread.check_cancelled
+    image = await trio.to_thread.run_sync(subject.images.store.import_tar, Path(path), canonical, check)
     subject.engine.events.publish("image", canonical, "load", id=image.id)
     subject.engine.spawn(lambda: tidy(subject.images))
     return f"imported {image.reference}, {image.size} bytes"
@@ -148,7 +153,7 @@ class PathDirectory(Directory):
             reference = below[name]
         elif (archive := self._archives.find(name)) is not None:
             return archive
-        elif (reference := below.get(f"{name}:latest")) is None:  # no tag is latest; found so, but not listed
+        elif (reference := self._by_another_form(name)) is None and not self._leads_on(name):
             return None
         node = self._nodes.get(name)
         if node is None or isinstance(node, ImageDirectory) != (reference is not None):
@@ -161,6 +166,20 @@ class PathDirectory(Directory):
                 )
             self._nodes[name] = node
         return node
+
+    def _by_another_form(self, name: str) -> str | None:
+        """The image here whose reference is written so as well: without latest, with docker.io or library. Found, but not listed."""
+        with suppress(OverlayError):
+            reference = str(Reference.parse(self._path + name))
+            if reference in self._images.store.references():
+                return reference
+        return None
+
+    def _leads_on(self, name: str) -> bool:
+        """Whether longer forms of references go on behind *name*."""
+        path = f"{self._path}{name}/"
+        short = _LONG.sub("", path, count=1)
+        return short != path and any(each.startswith(short) for each in self._images.store.references())
 
     def dynamic_names(self) -> Sequence[str]:
         return sorted((*self._below(), *self._archives.listed()))
@@ -202,11 +221,9 @@ class PathDirectory(Directory):
 
     async def link(self, name: str, target: str) -> None:
         """``ln -s OLD NEW`` tags: the last components of *target* name the image, as they stand or from here."""
-        new = self._path + name
-        if str(Reference.parse(new)) not in (new, f"{new}:{DEFAULT_TAG}"):
-            raise Invalid(f"{quote(new)} is not in canonical form: {Reference.parse(new)}")
+        new = str(made_name(self._path + name))
         parts = [part for part in target.split("/") if part not in ("", ".", "..")]
-        names = [self._path + target, *("/".join(parts[index:]) for index in range(len(parts)))]
+        names = [posixpath.normpath(self._path + target), *("/".join(parts[index:]) for index in range(len(parts)))]
         for old in names:
             with suppress(OverlayError):
                 image = self._images.store.image(old)
@@ -222,20 +239,19 @@ class PathDirectory(Directory):
         if not isinstance(node, ImageDirectory):
             raise Invalid(f"images/{self._path}{name} is a directory of images and can't be renamed")
         old = cast(ImageSubject, node.subject).reference
-        target = str(Reference.parse(self._path + new))
-        if target != self._path + new:
-            raise Invalid(f"{quote(self._path + new)} is not in canonical form: {target}")
+        target = str(made_name(self._path + new))
         if target in self._images.store.references():
             raise Exists(f"image {target} exists")
         await trio.to_thread.run_sync(self._images.store.rename, old, target)
+        await self._images.renamed(old, target)
         self._nodes.pop(name, None)
         self._images.engine.events.publish("image", target, "tag", before=old)
 
 
 async def remove_image(images: Images, image: Image) -> None:
-    """Take the reference away, and with the last one the image; Busy when a container uses it."""
+    """Take the reference away, and with the last one the image; Busy when a container uses it, or asks for it by that name."""
     last = sum(images.store.image(other).id == image.id for other in images.store.references()) == 1
-    if last and (users := images.users(image)):
+    if users := images.users(image) if last else images.asking(image.reference):
         raise Busy(f"image {image.reference} is in use by {', '.join(users)}")
     await images.roots.detach(image)
     await trio.to_thread.run_sync(lambda: images.store.untag(image.reference, keep=images.chains()))
@@ -247,8 +263,11 @@ async def prune_images(images: Images) -> tuple[str, ...]:
     """Remove every image that no container uses; their references."""
     removed = []
     for reference in images.store.references():
+        image = images.store.image(reference)
+        if images.users(image):
+            continue
         try:
-            await remove_image(images, images.store.image(reference))
+            await remove_image(images, image)
         except Busy:
             continue
         removed.append(reference)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pydock.fs.imageroots import clear
@@ -14,11 +15,13 @@ from pydock.overlay import composing, host, mount
 from pydock.overlay.busybox import make_busybox
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.host import HostImage
+from pydock.overlay.image import Image, directory_image
 from pydock.overlay.manifest import Healthcheck
 from pydock.overlay.store import Store
 from pydock.runtime.changes import DIRECTORIES, FILES
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Defaults, Source
+from pydock.runtime.paths import checked_source
 from pydock.runtime.shifting import Shift
 
 log = logging.getLogger("pydockd")
@@ -31,9 +34,10 @@ class Library:
     made in each writable layer, which takes a start longer than to mount on it.
     """
 
-    def __init__(self, store: Store, host: HostImage, places: Path | None = None) -> None:
+    def __init__(self, store: Store, host: HostImage, places: Path | None = None, mountpoint: str = "") -> None:
         self._store = store
         self._host = host
+        self._mountpoint = mountpoint
         self._below: tuple[Path, ...] = ()
         if places is not None:
             try:
@@ -46,7 +50,8 @@ class Library:
         if reference == host.NAME:
             return Source(reference, host.NAME, self._host.layers(), Defaults(command=("sh",)))
         if reference.startswith("/"):
-            image = self._store.directory_image(Path(os.path.normpath(reference)))
+            checked_source(reference, outside=self._mountpoint)
+            image = directory_image(Path(os.path.normpath(reference)))
         else:
             image = self._store.image(reference)
         config = image.config
@@ -112,6 +117,31 @@ def chains(containers: Iterable[Container]) -> frozenset[str]:
     """The chain ids of the layers below writable layers: they stay on disk whatever becomes of the tag."""
     names = {Path(layer).name for container in containers for layer in container.record.layers}
     return frozenset(name.replace("-", ":", 1) for name in names if name.startswith("sha256-"))
+
+
+def users(containers: Iterable[Container], store: Store, image: Image) -> tuple[str, ...]:
+    """The containers that are made of *image*, or would be at their next start, whichever of its names they have."""
+    ids = {host.NAME: ""}
+    for name in {container.spec.image for container in containers if container.spec.image}:
+        if name not in ids and not name.startswith("/"):
+            with suppress(OverlayError):
+                ids[name] = store.image(name).id
+    return tuple(
+        container.name
+        for container in containers
+        if image.id in (container.record.image_id, ids.get(container.spec.image or ""))
+    )
+
+
+def asking(containers: Iterable[Container], reference: str) -> tuple[str, ...]:
+    """The containers that find their image by *reference* when they are started: no writable layer has its layers yet."""
+    return tuple(each.name for each in containers if each.spec.image == reference and not each.record.layers)
+
+
+async def rename(containers: Iterable[Container], reference: str, new: str) -> None:
+    """The image *reference* is called *new*: those who name it do so anew."""
+    for container in tuple(containers):
+        await container.configuration.rename_image(reference, new)
 
 
 def recover(store: Store, host: HostImage, options: Options, containers: Iterable[Container]) -> None:

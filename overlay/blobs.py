@@ -6,11 +6,13 @@ content, whenever the process is killed. See the OCI image-spec, image-layout.md
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -169,7 +171,20 @@ class Blobs:
         return freed
 
 
-def chunks_of(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of *file* in pieces."""
+def open_plain(path: Path) -> BinaryIO:
+    """The plain file *path*, to be read: never waits, as for somebody to write into a pipe. Invalid for anything else; OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    kind = os.fstat(fd).st_mode
+    if stat.S_ISREG(kind):
+        return open(fd, "rb", buffering=0)
+    os.close(fd)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise Invalid(f"{path} is not a file")
+
+
+def chunks_of(file: BinaryIO, check: Callable[[], object] = bool) -> Iterator[bytes]:
+    """The rest of *file* in pieces. *check* is called before each, and may raise."""
     while data := file.read(CHUNK):
+        check()
         yield data

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pydock.overlay.digest import Digest
+from pydock.overlay.errors import Invalid, NotFound
 from pydock.overlay.manifest import ImageConfig
 
 # OCI's name for this machine's architecture (Go's GOARCH)
@@ -58,3 +59,26 @@ class Needs:
 
     def __sub__(self, other: Needs) -> Needs:
         return Needs(self.blobs - other.blobs, self.chain_ids - other.chain_ids)
+
+
+def directory_image(path: Path) -> Image:
+    """The directory at the absolute *path* as an image: its tree is the only layer. NotFound, Invalid."""
+    if not path.is_absolute():
+        raise Invalid(f"{path} is not an absolute path")
+    if not path.exists():
+        raise NotFound(f"no such directory: {path}")
+    if not path.is_dir():
+        raise Invalid(f"{path} is not a directory")
+    return Image(
+        reference=str(path),
+        id="",
+        digest="",
+        size=0,
+        created="",
+        architecture=ARCHITECTURE,
+        os="linux",
+        author="",
+        config=ImageConfig(),
+        layers=(),
+        directory=path,
+    )

@@ -16,16 +16,17 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pydock.overlay import manifest as documents
-from pydock.overlay.blobs import Blobs, chunks_of
+from pydock.overlay.blobs import Blobs, chunks_of, open_plain
 from pydock.overlay.digest import Digest, chain_ids
 from pydock.overlay.errors import Exists, Invalid, NotFound
-from pydock.overlay.image import ARCHITECTURE, Image, Layer, Needs
+from pydock.overlay.image import Image, Layer, Needs
 from pydock.overlay.intake import Intake
 from pydock.overlay.layers import Layers, LayerStream
 from pydock.overlay.manifest import ConfigFile, Descriptor, ImageConfig, Index, Manifest
@@ -74,9 +75,7 @@ class Store:
         """The image of that name, in any form. NotFound; Invalid if the name or a stored document is damaged."""
         reference = Reference.parse(ref)
         with self._lock:
-            descriptor = self._tags().get(reference)
-            if descriptor is None:
-                raise NotFound(f"no such image: {reference}")
+            descriptor = self._descriptor(reference)
             return replace(self._load(documents.manifest_digest(descriptor)), reference=str(reference))
 
     def known_layers(self) -> frozenset[tuple[str, str]]:
@@ -109,40 +108,18 @@ class Store:
             paths.append(self.layers.path(chain_id))
         return tuple(paths)
 
-    @staticmethod
-    def directory_image(path: Path) -> Image:
-        """The directory at the absolute *path* as an image: its tree is the only layer. NotFound, Invalid."""
-        if not path.is_absolute():
-            raise Invalid(f"{path} is not an absolute path")
-        if not path.exists():
-            raise NotFound(f"no such directory: {path}")
-        if not path.is_dir():
-            raise Invalid(f"{path} is not a directory")
-        return Image(
-            reference=str(path),
-            id="",
-            digest="",
-            size=0,
-            created="",
-            architecture=ARCHITECTURE,
-            os="linux",
-            author="",
-            config=ImageConfig(),
-            layers=(),
-            directory=path,
-        )
-
     # -- changing
 
-    def import_tar(self, path: Path, ref: str) -> Image:
+    def import_tar(self, path: Path, ref: str, check: Callable[[], object] = bool) -> Image:
         """Make an image of one layer of the root file system in the tar at *path*, compressed or not.
 
-        An image that has the name loses it, and its files stay until :meth:`collect`. Invalid for a damaged archive,
-        OSError (ENOSPC) for the disk; then nothing has changed.
+        An image that has the name loses it, and its files stay until :meth:`collect`. *check* is called now and then, and may
+        raise to end it. Invalid for a damaged archive, OSError (ENOSPC) for the disk; then nothing has changed.
         """
         reference = Reference.parse(ref)
-        with path.open("rb", buffering=0) as file, self.intake() as intake:
-            intake.add_layer(chunks_of(file))
+        with open_plain(path) as file, self.intake() as intake:
+            intake.add_layer(chunks_of(file, check))
+            check()
             return intake.finish(reference, ImageConfig())
 
     def tag(self, old: str, new: str) -> Image:
@@ -157,11 +134,10 @@ class Store:
         """Replace the name *old* by *new*. NotFound, Invalid; Exists if *new* names something else."""
         source, target = Reference.parse(old), Reference.parse(new)
         with self._lock:
-            tags = dict(self._tags())
-            descriptor = self._descriptor(source)
+            tags = self._tags()
             if target != source and target in tags:
                 raise Exists(f"{target} is an image already")
-            del tags[source]
+            descriptor = self._taken(tags, source)
             self._set_tags({**tags, target: descriptor})
             return self.image(new)
 
@@ -172,9 +148,8 @@ class Store:
         """
         reference = Reference.parse(ref)
         with self._lock:
-            tags = dict(self._tags())
-            descriptor = self._descriptor(reference)
-            del tags[reference]
+            tags = self._tags()
+            descriptor = self._taken(tags, reference)
             self._set_tags(tags)
             self._remove(self._needs(descriptor), keep)
 
@@ -290,8 +265,21 @@ class Store:
         return tags
 
     def _descriptor(self, reference: Reference) -> Descriptor:
+        """By its name, or by a digest that a tag of that repository has."""
+        tags = self._tags()
+        if (found := tags.get(reference)) is not None:
+            return found
+        if reference.digest is not None:
+            for tag, descriptor in tags.items():
+                same = (tag.host, tag.path) == (reference.host, reference.path)
+                if same and documents.manifest_digest(descriptor) == str(reference.digest):
+                    return descriptor
+        raise NotFound(f"no such image: {reference}")
+
+    @staticmethod
+    def _taken(tags: dict[Reference, Descriptor], reference: Reference) -> Descriptor:
         try:
-            return self._tags()[reference]
+            return tags.pop(reference)
         except KeyError:
             raise NotFound(f"no such image: {reference}") from None
 

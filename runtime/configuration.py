@@ -78,6 +78,12 @@ class Configuration:
             await self._free_image()
         await self.change("image", reference)
 
+    async def rename_image(self, name: str, new: str) -> None:
+        """An image got another name."""
+        if self.spec.image == name:
+            await self._settings.change(lambda spec: dataclasses.replace(spec, image=new))
+            self._container.engine.on_change(self._container)
+
     async def _free_image(self) -> None:
         """Busy while there is a writable layer. One in which nothing ran and nothing is was made for somebody who looked at rootfs,
         and goes."""

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -98,6 +99,65 @@ def test_a_container_with_a_writable_layer_does_not_mind_a_renamed_image(image: 
         renamed.rename(image)
 
 
+def test_a_container_knows_a_renamed_image_by_its_new_name(image: Path, tree: Path, make: Make) -> None:
+    c = make("user", image=REFERENCE, command="sh -c :")
+    renamed = image.with_name("mine")
+    image.rename(renamed)
+    try:
+        assert (c / "image").read_text() == "team.example/app/mine:latest\n"
+        assert 'image = "team.example/app/mine:latest"' in (c / "spec.toml").read_text()
+        assert os.listdir(renamed / "containers") == ["user"]
+        (c / "ctl").write_text("start")
+        assert (c / "wait").read_text() == "0\n"
+    finally:
+        renamed.rename(image)
+    assert (c / "image").read_text() == f"{REFERENCE}\n"
+
+
+def test_a_further_name_does_not_take_an_image_from_who_uses_it(image: Path, tree: Path, make: Make) -> None:
+    further = tree / "images/further:1"
+    further.symlink_to(REFERENCE)
+    try:
+        c = make("user-of-it", image=REFERENCE, command="sh -c :")
+        assert os.listdir(further / "containers") == ["user-of-it"]
+        with pytest.raises(OSError, match="busy"):
+            image.rmdir()
+        assert "user-of-it" in (image / "error").read_text()
+    finally:
+        further.rmdir()
+    with pytest.raises(OSError, match="busy"):
+        image.rmdir()
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+
+
+def test_an_image_is_found_by_the_digest_of_its_tag(image: Path, tree: Path, make: Make) -> None:
+    digest = (image / "digest").read_text().strip()
+    name = REFERENCE.partition(":")[0]
+    c = make("user", image=f"{name}@{digest}", command="sh -c :")
+    with pytest.raises(OSError, match="busy"):
+        image.rmdir()
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert write(c.parent / "user/image", f"{name}@sha256:{'0' * 64}") == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "busybox",
+        "library/busybox",
+        "docker.io/busybox:latest",
+        "docker.io/library/busybox:latest",
+        "index.docker.io/library/busybox",
+    ],
+)
+def test_the_longer_forms_of_a_reference_are_found_and_not_listed(tree: Path, name: str) -> None:
+    images = tree / "images"
+    assert (images / name / "id").read_text() == (images / "busybox:latest/id").read_text()
+    assert name.partition("/")[0] not in os.listdir(images)
+
+
 def test_its_rootfs_is_read_only_and_leads_nowhere_else(image: Path) -> None:
     rootfs = image / "rootfs"
     assert (rootfs / "data/owned").read_text() == "hi\n"
@@ -143,6 +203,35 @@ def test_a_path_inside_the_mount_is_refused(tree: Path) -> None:
     assert write(tree / "images/ctl", f"import {tree}/version x:1") == errno.EINVAL
 
 
+def test_a_name_that_is_given_has_no_digest(tree: Path, archive: Path) -> None:
+    false = f"x@sha256:{'0' * 64}"
+    assert write(tree / "images/ctl", f"import {archive} {false}") == errno.EINVAL
+    assert write(tree / "images/busybox/ctl", f"tag {false}") == errno.EINVAL
+    with pytest.raises(OSError, match="Invalid argument"):
+        (tree / "images" / false).symlink_to("busybox")
+    assert not (tree / "images" / false).exists()
+
+
+def test_what_is_no_plain_file_is_not_imported(tree: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert write(tree / "images/ctl", f"import {tmp_path}/fifo x:1") == errno.EINVAL
+
+
+def test_a_signal_ends_an_import(tree: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big.tar"
+    with open(big, "wb") as file:
+        member = tarfile.TarInfo("zeros")
+        member.size = 20 << 30
+        file.write(member.tobuf())
+        file.truncate(512 + member.size)
+    with subprocess.Popen(["sh", "-c", f"echo 'import {big} big:1' > {tree}/images/ctl"]) as writer:
+        while not list((tree.parent / "root/images/tmp").iterdir()):
+            assert writer.poll() is None
+        writer.terminate()
+        assert writer.wait(10) == -signal.SIGTERM
+    assert not (tree / "images/big:1").exists()
+
+
 def test_a_directory_is_an_image_and_stays_as_it_was(make: Make, archive: Path, tmp_path: Path) -> None:
     lower = tmp_path / "lower"
     lower.mkdir()
@@ -163,6 +252,10 @@ def test_prune_removes_what_nobody_uses(own_engine: Engine, archive: Path) -> No
     assert (tree / "images" / REFERENCE / "id").exists()
     (tree / "ctl").write_text("prune images")
     assert not (tree / "images" / REFERENCE).exists()
+    assert (tree / "images/busybox:latest").exists()
+    (tree / "images/further:1").symlink_to("busybox")
+    (tree / "ctl").write_text("prune images")
+    assert (tree / "images/further:1/containers/c").exists()
     assert (tree / "images/busybox:latest").exists()
 
 
@@ -195,7 +288,7 @@ def test_the_documents_are_those_of_the_digests(tree: Path) -> None:
 def untagged(tree: Path) -> Iterator[None]:
     """Takes away further names of busybox's afterwards."""
     yield
-    for reference in ("further:1", "further:latest", "further.example/team/app:7"):
+    for reference in ("further:1", "further:latest", "further.example/team/app:7", "further.example/team/app:8"):
         if (tree / "images" / reference).exists():
             (tree / "images" / reference).rmdir()
     for directory in ("further.example/team", "further.example"):
@@ -223,6 +316,21 @@ def test_ln_minus_s_tags(tree: Path, target: str, name: str, reference: str) -> 
         new.symlink_to(target)
     (tree / "images" / reference).rmdir()
     assert not new.exists()
+
+
+@pytest.mark.usefixtures("untagged")
+@pytest.mark.parametrize("target", ["./app:7", "app:7", "../team/app:7", "../../further.example/team/app:7"])
+def test_a_relative_target_is_the_image_beside(image: Path, tree: Path, target: str) -> None:
+    team = tree / "images/further.example/team"
+    team.mkdir(parents=True)
+    (team / "app:7").symlink_to(REFERENCE)
+    other = tree / "images/app:7"
+    other.symlink_to("busybox")
+    try:
+        (team / "app:8").symlink_to(target)
+        assert (team / "app:8/id").read_text() == (image / "id").read_text()
+    finally:
+        other.rmdir()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from pydock.overlay import manifest as documents
 from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Exists, Invalid, NotFound
-from pydock.overlay.image import ARCHITECTURE, Image
+from pydock.overlay.image import ARCHITECTURE, Image, directory_image
 from pydock.overlay.manifest import ImageConfig
 from pydock.overlay.reference import Reference
 from pydock.overlay.store import Store
@@ -205,7 +205,7 @@ def test_the_store_is_for_root_alone(store: Store) -> None:
 def test_a_directory_serves_as_an_image(tmp_path: Path) -> None:
     tree = tmp_path / "a:b,c\\d"
     tree.mkdir()
-    image = Store.directory_image(tree)
+    image = directory_image(tree)
     assert (image.reference, image.directory, image.config) == (str(tree), tree, ImageConfig())
     assert Store(tmp_path / "images").layer_paths(image) == (tree,)
 
@@ -213,11 +213,11 @@ def test_a_directory_serves_as_an_image(tmp_path: Path) -> None:
 def test_what_is_no_directory_serves_as_no_image(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotFound, match="no such directory"):
-        Store.directory_image(tmp_path / "nothing")
+        directory_image(tmp_path / "nothing")
     with pytest.raises(Invalid, match="is not a directory"):
-        Store.directory_image(tmp_path / "file")
+        directory_image(tmp_path / "file")
     with pytest.raises(Invalid, match="not an absolute path"):
-        Store.directory_image(Path("relative"))
+        directory_image(Path("relative"))
 
 
 BEFORE = '"boot":"00000000-0000-0000-0000-000000000000"'
