@@ -75,7 +75,7 @@ class Containers:
 
     def _neighbour(self, name: str) -> Neighbour | None:
         found = self._by_name.get(name)
-        return None if found is None else Neighbour(found.name, found.state, found.spec, found.process.pidfd)
+        return None if found is None else Neighbour(found.id, found.name, found.state, found.spec, found.process.pidfd)
 
     def _processes(self) -> list[Process]:
         return [process for container in self for process in container.processes()]

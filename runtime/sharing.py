@@ -32,6 +32,7 @@ _PREFIX: Final = "container:"
 class Neighbour:
     """Another container, as far as one that joins it has to know it; *pidfd* is -1 while it does not run."""
 
+    id: str
     name: str
     state: str
     spec: Spec

@@ -33,14 +33,15 @@ def texts(name: str, etc: Etc, extra: tuple[str, ...] | None, servers: tuple[str
     if etc.machine:
         hosts, resolver = _machine(HOSTS), _machine(RESOLVER)
     else:
-        hosts = f"{_LOCAL}127.0.1.1\t{name}\n"
+        hosts = _LOCAL if etc.own else f"{_LOCAL}127.0.1.1\t{name}\n"
         resolver = "".join(f"nameserver {each}\n" for each in etc.gateways)
         if resolver:
             kept = [line for line in _machine(RESOLVER).splitlines() if _is_kept(line)]
             if not any("ndots:" in line for line in kept):
                 kept.append(_AS_IT_IS)
             resolver += "".join(f"{line}\n" for line in kept)
-    hosts = _ended(hosts) + "".join(f"{address}\t{other}\n" for address, other in etc.own)
+    called = {other: " ".join(dict.fromkeys((name, other))) for _, other in etc.own}
+    hosts = _ended(hosts) + "".join(f"{address}\t{called[other]}\n" for address, other in etc.own)
     hosts += "".join("\t".join(reversed(line.split())) + "\n" for line in extra or ())
     return {HOSTS: hosts, RESOLVER: _ended(resolver) + "".join(f"nameserver {each}\n" for each in servers or ())}
 

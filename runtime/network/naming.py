@@ -77,17 +77,16 @@ class Naming:
     def etc(self, spec: Spec | None = None) -> Etc:
         """What its files say besides its settings; with *spec*, those that are about to hold."""
         container = self._container
-        items = (spec or container.spec).network
-        own = memberships(items)
+        items, identity, own = (spec or container.spec).network, container.id, container.name
         for _ in range(_DEEPEST):
             if (name := joined(items)) is None or (found := container.engine.find(name)) is None:
                 break
-            items = found.spec.network
+            items, identity, own = found.spec.network, found.id, found.name
         return Etc(
             machine=items == (HOST,),
             own=tuple(
-                (text, container.name)
-                for _, lease in self._attachments.addresses(container.id, own)
+                (text, own)
+                for _, lease in self._attachments.addresses(identity, memberships(items))
                 for text in lease.addresses
             ),
             gateways=self._gateways(memberships(items)),

@@ -98,7 +98,9 @@ def test_members_reach_each_other_and_the_gateway(networks: Path, make: Make, us
     for name in ("gateway", "gateway6"):
         assert reaches(a, (front / name).read_text().strip())
     assert sorted(path.name for path in (front / "members").iterdir()) == ["a", "b"]
-    assert inside(a, "cat /etc/hosts")[1].endswith("".join(f"{address}\ta\n" for _, address in addresses(a)))
+    own = "".join(f"{address}\t{(a / 'id').read_text()[:12]} a\n" for _, address in addresses(a))
+    assert inside(a, "cat /etc/hosts")[1].endswith(own)
+    assert inside(a, "hostname -i")[1].split()[0] in {address for _, address in addresses(a)}
 
 
 def test_an_address_is_kept_across_restarts_and_given_back_in_the_end(networks: Path, make: Make) -> None:
@@ -203,9 +205,11 @@ def test_an_internal_one_has_no_way_out(networks: Path, make: Make) -> None:
 def test_another_container_s_network_is_joined(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
     new(networks, "front")
     a = started(make, "a", "front")
-    b = started(make, "b", "container:a", command="cat /sys/class/net/eth0/address")
+    b = started(make, "b", "container:a", command="sh -c 'cat /sys/class/net/eth0/address; hostname -i'")
     assert (b / "wait").read_text() == "0\n"
-    assert (b / "log").read_text().strip() in (a / "address").read_text()
+    mac, own = (b / "log").read_text().splitlines()
+    assert mac in (a / "address").read_text()
+    assert own.split()[0] in {address for _, address in addresses(a)}
     (a / "ctl").write_text("kill")
     assert errno_of(b / "ctl", "start") == errno.EBUSY
     assert "not running" in (b / "error").read_text()
@@ -377,7 +381,8 @@ def test_a_document_moves_one_that_runs(networks: Path, make: Make) -> None:
     assert inside(a, "ls /sys/class/net")[1].split() == ["eth1", "lo"]
     assert f"default via {(back / 'gateway').read_text().strip()} " in inside(a, "ip route")[1]
     hosts, resolver = inside(a, "cat /etc/hosts")[1], inside(a, "cat /etc/resolv.conf")[1]
-    assert hosts.endswith("".join(f"{address}\ta\n" for _, address in addresses(a)) + "192.0.2.2\ty\n")
+    own = "".join(f"{address}\t{(a / 'id').read_text()[:12]} a\n" for _, address in addresses(a))
+    assert hosts.endswith(f"{own}192.0.2.2\ty\n")
     assert resolver.startswith(f"nameserver {(back / 'gateway').read_text()}")
     assert resolver.endswith("nameserver 192.0.2.53\n")
     assert said_at(8081) == "a"

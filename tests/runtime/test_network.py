@@ -135,7 +135,7 @@ def test_what_is_no_hardware_address_is_invalid(text: str) -> None:
 def neighbour(name: str) -> Neighbour:
     """That container; each joins the one behind it in the alphabet, but z."""
     network = None if name == "z" else (f"container:{chr(ord(name) + 1)}",)
-    return Neighbour(name, "running", Spec(network=network), -1)
+    return Neighbour("", name, "running", Spec(network=network), -1)
 
 
 @pytest.mark.parametrize(
