@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 
-from pydock.fs.node import Directory
+from pydock.fs.node import Control, Directory, File, Stream
 from pydock.runtime.errors import Forbidden
 
 
 def nearest(directory: Directory, name: str) -> str:
     """``did you mean`` for a name that does not exist in *directory*, from all settings of the object; empty when none is near."""
-    known: dict[str, str] = {}
-    for entry, node in directory.children():
-        known.setdefault(entry, entry)
-        if isinstance(node, Directory) and isinstance(directory.static(entry), Directory):
-            for inner in [*node.entries, *node.dynamic_names()]:
-                known.setdefault(inner, f"{entry}/{inner}")
+    known = {each: each for each in _taking(directory)}
+    for place, node in directory.children():
+        if isinstance(node, Directory) and isinstance(directory.static(place), Directory):
+            for inner in _taking(node):
+                known.setdefault(inner, f"{place}/{inner}")
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f": did you mean {known[close[0]]}?" if close else ""
+
+
+def _taking(directory: Directory) -> Iterator[str]:
+    """The names of its files that can be written."""
+    for name in (*directory.entries, *directory.dynamic_names()):
+        node = directory.static(name) or directory.dynamic(name)
+        if isinstance(node, File) and (node.settable or isinstance(node.entry, Control | Stream)):
+            yield name
 
 
 def unknown(directory: Directory, name: str) -> Forbidden:

@@ -15,7 +15,7 @@ from pydock.fs.node import (
 )
 
 _TEMPORARY: Final = re.compile(r".+[A-Za-z0-9]{6}")
-_NAME: Final = re.compile(r"\..+|.+~|#.*#|sed.{6}|4913", re.DOTALL)
+_NAME: Final = re.compile(r"\..+|.*~|#.*#|sed.{6}|4913", re.DOTALL)
 
 
 def may_scratch(directory: Directory, name: str, *, exclusive: bool = False) -> bool:
