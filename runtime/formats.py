@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
@@ -30,6 +31,12 @@ _SECONDS: Final = {
     "m": Decimal(60),
     "h": Decimal(3600),
 }
+#: Of a line of shell words: white space; what is in single quotes, in double quotes, behind a backslash, in neither; what does not end.
+_PIECE: Final = re.compile(
+    r"""([ \t\r\n]+)|'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^ \t\r\n'"\\]+)|(\\|"(?:[^"\\]|\\.)*\\\Z)|["']""", re.DOTALL
+)
+#: In double quotes; before anything else there a backslash stands for itself.
+_ESCAPED: Final = re.compile(r"""\\(?:([$`"\\])|\n)""")
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
 _LARGEST: Final = (1 << 63) - 1
 _LONGEST: Final = 365 * 24 * 3600
@@ -133,12 +140,32 @@ def parse_arguments(text: str) -> tuple[str, ...]:
         if words is not None or stripped.startswith('["'):
             raise Invalid(f"{quote(text)} is not a JSON array of strings")
     try:
-        words = tuple(shlex.split(stripped))
+        words = tuple(_shell_words(stripped))
     except ValueError as error:
-        raise Invalid(f"{quote(text)} is not a line of shell words: {str(error).lower()}") from None
+        raise Invalid(f"{quote(text)} is not a line of shell words: {error}") from None
     if "\n" in stripped and not _newlines_are_quoted(stripped):
         raise Invalid(f"{quote(text)} is more than one line: one line of shell words, or a JSON array")
     return _checked(words)
+
+
+def _shell_words(text: str) -> Iterator[str]:
+    """The words of *text* as a POSIX shell has them ("Quoting" in its language), with nothing expanded. shlex.split() leaves the
+    backslash of ``\\$`` in double quotes. ValueError."""
+    word: str | None = None
+    for piece in _PIECE.finditer(text):
+        space, single, double, escaped, plain, torn = piece.groups()
+        if torn:
+            raise ValueError("no escaped character")
+        if piece.lastindex is None:
+            raise ValueError("no closing quotation")
+        if space:
+            if word is not None:
+                yield word
+            word = None
+        else:
+            word = (word or "") + (single or _ESCAPED.sub(r"\1", double or "") or escaped or plain or "")
+    if word is not None:
+        yield word
 
 
 def _newlines_are_quoted(text: str) -> bool:

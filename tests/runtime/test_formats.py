@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -109,10 +110,46 @@ def test_a_posix_shell_splits_what_is_printed_into_the_same_words(words: tuple[s
         ("a\\ b", ("a b",)),
         ("'a\nb'", ("a\nb",)),
         ('"$x" `y` *', ("$x", "`y`", "*")),
+        (r'sh -c "x=5; echo \$x"', ("sh", "-c", "x=5; echo $x")),
+        (r'"\`a\` \"\\\" \n"', ('`a` "\\" \\n',)),
+        ('"a\\\nb"', ("ab",)),
+        (r"""'\$x' \$x 'a'"b"c\d '' "" """, (r"\$x", "$x", "abcd", "", "")),
     ],
 )
 def test_a_line_is_shell_words_or_json(text: str, words: tuple[str, ...]) -> None:
     assert formats.parse_arguments(text) == words
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30))
+def test_in_double_quotes_a_backslash_takes_its_meaning_from_what_has_one_there(word: str) -> None:
+    quoted = re.sub(r'[$`"\\]', r"\\\g<0>", word)
+    assert formats.parse_arguments(f'"{quoted}"') == (word,)
+
+
+@given(st.text("ab \t'\\", max_size=30))
+def test_outside_double_quotes_words_are_those_of_shlex(text: str) -> None:
+    try:
+        words = tuple(shlex.split(text.strip()))
+    except ValueError as error:
+        with pytest.raises(Invalid, match=str(error).lower()):
+            formats.parse_arguments(text)
+    else:
+        assert formats.parse_arguments(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a '", "no closing quotation"),
+        ('a "b', "no closing quotation"),
+        ("a\\", "no escaped character"),
+        ('"a\\', "no escaped character"),
+        (r'"a\"', "no closing quotation"),
+    ],
+)
+def test_what_does_not_end_is_said(text: str, words: str) -> None:
+    with pytest.raises(Invalid, match=f"is not a line of shell words: {words}$"):
+        formats.parse_arguments(text)
 
 
 @pytest.mark.parametrize(
