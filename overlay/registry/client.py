@@ -99,6 +99,7 @@ class Registries:
                 config = await trio.to_thread.run_sync(store.blobs.read, digests[0])
             else:
                 config = await find_config(session, reference, descriptor)
+            found.check_platform(config, reference)
             missing = [layer for layer in layers.values() if not store.blobs.has(Digest.parse(layer.digest))]
             async with AsyncExitStack() as stack:
                 partials: dict[str, Partial] = {}

@@ -1,6 +1,7 @@
 """Which manifest a reference means, and the documents that hang on it: what is asked of a registry before any layer.
 
-Of an index the manifest for this machine is chosen, or for the platform that was asked for. Everything is checked against the
+Of an index the manifest for this machine is chosen, or for the platform that was asked for; a manifest that is in none has to be for
+that platform. Everything is checked against the
 digest and size by which it was named; what only has a tag, against the digest that the registry tells with it.
 """
 
@@ -17,7 +18,7 @@ from pydock.overlay import manifest as documents
 from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid, NotFound
 from pydock.overlay.image import ARCHITECTURE
-from pydock.overlay.manifest import Descriptor, Index, Manifest, Platform
+from pydock.overlay.manifest import ConfigFile, Descriptor, Index, Manifest, Platform
 from pydock.overlay.reference import Reference
 from pydock.overlay.registry.session import TRIES, Cut, Session
 
@@ -38,15 +39,24 @@ class _MediaType(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A manifest as it came, and its parsed form."""
+    """A manifest as it came, and its parsed form. *platform* is what was asked for when no index told whether it is for that."""
 
     data: bytes
     manifest: Manifest
+    platform: Platform | None = None
 
     @property
     def digest(self) -> Digest:
         """What it is known by."""
         return Digest.of(self.data)
+
+    def check_platform(self, config: bytes, reference: Reference) -> None:
+        """Whether *config*, its configuration, is for the platform that was asked for. NotFound, Invalid."""
+        if self.platform is not None:
+            file = documents.decode(config, ConfigFile, f"the config of {reference}")
+            platform = Platform(os=file.os, architecture=file.architecture, variant=file.variant or "")
+            only = msgspec.structs.replace(self.manifest.config, media_type=documents.MANIFEST, platform=platform)
+            choose((only,), self.platform, str(reference))
 
 
 def parse_platform(text: str) -> Platform:
@@ -66,17 +76,18 @@ def pull_scope(path: str) -> str:
 
 async def find_manifest(session: Session, reference: Reference, platform: Platform | None) -> Found:
     """The manifest that *reference* means for *platform*, or for this machine. NotFound, Invalid, OSError."""
-    wanted = reference.digest
+    wanted, asked = reference.digest, platform
     data, kind = await _manifest(session, reference, str(wanted or reference.tag), wanted, None)
     if kind in _INDEXES:
         index = documents.decode(data, Index, f"the index {reference}")
         child = choose(index.manifests, platform or Platform(os="linux", architecture=ARCHITECTURE), str(reference))
         data, kind = await _manifest(session, reference, child.digest, Digest.parse(child.digest), child.size)
+        asked = None
     if kind not in _MANIFESTS:
         raise Invalid(f"{reference} is no container image, but {kind or 'something without a type'}")
     manifest = documents.decode(data, Manifest, f"the manifest of {reference}")
     _check(manifest, reference)
-    return Found(data, manifest)
+    return Found(data, manifest, asked)
 
 
 def choose(manifests: Iterable[Descriptor], platform: Platform, what: str) -> Descriptor:

@@ -231,6 +231,29 @@ def test_the_machine_s_platform_is_chosen_or_the_one_that_is_asked_for(
     assert "but for linux/amd64, linux/arm64" in one_line(engine)
 
 
+@pytest.mark.parametrize("here", [False, True], ids=["", "here"])
+@pytest.mark.parametrize(
+    ("platform", "number"),
+    [
+        ("linux/arm64", 0),
+        ("arm64", 0),
+        ("linux/arm64/v7", errno.ENOENT),
+        ("amd64", errno.ENOENT),
+        ("bogus", errno.ENOENT),
+    ],
+)
+def test_what_is_in_no_index_has_to_be_for_the_platform_that_is_asked_for(
+    engine: Engine, faulty: Faulty, pull: Callable[[str], int], platform: str, number: int, here: bool
+) -> None:
+    faulty.image("a", "1", faulty.layer(a=b"1"), architecture="arm64")
+    if here:
+        assert pull("a:1") == 0  # for another machine than this: nothing else was asked for
+    assert pull(f"a:1 platform={platform}") == number
+    assert (engine.tree / "images" / faulty.host / "a:1").exists() == (here or not number)
+    words = f"{faulty.host}/a:1 is not there for linux/{platform.removeprefix('linux/')}, but for linux/arm64"
+    assert (words in (engine.tree / "errors").read_text()) == bool(number)
+
+
 # -- what stumbles
 
 
