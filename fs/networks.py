@@ -362,7 +362,7 @@ class NetworksDirectory(Directory):
         if name in self._fixed:
             raise Forbidden(f"networks/{name} is part of the tree and can't be renamed")
         await self._settled()
-        await self._containers.rename_network(name, new)
+        await self._containers.renaming.network(name, new)
         if name != new and (node := self._nodes.pop(name, None)) is not None:
             node.name = new
             self._nodes[new] = node

@@ -156,7 +156,7 @@ class VolumesDirectory(Directory):
         self._engine.spawn(clear)
 
     async def rename(self, name: str, new: str) -> None:
-        await self._containers.rename_volume(name, new)
+        await self._containers.renaming.volume(name, new)
         if name != new and (node := self._nodes.pop(name, None)) is not None:
             node.name = new
             self._nodes[new] = node

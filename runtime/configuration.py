@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import trio
+from pydock.runtime import sharing
 from pydock.runtime.errors import Busy, PydockError
 from pydock.runtime.network.words import renamed
 from pydock.runtime.settings import Settings
@@ -136,6 +137,15 @@ class Configuration:
                 container.engine.on_change(container)
                 if container.engine.adopted.is_set():
                     await container.network.named_anew()
+
+    async def rename_container(self, name: str, new: str) -> None:
+        """Another container got another name: what is joined of it stays what it is."""
+        container = self._container
+        async with container.network.lock:
+            before = self.spec
+            await self._settings.change(lambda spec: sharing.renamed(spec, name, new))
+            if self.spec is not before:
+                container.engine.on_change(container)
 
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""

@@ -28,6 +28,7 @@ from pydock.runtime.monitor.protocol import Exit, read_exits
 from pydock.runtime.network.words import DEFAULT, joined, named
 from pydock.runtime.process import GRACE, Left, Process
 from pydock.runtime.record import kept, new_record, record_of
+from pydock.runtime.renaming import Renaming
 from pydock.runtime.rootfs import detach
 from pydock.runtime.sharing import Neighbour
 from pydock.runtime.spec import Spec
@@ -49,6 +50,7 @@ class Containers:
         self.directory = engine.root / "containers"
         self._by_name: dict[str, Container] = {}
         self._by_id: dict[str, Container] = {}
+        self.renaming = Renaming(self)
         engine.volumes.users = self.volume_users
         engine.find = self._neighbour
         engine.attachments.store.users = self.network_users
@@ -75,6 +77,8 @@ class Containers:
 
     def _neighbour(self, name: str) -> Neighbour | None:
         found = self._by_name.get(name)
+        if found is None and name:
+            found = next((each for each in self if each.record.before == name), None)
         return None if found is None else Neighbour(found.id, found.name, found.state, found.spec, found.process.pidfd)
 
     def _processes(self) -> list[Process]:
@@ -159,7 +163,11 @@ class Containers:
             await trio.to_thread.run_sync(remove_tree, trash)
 
     async def rename(self, name: str, new: str) -> None:
-        """mv: also while it runs."""
+        """mv: also while it runs. Who joins it names it anew."""
+        async with self.renaming.lock:
+            await self._rename(name, new)
+
+    async def _rename(self, name: str, new: str) -> None:
         container = self._by_name.get(name)
         if container is None:
             raise NotFound(f"containers/{name} does not exist")
@@ -168,14 +176,16 @@ class Containers:
             return
         if new in self._by_name:
             raise Exists(f"containers/{new} exists")
+        await self.renaming.tell(container)  # of the last time, if that found no room on the disk
         self._by_name[new] = self._by_name.pop(name)
-        container.record.name = new
+        container.record.name, container.record.before = new, name
         try:
             await container.save()
         except OSError:
             self._by_name[name] = self._by_name.pop(new)
-            container.record.name = name
+            container.record.name, container.record.before = name, ""
             raise
+        await self.renaming.container(container)
         if container.record.pid:
             await container.network.renamed()
         self.engine.events.publish("container", new, "rename", before=name)
@@ -203,18 +213,6 @@ class Containers:
                 with suppress(OSError):  # it ends in this moment
                     await container.network.refresh()
 
-    async def rename_network(self, name: str, new: str) -> None:
-        """mv of a network: its members name it anew, whatever dies meanwhile."""
-        if name != new:
-            await self.engine.attachments.store.rename(name, new)
-            await self._rename_network(name, new)
-
-    async def _rename_network(self, name: str, new: str) -> None:
-        for container in tuple(self):
-            await container.configuration.rename_network(name, new)
-        await self._settle_renaming()
-        await self.engine.attachments.store.renamed(name)
-
     def volume_users(self, name: str) -> tuple[str, ...]:
         """The containers whose settings have the volume *name*."""
         return tuple(
@@ -222,22 +220,6 @@ class Containers:
             for container in self
             if any(item.startswith(f"{name}:") for item in container.spec.volumes or ())
         )
-
-    async def rename_volume(self, name: str, new: str) -> None:
-        """mv of a volume: its users name it anew, whatever dies meanwhile."""
-        if name != new:
-            await self.engine.volumes.rename(name, new)
-            await self._rename_volume(name, new)
-
-    async def _rename_volume(self, name: str, new: str) -> None:
-        for container in tuple(self):
-            await container.configuration.rename_volume(name, new)
-        await self._settle_renaming()
-        await trio.to_thread.run_sync(self.engine.volumes.renamed)
-
-    async def _settle_renaming(self) -> None:
-        """Settings that name what has been renamed are on the disk before the note of that goes, which finishes it after a death."""
-        await self.engine.settler.settle()
 
     # after a death
 
@@ -283,10 +265,7 @@ class Containers:
 
     async def adopt(self) -> None:
         """Take up what still runs, and take note of what has ended meanwhile."""
-        if (renaming := self.engine.volumes.renaming()) is not None:
-            await self._rename_volume(*renaming)
-        if (moved := self.engine.attachments.store.renaming()) is not None:
-            await self._rename_network(*moved)
+        await self.renaming.finish()
         alive = await self.engine.monitor.alive()
         exits = await trio.to_thread.run_sync(read_exits, str(self.engine.run))
         followed = frozenset(await self.engine.logger.followed())

@@ -50,6 +50,7 @@ class Life:
 class Record(Life):
     """What is known of a container."""
 
+    before: str = ""  # its name until it was renamed, as long as settings of others may have that yet
     image_id: str = ""
     layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image

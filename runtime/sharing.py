@@ -8,7 +8,7 @@ namespace lives as long as somebody is in it. Those who join a PID namespace die
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -61,6 +61,14 @@ def parse(setting: str, text: str, *, own: str, find: Find) -> str:
 def joined(mode: str | None) -> str | None:
     """The name in ``container:NAME``; None for other modes."""
     return mode.removeprefix(_PREFIX) if mode is not None and mode.startswith(_PREFIX) else None
+
+
+def renamed(spec: Spec, name: str, new: str) -> Spec:
+    """*spec* with the container *name*, where it is joined, called *new*. Its network may be joined, too."""
+    before, after = f"{_PREFIX}{name}", f"{_PREFIX}{new}"
+    modes = {setting: after for setting in JOINABLE if getattr(spec, setting) == before}
+    network = (after,) if spec.network == (before,) else spec.network
+    return replace(spec, network=network, **modes)  # type: ignore[arg-type]
 
 
 def own_namespace(mode: str | None) -> bool:

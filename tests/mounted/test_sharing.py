@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from conftest import Engine
+
 Make = Callable[..., Path]
+#: What may say container:NAME.
+JOINED = ("network", "pid_mode", "ipc_mode")
 
 
 def errno_of(path: Path, text: str) -> int:
@@ -42,6 +49,61 @@ def test_a_namespace_of_another_container_is_joined(make: Make, kind: str) -> No
     c = make("c", command=f"readlink /proc/self/ns/{kind}", **{f"{kind}_mode": "container:other"})
     pid = (other / "pid").read_text().strip()
     assert output(c).strip() == os.readlink(f"/proc/{pid}/ns/{kind}")
+
+
+def joining(make: Make, name: str) -> Path:
+    """A container that joins all that there is to join of the one called *name*."""
+    mode = f"container:{name}"
+    return make(f"of-{name}", command="sleep 1000", network=mode, pid_mode=mode, ipc_mode=mode)
+
+
+def joined(c: Path) -> list[str]:
+    """Whom it says that it joins."""
+    return [(c / name).read_text() for name in JOINED]
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["", "running"])
+def test_who_joins_a_container_that_is_renamed_joins_it_by_its_new_name(make: Make, running: bool) -> None:
+    a, b = make("a", command="sleep 1000", ipc_mode="shareable"), make("b")
+    c, d = joining(make, "a"), joining(make, "b")
+    for each in (a, c) if running else ():
+        (each / "ctl").write_text("start")
+    a.rename(a.with_name("e"))
+    assert joined(c) == ["container:e\n"] * len(JOINED)
+    assert joined(d) == ["container:b\n"] * len(JOINED)
+    assert (c / "spec.toml").read_text().count("container:e") == len(JOINED)
+    b.rename(a)
+    a.with_name("e").rename(b)
+    assert joined(c) == ["container:b\n"] * len(JOINED)
+    assert joined(d) == ["container:a\n"] * len(JOINED)
+    (b / "ctl").write_text("restart 0")
+    (c / "ctl").write_text("restart 0")
+    assert (c / "state").read_text() == "running\n"
+
+
+def test_a_new_name_that_a_death_has_kept_from_who_joins_is_told_then(
+    own_engine: Engine,
+) -> None:
+    def make(name: str, **settings: str) -> Path:
+        path = own_engine.tree / "containers" / name
+        path.mkdir()
+        for setting, value in settings.items():
+            (path / setting).write_text(value)
+        return path
+
+    a, c = make("a"), joining(make, "a")
+    kept = own_engine.root / "containers" / (a / "id").read_text().strip() / "state.json"
+    own_engine.settled()
+    own_engine.kill()
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"name": "b", "before": "a"}))
+    own_engine.start()
+    assert joined(c) == ["container:b\n"] * len(JOINED)
+    make("a")
+    d = make("d", network="container:a")
+    own_engine.kill()
+    own_engine.start()
+    assert joined(c) == ["container:b\n"] * len(JOINED)
+    assert (d / "network").read_text() == "container:a\n"
 
 
 def test_shared_memory_of_another_container_is_shared(make: Make) -> None:
