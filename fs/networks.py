@@ -16,7 +16,7 @@ from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
-from pydock.runtime.network.addresses import parse_address, parse_mtu, parse_subnet
+from pydock.runtime.network.addresses import first_address, parse_address, parse_mtu, parse_subnet
 from pydock.runtime.network.record import NetworkRecord
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, settled
 
@@ -77,9 +77,10 @@ def _subnet(version: int, name: str, gateway: str) -> Callable[[N, str | None, i
 def _gateway(name: str, subnet: str) -> Callable[[N, str | None, int], Awaitable[None]]:
     async def store(subject: N, text: str | None, caller: int) -> None:
         where = {str(each): each for each in subject.network.subnets}.get(str(getattr(subject.network, subnet)))
-        if where is None:
+        if where is not None:
+            await _change(subject, **{name: str(parse_address(text, where, name) if text else first_address(where))})
+        elif text:
             raise Invalid(f"{name}: there is no {subnet}")
-        await _change(subject, **{name: str(parse_address(text or "", where, name))})
 
     return store
 
@@ -165,8 +166,9 @@ NETWORK: tuple[Entry[N], ...] = (
         name="subnet",
         show=lambda s: s.network.subnet,
         store=_subnet(4, "subnet", "gateway"),
-        doc="Its addresses, ADDRESS/BITS. mkdir takes the next that this machine does not route. EADDRINUSE for one that overlaps "
-        "another network or a route; EBUSY, as for all settings here, while a container names it (or runs in it, for ``bridge``).",
+        doc="Its addresses, ADDRESS/BITS. mkdir takes the next that this machine does not route; EINVAL when it is unset. EADDRINUSE "
+        "for one that overlaps another network or a route; EBUSY, as for all settings here, while a container names it (or runs in it, "
+        "for ``bridge``).",
     ),
     Value(
         name="gateway",

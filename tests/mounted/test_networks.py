@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Make = Callable[..., Path]
 ErrnoOf = Callable[[Path, str], int]
+#: Of the subnets that a test writes, by the IP version.
+FIRST = {"": "10.99.0.1", "6": "fd00:99::1"}
 
 
 def new(networks: Path, name: str, **settings: str) -> Path:
@@ -274,6 +276,29 @@ def test_a_bad_setting_is_refused(networks: Path, errno_of: ErrnoOf, name: str, 
     assert errno_of(path / name, text + "\n") == number
     assert (path / "error").read_text() != ""
     assert (path / name).read_text() == before
+
+
+@pytest.mark.parametrize("version", ["", "6"])
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_a_gateway_that_is_unset_is_the_first_address(
+    networks: Path, errno_of: ErrnoOf, version: str, text: str
+) -> None:
+    path = new(networks, "n", subnet="10.99.0.0/24", gateway="10.99.0.9", subnet6="fd00:99::/64", gateway6="fd00:99::9")
+    (path / f"gateway{version}").write_text(text)
+    assert (path / f"gateway{version}").read_text() == f"{FIRST[version]}\n"
+    assert (path / "subnet6").read_text() == "fd00:99::/64\n"
+    (path / "subnet6").write_text(text)
+    (path / "gateway6").write_text(text)  # as it is already
+    assert [(path / name).read_text() for name in ("subnet6", "gateway6")] == ["", ""]
+    assert errno_of(path / "gateway6", "fd00:99::9") == errno.EINVAL
+
+
+def test_a_subnet_can_not_be_unset(networks: Path) -> None:
+    path = new(networks, "n", subnet="10.99.0.0/24", gateway="10.99.0.9")
+    with pytest.raises(OSError, match="nvalid"):
+        os.truncate(path / "subnet", 0)
+    assert "subnet is needed" in (path / "error").read_text()
+    assert [(path / name).read_text() for name in ("subnet", "gateway")] == ["10.99.0.0/24\n", "10.99.0.9\n"]
 
 
 def test_settings_of_a_network_hold(networks: Path, make: Make) -> None:
