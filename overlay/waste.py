@@ -43,17 +43,23 @@ class _Cover:
 
 
 def waste(layers: Iterable[Path]) -> dict[str, int]:
-    """The bytes on disk of each hidden file by its path inside, which begins with a slash; *layers* bottom first. Blocks."""
+    """The bytes on disk of each hidden file by its path inside, which begins with a slash; *layers* bottom first. A file with hard
+    links takes them for the first, and only once all are hidden: else they are no waste. Blocks."""
     cover = _Cover()
     found: dict[str, int] = {}
     for layer in reversed(list(layers)):
         entries = list(_entries(os.fsencode(layer)))
-        seen: set[int] = set()
+        visible: set[int] = set()
+        hidden: dict[int, tuple[bytes, os.stat_result]] = {}
         for path, status, _ in entries:
-            if stat.S_ISREG(status.st_mode) and status.st_ino not in seen and cover.hides(path):
-                seen.add(status.st_ino)  # of hard links the first counts
-                name = "/" + os.fsdecode(path)
-                found[name] = found.get(name, 0) + min(status.st_size, status.st_blocks * _BLOCK)
+            if stat.S_ISREG(status.st_mode):
+                if cover.hides(path):
+                    hidden.setdefault(status.st_ino, (path, status))
+                else:
+                    visible.add(status.st_ino)
+        for path, status in (each for number, each in hidden.items() if number not in visible):
+            name = "/" + os.fsdecode(path)
+            found[name] = found.get(name, 0) + min(status.st_size, status.st_blocks * _BLOCK)
         for path, status, opaque in entries:
             cover.add(path, status, opaque=opaque)
     return {name: size for name, size in found.items() if size}

@@ -59,3 +59,19 @@ def test_holes_and_further_links_take_nothing(tmp_path: Path) -> None:
     with open(below / "hole", "wb") as file:
         file.truncate(1 << 30)
     assert sum(waste([below, fill(tmp_path / "1", "a", "b", "hole")]).values()) == BLOCK
+
+
+@pytest.mark.parametrize(
+    ("above", "wasted"),
+    [
+        (["-a"], 0),
+        (["-a", "-d"], 0),
+        (["-a", "e", "-d"], BLOCK),
+        (["a", "e", "d!/", "d/b"], BLOCK),
+    ],
+)
+def test_a_file_is_wasted_once_all_of_its_links_are_hidden(tmp_path: Path, above: list[str], wasted: int) -> None:
+    below = fill(tmp_path / "0", "a", "d/")
+    os.link(below / "a", below / "d/b")
+    os.link(below / "a", below / "e")
+    assert sum(waste([below, fill(tmp_path / "1", *above)]).values()) == wasted
