@@ -106,7 +106,8 @@ _SECTIONS: Final = (
     ),
     (
         "registries/HOST[:PORT]/",
-        "mkdir makes a place for the settings of a registry, and is not needed where nothing is to be set; rmdir forgets them.",
+        "mkdir makes a place for the settings of a registry, and is not needed where nothing is to be set; rmdir forgets them. Docker "
+        "Hub's are in ``docker.io``: index.docker.io is EINVAL.",
         REGISTRY,
     ),
     (

@@ -16,6 +16,8 @@ from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid
 
 DEFAULT_HOST: Final = "docker.io"
+#: What it is called as well: by docker in references and config.json, and where it answers.
+ALIASES: Final = ("index.docker.io", "registry-1.docker.io")
 DEFAULT_TAG: Final = "latest"
 _LIBRARY: Final = "library"
 _NAME_MAX: Final = 255  # bytes of host and path together, as registries have it
@@ -67,7 +69,7 @@ class Reference:
             host = components.pop(0)
             if not is_host(host):
                 raise Invalid(f"{text[:300]!r}: {host[:130]!r} is not a registry: want HOST or HOST:PORT")
-            if host == "index.docker.io":
+            if host == ALIASES[0]:
                 host = DEFAULT_HOST
         if host == DEFAULT_HOST and len(components) == 1:
             components.insert(0, _LIBRARY)

@@ -19,13 +19,13 @@ from typing import Final
 
 import msgspec
 from pydock.overlay.errors import Invalid
-from pydock.overlay.reference import DEFAULT_HOST
+from pydock.overlay.reference import ALIASES, DEFAULT_HOST
 
 CERTIFICATES: Final = Path("/etc/docker/certs.d")
 CONFIGURATION: Final = Path(os.environ.get("DOCKER_CONFIG") or "/root/.docker") / "config.json"
 #: Where Docker Hub answers, and what its credentials are called in config.json.
-_HUB: Final = "registry-1.docker.io"
-_HUB_KEYS: Final = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", _HUB)
+_INDEX, _HUB = ALIASES
+_HUB_KEYS: Final = (f"https://{_INDEX}/v1/", _INDEX, DEFAULT_HOST, _HUB)
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,14 @@ def test_names_of_registries(settings: Settings) -> None:
         settings.remove("r.example")
 
 
+@pytest.mark.parametrize("host", ["index.docker.io", "registry-1.docker.io", "Index.Docker.io"])
+def test_docker_io_is_set_by_its_own_name_alone(settings: Settings, host: str) -> None:
+    with pytest.raises(Invalid, match=f"{host} is docker.io: make registries/docker.io"):
+        settings.create(host)
+    assert list(settings) == []
+    assert settings.create("docker.io").host == "docker.io"
+
+
 def test_what_a_death_left_and_what_is_damaged_is_passed_over(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "kept/new-x").write_text("half")
     (tmp_path / "kept/bad.example.json").write_text("{")

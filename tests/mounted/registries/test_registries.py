@@ -212,7 +212,7 @@ def test_a_bad_setting_is_einval(clean: Path, errno_of: ErrnoOf, name: str, text
     assert (registry / "error").read_text() != ""
 
 
-@pytest.mark.parametrize("name", ["a b", "-x", "x:port", "x:1:2", "x/", "é"])
+@pytest.mark.parametrize("name", ["a b", "-x", "x:port", "x:1:2", "x/", "é", "index.docker.io"])
 def test_what_is_no_registry_can_not_be_made(clean: Path, name: str) -> None:
     with pytest.raises(OSError, match="nvalid argument") as failed:
         os.mkdir(os.fsencode(f"{clean}/registries/{name.rstrip('/')}") + (b"!" if name.endswith("/") else b""))
