@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
+from weakref import WeakValueDictionary
 
 import trio
 from pydock.fs.links import ContainerLinks
@@ -17,6 +18,7 @@ from pydock.runtime.engine import Engine
 from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network.addresses import first_address, parse_address, parse_mtu, parse_subnet
+from pydock.runtime.network.ports import Port
 from pydock.runtime.network.record import NetworkRecord
 from pydock.runtime.network.words import DEFAULT, HOST, NONE, settled
 
@@ -273,6 +275,12 @@ FIXED: tuple[Entry[FixedSubject], ...] = (
 )
 
 
+class PortLink(File):
+    """In memory as long as the kernel knows it: there may be thousands."""
+
+    __slots__ = ("__weakref__",)
+
+
 class PortsDirectory(Directory):
     """``networks/ports/``: a link for each port of the machine that is published, to the container that has it."""
 
@@ -281,31 +289,37 @@ class PortsDirectory(Directory):
     def __init__(self, containers: Containers, parent: Directory) -> None:
         super().__init__("ports", parent, Place("networks/ports", containers.engine), ())
         self._containers = containers
-        self._links: dict[str, File] = {}
+        self._links: WeakValueDictionary[str, PortLink] = WeakValueDictionary()
 
-    def _owners(self) -> dict[str, str]:
-        """The containers by the places that they have."""
-        return {
-            port.place: container.name
-            for identity, ports in self._containers.engine.attachments.claims.all().items()
-            if (container := self._containers.by_id(identity)) is not None
-            for port in ports
-        }
+    def _owned(self) -> Iterator[tuple[Port, str]]:
+        """What is published, and the names of the containers that have it."""
+        for identity, ports in self._containers.engine.attachments.claims.all().items():
+            if (container := self._containers.by_id(identity)) is not None:
+                for port in ports:
+                    yield port, container.name
+
+    def _owner(self, place: str) -> str | None:
+        return next((name for port, name in self._owned() if port.has(place)), None)
 
     def dynamic(self, name: str) -> Node | None:
-        if name not in self._owners():
-            self._links.pop(name, None)
-            return None
-        if name not in self._links:
+        return None if self._owner(name) is None else self._link(name)
+
+    def _link(self, name: str) -> PortLink:
+        node = self._links.get(name)
+        if node is None:
 
             async def target(subject: Subject) -> str:
-                return f"../../containers/{self._owners().get(name, '')}"
+                return f"../../containers/{self._owner(name) or ''}"
 
-            self._links[name] = File(Link(name=name, target=target, doc="The container that has it."), self)
-        return self._links[name]
+            node = self._links[name] = PortLink(Link(name=name, target=target, doc="The container that has it."), self)
+        return node
+
+    def children(self) -> Sequence[tuple[str, Node]]:
+        """All at once: a range has up to 65535, and to look for each would take minutes."""
+        return [(name, self._link(name)) for name in sorted(self.dynamic_names())]
 
     def dynamic_names(self) -> Sequence[str]:
-        return sorted(self._owners())
+        return [place for port, _ in self._owned() for place in port.places()]
 
 
 class NetworksDirectory(Directory):

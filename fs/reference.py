@@ -96,7 +96,8 @@ _SECTIONS: Final = (
         "networks/NAME/",
         "mkdir makes a network with the next subnet that is free, to be named in a container's ``network``; rmdir removes it, EBUSY "
         "while a container names it; mv renames it, in those settings too, also while they run. ``bridge`` is there from the start "
-        "and stays. ``networks/ports/`` has a link for each published port, ``PROTOCOL:IP:PORT``, to the container that has it.",
+        "and stays. ``networks/ports/`` has a link for each published port, those of a range as well, ``PROTOCOL:IP:PORT``, to "
+        "the container that has it.",
         NETWORK,
     ),
     (

@@ -97,9 +97,20 @@ class Port:
         )
 
     @property
-    def place(self) -> str:
-        """``PROTOCOL:ADDRESS:HOST[-END]``, of the machine."""
-        return f"{self.protocol}:{self.written or '0.0.0.0'}:{_span(self.host, self.count)}"
+    def _where(self) -> str:
+        return f"{self.protocol}:{self.written or '0.0.0.0'}:"
+
+    def places(self) -> Iterator[str]:
+        """``PROTOCOL:ADDRESS:PORT`` of each port of the machine's."""
+        where = self._where
+        return (f"{where}{number}" for number in range(self.host, self.host + self.count))
+
+    def has(self, place: str) -> bool:
+        """Whether *place* is one of them; there may be thousands."""
+        number = place.rpartition(":")[2]
+        if f"{self._where}{number}" != place:
+            return False
+        return number.isdecimal() and self.host <= int(number) < self.host + self.count and str(int(number)) == number
 
     def is_had_by(self, bound: Port) -> bool:
         """Whether who has *bound* has what this asks for."""

@@ -111,6 +111,21 @@ def test_links_lead_to_who_has_a_port(web: Callable[..., Path], tree: Path, free
         places.rmdir()
 
 
+def test_each_port_of_a_range_has_a_link(web: Callable[..., Path], tree: Path, free: Callable[[int], int]) -> None:
+    first = free(300)
+    wanted = [f"tcp:0.0.0.0:{port}" for port in range(first, first + 300)]
+    a = web("a", f"{first}-{first + 299}:80-379")
+    places = tree / "networks/ports"
+    assert [path.name for path in places.iterdir()] == wanted
+    assert {os.readlink(path) for path in places.iterdir()} == {"../../containers/a"}
+    assert os.path.samefile(places / wanted[-1], a)
+    for name in (f"{wanted[0]}-{first + 299}", f"tcp:0.0.0.0:{first + 300}", f"tcp:0.0.0.0:0{first}", "tcp:0.0.0.0:"):
+        assert not os.path.lexists(places / name)
+    with open(a / "ports", "a") as file:
+        file.write(f"-{first}-{first + 299}:80-379\n")
+    assert os.listdir(places) == []
+
+
 def test_an_address_of_the_machine_s_is_the_only_one(
     web: Callable[..., Path], tree: Path, free: Callable[[], int]
 ) -> None:

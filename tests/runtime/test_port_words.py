@@ -109,6 +109,31 @@ def test_what_an_image_exposes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("80:80", ["tcp:0.0.0.0:80"]),
+        ("9-11:1-3/udp", ["udp:0.0.0.0:9", "udp:0.0.0.0:10", "udp:0.0.0.0:11"]),
+        ("127.0.0.1:80-81:1-2", ["tcp:127.0.0.1:80", "tcp:127.0.0.1:81"]),
+        ("[::]:80:80", ["tcp::::80"]),
+        ("[::1]:80:80", ["tcp:::1:80"]),
+    ],
+)
+def test_places_on_the_machine(text: str, wanted: list[str]) -> None:
+    port = Port.parse(text)
+    assert list(port.places()) == wanted
+    assert all(map(port.has, wanted))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["tcp:0.0.0.0:8", "tcp:0.0.0.0:11", "udp:0.0.0.0:9", "tcp:127.0.0.1:9", "tcp::::9", "tcp:0.0.0.0:9-10"]
+    + ["tcp:0.0.0.0:09", "tcp:0.0.0.0:", "tcp:0.0.0.0:٩", "tcp:0.0.0.0:²", "9", ""],
+)
+def test_what_is_no_place_of_a_port(place: str) -> None:
+    assert not Port.parse("9-10:9-10").has(place)
+
+
+@pytest.mark.parametrize(
     ("one", "other", "wanted"),
     [
         ("80:80", "80:81", True),
