@@ -54,9 +54,12 @@ class ListHandle(Handle):
         if len(data) < WHOLE and rest:
             head, newline, rest = whole, b"", b""
         await self._take(head + newline, already=len(self.pending), total=len(data))
-        self.pending = rest
         self.stamp = self.file.mtime
-        return len(data) if self._short is None else self._short
+        if self._short is not None:
+            self.pending = b""  # the caller sends what was not taken again, the rest with it
+            return self._short
+        self.pending = rest
+        return len(data)
 
     _short: int | None = None
 

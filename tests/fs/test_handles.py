@@ -358,6 +358,15 @@ async def test_appended_lines_stand_up_to_the_refused_one(thing: Thing, open_: O
     assert thing.items == ("default", "a", "b")
 
 
+async def test_nothing_is_glued_to_a_refused_line_whose_piece_was_cut_short(thing: Thing, open_: Open) -> None:
+    handle = await open_("list", WRITE)
+    piece = b"a\nbad\n" + b"b\n" * 2050 + b"lo"
+    assert await handle.write(0, piece) == 2
+    await refused(lambda: handle.write(2, piece[2:] + b"ng\n"))
+    await handle.release()
+    assert thing.items == ("default", "a")
+
+
 async def test_the_end_of_a_long_piece_waits_for_the_next(thing: Thing, open_: Open) -> None:
     handle = await open_("list", TRUNCATE)
     first = b"a\n" * 2047 + b"lo"
