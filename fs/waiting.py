@@ -50,16 +50,16 @@ class ControlHandle(Handle):
         if len(data) < WHOLE and rest:
             head, newline, rest = whole, b"", b""
         already, done = len(self.pending), 0
-        self.pending = rest
+        self.pending = b""  # nothing is left to run at the close when a command fails
         for line in lines_of(head + newline):
             try:
                 await self._command(text_of(line.removesuffix(b"\n")))
             except Exception:
                 if done > already:
-                    self.pending = b""
                     return done - already  # the refused command's turn comes with the caller's next write
                 raise
             done += len(line)
+        self.pending = rest
         return len(data)
 
     async def _command(self, line: str) -> None:

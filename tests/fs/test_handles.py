@@ -476,6 +476,18 @@ async def test_a_command_that_fails_leaves_its_words_and_those_behind_it_undone(
     assert await handle.read(6, 40) == b"not now\n"
 
 
+@pytest.mark.parametrize("first", [b"", b"say no".ljust(5000)])
+async def test_the_end_of_a_piece_with_a_command_that_fails_is_not_run_at_the_close(
+    thing: Thing, open_: Open, first: bytes
+) -> None:
+    handle = await open_("ctl", WRITE)
+    await handle.write(0, first)
+    await refused(lambda: handle.write(0, (b"" if first else b"say no") + b"\n" + b" " * 5000 + b"say b"))
+    await handle.flush()
+    await handle.release()
+    assert thing.log == []
+
+
 async def test_an_unknown_command_is_invalid_and_the_words_have_the_known_ones(open_: Open) -> None:
     handle = await open_("ctl", os.O_RDWR)
     with pytest.raises(Invalid, match="say"):
