@@ -250,6 +250,7 @@ class DocumentHandle(Handle):
         self.buffer: bytearray | None = None
         self.dirty = False
         self.wrote = False
+        self.refused = False
         if truncated:
             self._draft(bytearray())
 
@@ -268,7 +269,8 @@ class DocumentHandle(Handle):
             self.buffer = bytearray(shown(self.file))
         if self.appending:
             offset = len(self.buffer)
-        if offset + len(data) > LONGEST:
+        if self.refused or offset + len(data) > LONGEST:
+            self.refused = True
             raise Refused(errno.EFBIG, f"longer than {LONGEST} bytes")
         if offset > len(self.buffer):
             self.buffer += bytes(offset - len(self.buffer))
@@ -288,7 +290,7 @@ class DocumentHandle(Handle):
 
     async def flush(self) -> None:
         # A shell flushes once before its first write (dup2): nothing written is nothing to apply yet.
-        if self.dirty and self.buffer is not None:
+        if self.dirty and self.buffer is not None and not self.refused:  # its beginning alone is another document
             self.dirty = False
             try:
                 async with self.file.lock:

@@ -47,17 +47,18 @@ class ListHandle(Handle):
         if self.refusal is not None:
             raise self.refusal
         self.wrote = True
-        whole = self.pending + data
+        whole, already = self.pending + data, len(self.pending)
+        self.pending = b""  # nothing is left to become an item at the close when a line is refused
         if len(whole) > LONGEST:
-            raise Invalid(f"a line longer than {LONGEST} bytes")
+            async with self.file.lock:
+                raise await self._refused(Invalid(f"a line longer than {LONGEST} bytes"))
         head, newline, rest = whole.rpartition(b"\n")
         if len(data) < WHOLE and rest:
             head, newline, rest = whole, b"", b""
-        await self._take(head + newline, already=len(self.pending), total=len(data))
+        await self._take(head + newline, already=already, total=len(data))
         self.stamp = self.file.mtime
         if self._short is not None:
-            self.pending = b""  # the caller sends what was not taken again, the rest with it
-            return self._short
+            return self._short  # the caller sends what was not taken again, the rest with it
         self.pending = rest
         return len(data)
 
@@ -73,20 +74,23 @@ class ListHandle(Handle):
                 try:
                     await self._lines(lines)
                 except Exception as error:
-                    number, words = translate(error)
-                    if self.transaction:
-                        self.refusal = Refused(number, words)
-                        if self.touched:
-                            await self.entry.store(self.file.subject, self.before)
-                        raise self.refusal from error
-                    if done > already:
+                    if not self.transaction and done > already:
                         self._short = done - already
                         return
-                    raise
+                    raise await self._refused(error) from error
                 done += sum(map(len, lines))
         if block:
             written(self.file)
             self.snapshot = None
+
+    async def _refused(self, error: Exception) -> Refused:
+        """What to raise for *error*; a transaction is undone, and what comes later fails alike."""
+        refusal = Refused(*translate(error))
+        if self.transaction:
+            self.refusal = refusal
+            if self.touched:
+                await self.entry.store(self.file.subject, self.before)
+        return refusal
 
     async def _lines(self, lines: list[bytes]) -> None:
         """All of them at once: what is stored is the whole list, and there may be thousands."""

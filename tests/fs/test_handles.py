@@ -337,14 +337,15 @@ async def test_a_transaction_without_items_unsets_or_empties(
     assert thing.items == items
 
 
+@pytest.mark.parametrize("line", [b"bad\n", b"x" * (LONGEST + 1)])
 @pytest.mark.parametrize("before", [None, (), ("a",)])
 async def test_a_refused_line_undoes_a_transaction_and_what_comes_later_fails_alike(
-    thing: Thing, open_: Open, before: tuple[str, ...] | None
+    thing: Thing, open_: Open, before: tuple[str, ...] | None, line: bytes
 ) -> None:
     thing.items = before
     handle = await open_("list", TRUNCATE)
     await handle.write(0, b"b\n")
-    assert await refused(lambda: handle.write(0, b"bad\n")) == errno.EINVAL
+    assert await refused(lambda: handle.write(0, line)) == errno.EINVAL
     assert thing.items == before
     assert await refused(lambda: handle.write(0, b"good\n")) == errno.EINVAL
     await handle.release()
@@ -365,6 +366,16 @@ async def test_nothing_is_glued_to_a_refused_line_whose_piece_was_cut_short(thin
     await refused(lambda: handle.write(2, piece[2:] + b"ng\n"))
     await handle.release()
     assert thing.items == ("default", "a")
+
+
+@pytest.mark.parametrize("last", [b" and its end\n", b"\0\n", b"x" * LONGEST])
+async def test_the_beginning_of_a_refused_line_is_no_item_at_the_close(thing: Thing, open_: Open, last: bytes) -> None:
+    handle = await open_("list", WRITE)
+    await handle.write(0, b"bad".ljust(5000, b"a"))
+    await refused(lambda: handle.write(0, last))
+    await handle.flush()
+    await handle.release()
+    assert thing.log == []
 
 
 async def test_the_end_of_a_long_piece_waits_for_the_next(thing: Thing, open_: Open) -> None:
@@ -430,6 +441,15 @@ async def test_a_document_that_is_refused_is_refused_once(thing: Thing, open_: O
     await refused(handle.flush)
     await handle.release()
     assert (thing.document, thing.log) == ("old", [])
+
+
+async def test_a_document_that_is_too_long_is_not_applied_as_far_as_it_came(thing: Thing, open_: Open) -> None:
+    handle = await open_("document", TRUNCATE)
+    await handle.write(0, b"new" * 5000)
+    assert await refused(lambda: handle.write(15000, b"x" * LONGEST)) == errno.EFBIG
+    await handle.flush()
+    await handle.release()
+    assert (thing.document, handle.file.draft) == ("old", None)
 
 
 async def test_a_document_that_is_cut_and_closed_is_empty(thing: Thing, open_: Open) -> None:
