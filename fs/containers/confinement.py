@@ -45,7 +45,7 @@ def _ulimit(subject: C, line: str) -> tuple[str, ...]:
 
 def _sysctl(subject: C, line: str) -> tuple[str, ...]:
     sysctl = sysctls.parse(line)
-    own = launching.namespaces(spec_of(subject))
+    own = launching.own_namespaces(spec_of(subject))
     sysctls.check(sysctl, own_network="net" in own, own_ipc="ipc" in own, own_uts="uts" in own)
     return (str(sysctl),)
 
@@ -102,6 +102,6 @@ CONFINEMENT: tuple[Entry[C], ...] = (
         store=store_list("sysctls"),
         key=_name,
         doc="Kernel parameters of the container's own namespaces, NAME=VALUE a line: kernel.msg*, kernel.sem, kernel.shm*, "
-        "fs.mqueue.*, and net.* unless the network is the host's.",
+        "fs.mqueue.*, and net.* unless the network is the host's or another container's.",
     ),
 )

@@ -529,3 +529,19 @@ def test_a_change_that_a_death_has_cut_short_is_done_to_its_end(own_engine: Engi
     assert (a / "ports.bound").read_text() == "8081:80/tcp\n"
     assert list((own_engine.tree / "networks/front/members").iterdir()) == []
     (own_engine.tree / "networks/front").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("network", "taken"),
+    [("", True), ("bridge\n", True), ("none\n", True), ("host\n", False), ("container:x\n", False)],
+)
+def test_the_network_s_parameters_are_the_container_s_own_unless_it_shares_another_s(
+    make: Make, errno_of: ErrnoOf, network: str, taken: bool
+) -> None:
+    make("x")
+    c = make(command="cat /proc/sys/net/ipv4/ip_unprivileged_port_start", network=network)
+    assert errno_of(c / "sysctls", "net.ipv4.ip_unprivileged_port_start=77") == (0 if taken else errno.EINVAL)
+    if taken:
+        (c / "ctl").write_text("start")
+        (c / "wait").read_text()
+        assert (c / "log").read_text() == "77\n"
