@@ -98,4 +98,4 @@ async def open_file(
             return BlobHandle(file, truncated=truncated, fresh=fresh, appending=bool(flags & os.O_APPEND))
         case Document() if writing:
             return DocumentHandle(file, truncated=truncated, appending=bool(flags & os.O_APPEND))
-    return Handle(file)
+    return await Handle(file).opened()

@@ -1,6 +1,6 @@
 """What one open(2) made: the reading side, and the writing of values and documents.
 
-A reader gets a snapshot, rendered at the first read and again by pread(2) at 0. Writers are validated in write(2), because
+A reader gets a snapshot, rendered at the open and again by pread(2) at 0. Writers are validated in write(2), because
 a shell sees that error and ignores close's: one write is one value; a document is applied when it is closed.
 
 A write of 4,096 bytes or more may be a piece: shells and stdio cut long output at their buffer's size, so there a text
@@ -13,8 +13,8 @@ import errno
 import select
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import contextmanager, suppress
+from typing import Final, Self
 
 import trio
 from pydock.fs.node import (
@@ -102,7 +102,15 @@ class Handle:
     def __init__(self, file: File) -> None:
         self.file = file
         self.snapshot: bytes | None = None
+        self.unread = False  # the snapshot is that of the open
         self.stamp = file.mtime  # at the open, and after each write
+
+    async def opened(self) -> Self:
+        """Rendered now, for fstat(2) to tell the size of what is read; what can't be shown now is refused to who reads it."""
+        with suppress(Exception):
+            self.snapshot = await self.render()
+            self.unread = True
+        return self
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
@@ -121,8 +129,9 @@ class Handle:
         return data
 
     async def read(self, offset: int, size: int) -> bytes:
-        if self.snapshot is None or offset == 0:
+        if self.snapshot is None or (offset == 0 and not self.unread):
             self.snapshot = await self.render()
+        self.unread = False
         return self.snapshot[offset : offset + size]
 
     async def write(self, offset: int, data: bytes) -> int:
@@ -166,19 +175,11 @@ class ReportHandle(Handle):
     def __init__(self, file: File, waiting: Callable[[Callable[[], Awaitable[str]]], Awaitable[str]] | None) -> None:
         super().__init__(file)
         self.waiting = waiting
-        self.unread = False
 
-    async def opened(self) -> ReportHandle:
+    async def opened(self) -> Self:
         """What the open waits for."""
         self.snapshot, self.unread = await self.render(), True
         return self
-
-    async def read(self, offset: int, size: int) -> bytes:
-        if offset == 0 and not self.unread:
-            self.snapshot = await self.render()
-        self.unread = False
-        assert self.snapshot is not None
-        return self.snapshot[offset : offset + size]
 
     async def render(self) -> bytes:
         entry = self.file.entry

@@ -90,6 +90,13 @@ async def say(thing: Thing, words: tuple[str, ...]) -> str:
     return f"said {' '.join(words)}"
 
 
+def count(thing: Thing) -> str:
+    if thing.value == "gone":
+        raise Busy("gone")
+    thing.log.append("shown")
+    return str(len(thing.log))
+
+
 class Tap:
     """A stream: gives what is poured in."""
 
@@ -120,6 +127,7 @@ TAP = Tap()
 TABLE: tuple[Entry[Thing], ...] = (
     Value(name="value", doc="", show=lambda thing: thing.value, store=store_value),
     Value(name="status", doc="", show=lambda thing: "fine"),
+    Value(name="counted", doc="", show=count, long=lambda thing: bool(thing.items)),
     List(
         name="list",
         doc="",
@@ -260,6 +268,35 @@ async def test_a_write_reads_back(thing: Thing, open_: Open) -> None:
     await handle.write(0, b"new\n")
     assert await handle.read(0, 100) == b"new\n"
     assert await handle.read(1, 2) == b"ew"
+
+
+@pytest.mark.parametrize("name", ["value", "list", "document"])
+async def test_what_is_read_is_what_was_there_at_the_open(thing: Thing, open_: Open, name: str) -> None:
+    thing.value, thing.items = "old", ("old",)
+    handle = await open_(name)
+    thing.value, thing.items, thing.document = "later", ("later",), "later"
+    assert (await handle.read(0, 2) + await handle.read(2, 100)).strip() == b"old"
+    assert (await handle.read(0, 100)).strip() == b"later"
+
+
+@pytest.mark.parametrize("items", [None, ("long",)])
+async def test_a_value_is_shown_once_for_an_open_and_a_read(
+    thing: Thing, open_: Open, items: tuple[str, ...] | None
+) -> None:
+    thing.items = items
+    handle = await open_("counted")
+    assert await handle.read(0, 100) == b"1\n"
+    assert await handle.read(2, 100) == b""
+    await handle.release()
+    assert thing.log == ["shown"]
+
+
+async def test_a_value_that_can_t_be_shown_is_refused_to_who_reads_it(thing: Thing, open_: Open) -> None:
+    thing.value = "gone"
+    handle = await open_("counted")
+    await refused(lambda: handle.read(0, 100))
+    thing.value = None
+    assert await handle.read(0, 100) == b"1\n"
 
 
 async def test_a_snapshot_stays_until_a_read_at_0(thing: Thing, open_: Open) -> None:
