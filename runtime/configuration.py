@@ -134,6 +134,7 @@ class Configuration:
             items = tuple(renamed(item, name, new) for item in self.spec.network or ())
             if items != (self.spec.network or ()):
                 await self._settings.change(lambda spec: dataclasses.replace(spec, network=items))
+                container.readdressed()
                 container.engine.on_change(container)
                 if container.engine.adopted.is_set():
                     await container.network.named_anew()

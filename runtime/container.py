@@ -376,6 +376,12 @@ class Container:
             self.error_changed = now()
             self.engine.on_change(self)
 
+    def readdressed(self) -> None:
+        """Its addresses, or the names of their networks, have become others."""
+        if self.record.pid:
+            self.record.addressed = now()
+            self.save_soon()
+
     def save_soon(self) -> None:
         """Keep the record on disk behind the reply: for what may be lost, as the times of files."""
         if not self._saving:

@@ -39,6 +39,11 @@ class Life:
     changed: int = 0
     files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of the object's files
 
+    @property
+    def turned(self) -> int:
+        """When its last run ended or began, or it was made: what there is of a run is as it is since then."""
+        return max(self.created, self.started, self.finished)
+
     def take(self, run: Run) -> None:
         """*run* is the one that goes on now."""
         self.state, self.changed = "running", run.started
@@ -59,6 +64,8 @@ class Record(Life):
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
     limiting: bool = False  # the limits of its cgroup are being changed: a death now leaves open which are in force
     ports: tuple[str, ...] = ()  # that the run has published, each as its own item
+    published: int = 0  # when those of a run that went on became others
+    addressed: int = 0  # when its addresses did
     range: int = 0  # the beginning of the ids that ``userns auto`` has given it
     namespaces: tuple[str, ...] = ()  # of the run, when its processes have to be told by them
     restarts: int = 0  # by its restart policy, since it was started by hand
@@ -71,6 +78,12 @@ class Record(Life):
     def take(self, run: Run) -> None:
         Life.take(self, run)
         self.health, self.failing = "", 0
+
+    def publish(self, ports: tuple[str, ...]) -> None:
+        """Its run has these *ports* from now on."""
+        if self.pid and ports != self.ports:
+            self.published = now()
+        self.ports = ports
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ _TABLE: tuple[Entry[C], ...] = (
     Value(
         name="status",
         volatile=True,
-        changed=lambda c: max(c.container.health.taken, c.container.record.changed),
+        changed=lambda c: max(c.container.health.taken, c.container.record.turned),
         show=lambda c: c.container.health.status,
         doc="``starting``, ``healthy``, ``unhealthy``, or ``none`` when it does not run or there is no command. What was wrong is in "
         "``error`` when it becomes unhealthy.",

@@ -25,8 +25,8 @@ def _number(value: int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _changed(subject: C) -> int:
-    return subject.container.record.changed
+def _turned(subject: C) -> int:
+    return subject.container.record.turned
 
 
 async def _log(subject: C) -> str:
@@ -168,7 +168,7 @@ STATUS: tuple[Entry[C], ...] = (
     Value(
         name="state",
         mode=0o644,
-        changed=_changed,
+        changed=lambda c: c.container.record.changed,
         show=lambda c: c.container.state,
         doc="``created``, ``running``, ``paused``, ``exited`` or ``restarting``.",
     ),
@@ -181,14 +181,14 @@ STATUS: tuple[Entry[C], ...] = (
     Value(
         name="pid",
         mode=0o644,
-        changed=_changed,
+        changed=_turned,
         show=lambda c: _number(c.container.record.pid or None),
         doc="The process id, on the machine, of the container's first process. Empty while it does not run.",
     ),
     Value(
         name="exit_code",
         mode=0o644,
-        changed=_changed,
+        changed=_turned,
         show=lambda c: _number(c.container.record.exit_code),
         doc="The exit code of the last run, 128 and the signal's number when a signal ended it. Empty before the first exit, while it "
         "runs, and when it can't be known.",
@@ -209,27 +209,27 @@ STATUS: tuple[Entry[C], ...] = (
     ),
     Value(
         name="started",
-        changed=_changed,
+        changed=lambda c: c.container.record.started or c.container.record.created,
         show=lambda c: _time(c.container.record.started),
         doc="When its last run began. Empty before.",
     ),
     Value(
         name="finished",
-        changed=_changed,
+        changed=_turned,
         show=lambda c: _time(c.container.record.finished),
         doc="When its last run ended. Empty while it runs.",
     ),
     Value(
         name="address",
         volatile=True,
-        changed=_changed,
+        changed=lambda c: max(c.container.record.turned, c.container.record.addressed),
         show=lambda c: "\n".join(c.container.network.addresses()) or None,
         doc="``NETWORK ADDRESS/BITS MAC`` a line, of the networks that it is a member of. Empty while it does not run.",
     ),
     Value(
         name="ports.bound",
         volatile=True,
-        changed=_changed,
+        changed=lambda c: max(c.container.record.turned, c.container.record.published),
         show=lambda c: "\n".join(c.container.network.bound()) or None,
         doc="The ports that it has of the machine, as in ``ports``, with HOST 0 and ``auto`` as the ports that were got. Empty "
         "while it does not run.",

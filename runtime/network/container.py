@@ -138,6 +138,7 @@ class ContainerNetwork:
                 undo.pop_all()
         with trio.CancelScope(shield=True):
             if namespace is not None:
+                container.readdressed()
                 await self._leave(namespace, present, wanted)
                 container.engine.firewalls.ask(container.engine.spawn)
             await self.named_anew(joining=True)
@@ -251,7 +252,7 @@ class ContainerNetwork:
             bound = await trio.to_thread.run_sync(claims.find, fresh, kept, container.id)
             if not self._over:
                 claims.adopt(container.id, bound)
-                container.record.ports = tuple(map(print_kept, bound))
+                container.record.publish(tuple(map(print_kept, bound)))
 
     async def _lead_first(self) -> None:
         try:
@@ -290,7 +291,7 @@ class ContainerNetwork:
             if self._over:
                 return
             claims.adopt(container.id, before)
-            container.record.ports = recorded
+            container.record.publish(recorded)
             await self._lead()
             await container.keep()
 

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydock.runtime.formats import print_time
 
 Make = Callable[..., Path]
+
+STATUSES = ("state", "pid", "exit_code", "started", "finished", "created", "id", "address", "ports.bound")
 
 
 def errno_of(path: Path, text: str) -> int:
@@ -254,3 +257,31 @@ def test_a_freeze_by_hand_keeps_nobody_from_starting_again(make: Make, verb: str
     assert (c / "cgroup/cgroup.freeze").read_text() == "0\n"
     (c / "exec/x/ctl").write_text("start")
     assert (c / "exec/x/wait").read_text() == "0\n"
+
+
+def changed(before: dict[str, int], c: Path) -> list[str]:
+    """The statuses that have another mtime than in *before*, which has that of each from now on."""
+    after = {name: (c / name).stat().st_mtime_ns for name in STATUSES}
+    names = [name for name in STATUSES if after[name] != before.get(name)]
+    before.update(after)
+    return names
+
+
+@pytest.mark.cgroup
+def test_a_status_has_the_mtime_of_its_own_last_change(make: Make) -> None:
+    c = make(command="sleep 1000")
+    before: dict[str, int] = {}
+    changed(before, c)
+    assert set(before.values()) == {c.stat().st_mtime_ns}
+    (c / "ctl").write_text("start")
+    assert {"state", "pid", "started", "address", "ports.bound"} <= set(changed(before, c))
+    assert print_time(before["started"]) == (c / "started").read_text().strip()
+    (c / "ctl").write_text("pause")
+    assert changed(before, c) == ["state"]
+    (c / "ctl").write_text("resume")
+    assert changed(before, c) == ["state"]
+    (c / "ctl").write_text("kill")
+    assert changed(before, c) == ["state", "pid", "exit_code", "finished", "address", "ports.bound"]
+    assert print_time(before["finished"]) == (c / "finished").read_text().strip()
+    (c / "ctl").write_text("start")
+    assert {"state", "pid", "exit_code", "started", "finished"} <= set(changed(before, c))

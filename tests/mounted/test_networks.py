@@ -545,3 +545,20 @@ def test_the_network_s_parameters_are_the_container_s_own_unless_it_shares_anoth
         (c / "ctl").write_text("start")
         (c / "wait").read_text()
         assert (c / "log").read_text() == "77\n"
+
+
+def test_mtime_of_the_addresses_is_when_they_changed_while_it_runs(make: Make, networks: Path) -> None:
+    new(networks, "one")
+    new(networks, "two")
+    c = started(make, "a", "one")
+    others = [(c / name).stat().st_mtime_ns for name in ("pid", "ports.bound", "state")]
+    before = (c / "address").stat().st_mtime_ns
+    with (c / "network").open("a") as out:
+        out.write("two\n")
+    assert before < (before := (c / "address").stat().st_mtime_ns)
+    (networks / "two").rename(networks / "three")
+    assert before < (before := (c / "address").stat().st_mtime_ns)
+    with (c / "network").open("a") as out:
+        out.write("-three\n")
+    assert before < (c / "address").stat().st_mtime_ns
+    assert [(c / name).stat().st_mtime_ns for name in ("pid", "ports.bound", "state")] == others

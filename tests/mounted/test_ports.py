@@ -168,6 +168,17 @@ def test_ports_come_and_go_while_it_runs_and_a_connection_stays(
     assert (c / "ports.bound").read_text() == f"{two}:80/tcp\n"
 
 
+def test_mtime_of_the_ports_is_when_they_changed_while_it_runs(
+    web: Callable[..., Path], free: Callable[[], int]
+) -> None:
+    c = web("a", f"{free()}:80")
+    before, address = (c / "ports.bound").stat().st_mtime_ns, (c / "address").stat().st_mtime_ns
+    with open(c / "ports", "a") as file:
+        file.write(f"{free()}:80\n")
+    assert before < (c / "ports.bound").stat().st_mtime_ns
+    assert address == (c / "address").stat().st_mtime_ns
+
+
 def test_any_port_stays_the_one_that_was_got(web: Callable[..., Path], free: Callable[[], int]) -> None:
     port = free()
     c = web("a", "0:80", f"{port}:80")
