@@ -77,13 +77,18 @@ def shown(file: File) -> bytes:
 
 
 def written(file: File) -> None:
-    """A setting took a write: its mtime is now, as that of the document it stands in, and the object's last failure is history."""
+    """A setting took a write, and the object's last failure is history."""
+    touched(file)
+    file.subject.succeeded()
+
+
+def touched(file: File) -> None:
+    """A setting has become another: its mtime is now, as that of the document it stands in."""
     file.attributes.mtime = moment = now()
     if not isinstance(file.entry, Blob):
         for document in _documents(file):
             document.attributes.mtime = moment  # else rsync, which goes by time and size, would pass over it
     file.subject.metadata.changed()
-    file.subject.succeeded()
 
 
 def _documents(file: File) -> Iterator[File]:

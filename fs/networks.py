@@ -143,6 +143,7 @@ class Members(ContainerLinks):
 
     async def _change(self, container: Container, items: tuple[str, ...]) -> None:
         await container.configuration.change_network("network", settled(items))
+        container.engine.on_set(container, ("network",))
 
 
 def _members(subject: N) -> Members:

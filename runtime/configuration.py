@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 from pydock.runtime import sharing
+from pydock.runtime.cgroup.aliases import set_by
 from pydock.runtime.errors import Busy, PydockError
 from pydock.runtime.network.words import renamed
 from pydock.runtime.settings import Settings
@@ -42,6 +43,16 @@ _NETWORK: Final = ("network", "ports", "dns", "hosts")
 def _file(setting: str) -> str:
     """Where people find the field *setting* of the spec."""
     return setting.replace("health_", "health/")
+
+
+def _differing(one: Spec, other: Spec) -> list[str]:
+    """The files of the settings that are not the same in both."""
+    names = [each.name for each in dataclasses.fields(Spec) if each.name != "cgroup"]
+    limits = {**one.cgroup, **other.cgroup}
+    return [
+        *(_file(name) for name in names if getattr(one, name) != getattr(other, name)),
+        *(f"cgroup/{name}" for name in limits if one.cgroup.get(name) != other.cgroup.get(name)),
+    ]
 
 
 class Configuration:
@@ -125,7 +136,7 @@ class Configuration:
                 items = tuple(names.get(item, item) for item in self.spec.volumes or ())
                 await self._settings.change(lambda spec: dataclasses.replace(spec, volumes=items))
                 await container.save()
-                container.engine.on_change(container)
+                container.engine.on_set(container, ("volumes",))
 
     async def rename_network(self, name: str, new: str) -> None:
         """A network got another name: its links and addresses stay what they are."""
@@ -135,7 +146,7 @@ class Configuration:
             if items != (self.spec.network or ()):
                 await self._settings.change(lambda spec: dataclasses.replace(spec, network=items))
                 container.readdressed()
-                container.engine.on_change(container)
+                container.engine.on_set(container, ("network",))
                 if container.engine.adopted.is_set():
                     await container.network.named_anew()
 
@@ -151,7 +162,9 @@ class Configuration:
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
         async with self._container.network.lock, self._container.volumes.lock:
+            before = self.spec
             await self._apply_spec(spec)
+            self._container.engine.on_set(self._container, _differing(before, self.spec))
         await self._container.restarts.review()  # with none of them: it may wait for a start
         self._container.engine.events.publish("container", self._container.name, "set", setting="spec.toml")
 
@@ -219,6 +232,8 @@ class Configuration:
                     with trio.CancelScope(shield=True):
                         await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
+        if (listed := set_by(name)) != name:
+            self._container.engine.on_set(self._container, (f"cgroup/{listed}",))
 
     @asynccontextmanager
     async def _limiting(self) -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -127,6 +127,8 @@ class Engine:
         trivial  # called with the name of the container whose networks changed
     )
     on_change: Callable[[object], None] = lambda _: None  # called with the container whose status changed
+    #: Called with a container and what of its settings, by their files' names, was changed otherwise than by a write of those.
+    on_set: Callable[[object, Collection[str]], None] = lambda container, names: None
     firewalls: Firewalls = field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 from pydock.fs.containers.cgroup import cgroup_directory
@@ -14,8 +14,9 @@ from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.status import STATUS
 from pydock.fs.containers.streams import STREAMS
 from pydock.fs.containers.subject import ContainerSubject
+from pydock.fs.handle import touched
 from pydock.fs.imagefiles import Images
-from pydock.fs.node import Directory, Entry, Folder, Node, Refused, Subject
+from pydock.fs.node import Directory, Entry, File, Folder, Node, Refused, Subject
 from pydock.fs.subject import Place
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
@@ -73,6 +74,7 @@ class ContainersDirectory(Directory):
         self._images = images
         self._nodes: dict[str, ContainerDirectory] = {}  # by id: a rename keeps the node
         self._asked: set[str] = set()  # names that rmdir(2) is at work on
+        containers.engine.on_set = self._set
 
     def dynamic(self, name: str) -> Node | None:
         container = self._containers.get(name)
@@ -111,10 +113,25 @@ class ContainersDirectory(Directory):
         for node in tuple(self._nodes.values()):
             await node.subject.metadata.settled()
 
+    def _set(self, what: object, names: Collection[str]) -> None:
+        """Settings of a container became others, without anybody's write of their files *names*."""
+        assert isinstance(what, Container)
+        directory = self.dynamic(what.name) if self._containers.get(what.name) is what else None
+        for name in names:
+            node = directory
+            for part in name.split("/"):
+                node = node.static(part) if isinstance(node, Directory) else None
+            if isinstance(node, File):
+                touched(node)
+        what.engine.on_change(what)
+
     def files_of(self, what: Container | Exec) -> Iterable[Node]:
         """The files of a container or of one of its processes that anybody has looked at."""
         directory: Directory | None = self._nodes.get(what.id if isinstance(what, Container) else what.container.id)
         if isinstance(what, Exec) and directory is not None:
             execs = directory.files.get("exec")
             directory = execs.node(what) if isinstance(execs, ExecsDirectory) else None
-        return () if directory is None else directory.files.values()
+        if directory is None:
+            return ()
+        health = directory.files.get("health")
+        return [*directory.files.values(), *(health.files.values() if isinstance(health, Directory) else ())]

@@ -24,11 +24,12 @@ SHARES_MIN, SHARES_MAX = 2, 262144
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """*needs*: the v2 names without which there is nothing to translate."""
+    """*needs*: the v2 names without which there is nothing to translate. A write is one of the first of them, or of *sets*."""
 
     needs: tuple[str, ...]
     read: Callable[[Cgroup], str] | None
     write: Callable[[Cgroup, str], None] | None = None
+    sets: str = ""
 
 
 def shares_of_weight(weight: int) -> int:
@@ -206,7 +207,7 @@ ALIASES: dict[str, Alias] = {
     "memory.usage_in_bytes": _same("memory.current"),
     "memory.max_usage_in_bytes": _same("memory.peak"),
     "memory.soft_limit_in_bytes": Alias(("memory.low",), _soft_limit, _set_soft_limit),
-    "memory.memsw.limit_in_bytes": Alias(("memory.max", "memory.swap.max"), _memsw, _set_memsw),
+    "memory.memsw.limit_in_bytes": Alias(("memory.max", "memory.swap.max"), _memsw, _set_memsw, "memory.swap.max"),
     "memory.failcnt": Alias(("memory.events",), _failcnt),
     "memory.oom_control": Alias(("memory.events",), _oom_control),
     "blkio.weight": Alias(("io.weight",), _blkio_weight, lambda group, text: group.write("io.weight", text)),
@@ -220,3 +221,9 @@ ALIASES: dict[str, Alias] = {
     # On v2 the sum of two files of which one is not in the tree; on v1 the kernel's own.
     "memory.memsw.usage_in_bytes": _same("memory.memsw.usage_in_bytes"),
 }
+
+
+def set_by(name: str) -> str:
+    """The v2 name of what a write of *name* sets."""
+    alias = ALIASES.get(name)
+    return name if alias is None else alias.sets or alias.needs[0]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from conftest import Engine
 
 Make = Callable[..., Path]
 
@@ -151,3 +155,70 @@ def test_an_env_file_with_a_line_that_is_none_changes_nothing(make: Make, tmp_pa
     c = make(env="KEPT=1\n")
     assert subprocess.run(["cp", tmp_path / "file", c / "env"], capture_output=True, check=False).returncode == 1
     assert (c / "env").read_text() == "KEPT=1\n"
+
+
+def times(c: Path, *names: str) -> list[int]:
+    return [(c / name).stat().st_mtime_ns for name in names]
+
+
+@pytest.fixture
+def volumes(engine: Engine) -> Iterator[Path]:
+    """``volumes/``; those that the test makes are removed after it."""
+    path = engine.tree / "volumes"
+    yield path
+    engine.clear()
+    for each in path.iterdir():
+        each.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("network", "mv networks/n networks/m"),
+        ("volumes", "mv volumes/v volumes/w"),
+        ("network", "ln -s ../../../containers/c networks/o/members/c"),
+        ("network", "rm networks/n/members/c"),
+        ("network", "ln -s ../../../containers/c networks/none/members/c"),
+    ],
+)
+def test_mtime_of_a_setting_is_when_the_tree_changed_it(
+    make: Make, tree: Path, networks: Path, volumes: Path, name: str, script: str
+) -> None:
+    for path in (networks / "n", networks / "o", volumes / "v"):
+        path.mkdir()
+    c = make(network="n\n", volumes="v:/v\n", hostname="x")
+    before, (other,) = times(c, name, "spec.toml"), times(c, "hostname")
+    sh(script, tree)
+    assert all(old < new for old, new in zip(before, times(c, name, "spec.toml"), strict=True))
+    assert (times(c, "hostname"), (c / name).stat().st_size) == ([other], len((c / name).read_bytes()))
+
+
+def test_settings_that_a_document_changes_have_its_mtime(make: Make) -> None:
+    limits = {"cgroup/memory.max": "64M", "cgroup/pids.max": "100", "health/interval": "20"}
+    a = make("a", hostname="longer", env="A=1\n", **limits)
+    b = make(
+        "b", hostname="b", env="A=1\n", workdir="/", **{**limits, "cgroup/memory.max": "32M", "health/interval": "3"}
+    )
+    changed, same = ("hostname", "workdir", "health/interval", "cgroup/memory.max"), ("env", "image", "cgroup/pids.max")
+    before, kept = times(b, *changed), times(b, *same)
+    (b / "spec.toml").write_text((a / "spec.toml").read_text())
+    assert all(old < new for old, new in zip(before, times(b, *changed), strict=True))
+    assert times(b, *same) == kept
+    sizes = [((b / name).stat().st_size, len((b / name).read_bytes())) for name in changed]
+    assert all(told == read for told, read in sizes)
+
+
+@pytest.mark.parametrize(
+    ("v1", "name", "text"),
+    [
+        ("memory.limit_in_bytes", "memory.max", "32M"),
+        ("cpu.shares", "cpu.weight", "512"),
+        ("cpu.cfs_quota_us", "cpu.max", "50000"),
+        ("cpu.cfs_period_us", "cpu.max", "50000"),
+    ],
+)
+def test_a_write_of_a_v1_name_is_one_of_v2_s_file(make: Make, v1: str, name: str, text: str) -> None:
+    c = make()
+    before = times(c / "cgroup", name)
+    (c / "cgroup" / v1).write_text(text)
+    assert times(c / "cgroup", name) > before
