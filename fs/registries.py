@@ -249,6 +249,7 @@ REGISTRY: tuple[Entry[R], ...] = (
     ),
     Value(
         name="state",
+        mode=0o644,
         volatile=True,
         changed=lambda s: s.registry.changed or s.registry.created,
         show=lambda s: "logged_in" if s.registry.checked else "logged_out",

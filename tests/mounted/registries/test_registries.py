@@ -230,6 +230,13 @@ def test_the_directory_can_be_walked_without_asking_anybody(clean: Path) -> None
     assert "not known" in (clean / "registries/registry.invalid/error").read_text()
 
 
+def test_everybody_may_read_whether_it_is_logged_in_and_nothing_else(clean: Path) -> None:
+    path = registry_of(clean, "localhost:1")
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.iterdir() if each.is_file()}
+    assert modes.pop("state") == 0o644
+    assert not any(mode & 0o077 for mode in modes.values())
+
+
 def test_a_repository_that_is_not_there_is_enoent(clean: Path, registries: Registries, authority: Authority) -> None:
     registry = reachable(clean, "plain", registries("plain"), authority)
     with pytest.raises(FileNotFoundError):
