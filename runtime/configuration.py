@@ -232,8 +232,10 @@ class Configuration:
                     with trio.CancelScope(shield=True):
                         await trio.to_thread.run_sync(self._apply_cgroup, before)
                 raise
-        if (listed := set_by(name)) != name:
-            self._container.engine.on_set(self._container, (f"cgroup/{listed}",))
+        container, setting = self._container, f"cgroup/{set_by(name)}"
+        if setting != f"cgroup/{name}":
+            container.engine.on_set(container, (setting,))
+        container.engine.events.publish("container", container.name, "set", setting=setting)
 
     @asynccontextmanager
     async def _limiting(self) -> AsyncIterator[None]:

@@ -100,6 +100,7 @@ class Exec:
             settings = {**self.record.settings, setting: value}
             await self._file.save(settings=settings)
             self.record.settings = settings
+        self._publish("set", setting=setting)
 
     def refuse_alive(self, setting: str) -> None:
         """Busy while it runs; *setting* as in the words for a person."""

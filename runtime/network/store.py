@@ -173,6 +173,7 @@ class NetworkStore:
                     setattr(network, key, value)
                 network.leases = leases
                 raise
+        self._events.publish("network", network.name, "set", setting=next(iter(values)))
 
     async def remove(self, name: str) -> None:
         """rmdir: Busy while a container names it; the default one is Forbidden."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import select
@@ -458,6 +459,31 @@ def test_events_tell_a_life_in_order(tree: Path) -> None:
     assert "exit_code=137" in lines[8]
     journal = [line for line in (tree / "journal").read_text().splitlines() if '"remove"' in line]
     assert lines[-1].split()[0] in journal[-1]
+
+
+def test_each_write_of_a_setting_is_an_event(make: Make, tree: Path, networks: Path) -> None:
+    c = make()
+    (c / "exec/x").mkdir()
+    (networks / "n").mkdir()
+    start = (tree / "journal").stat().st_size
+    (c / "cgroup/pids.max").write_text("100")
+    (c / "cgroup/memory.limit_in_bytes").write_text("64M")
+    (c / "cgroup/cgroup.kill").write_text("1")  # is none
+    (c / "exec/x/command").write_text("true")
+    (c / "exec/x/workdir").write_text("/")
+    (networks / "n/mtu").write_text("1400")
+    (networks / "n/subnet").write_text("10.211.0.0/24")
+    with open(tree / "journal", "rb") as file:
+        file.seek(start)
+        events = [json.loads(line) for line in file]
+    assert [tuple(event[key] for key in ("kind", "name", "action", "setting")) for event in events] == [
+        ("container", "c", "set", "cgroup/pids.max"),
+        ("container", "c", "set", "cgroup/memory.max"),
+        ("exec", "c/x", "set", "command"),
+        ("exec", "c/x", "set", "workdir"),
+        ("network", "n", "set", "mtu"),
+        ("network", "n", "set", "subnet"),
+    ]
 
 
 def test_timeout_ends_a_wait_for_events(tree: Path) -> None:
