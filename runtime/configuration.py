@@ -94,7 +94,7 @@ class Configuration:
         """An image got another name."""
         if self.spec.image == name:
             await self._settings.change(lambda spec: dataclasses.replace(spec, image=new))
-            self._container.engine.on_change(self._container)
+            self._container.engine.on_set(self._container, ("image",))
 
     async def _free_image(self) -> None:
         """Busy while there is a writable layer. One in which nothing ran and nothing is was made for somebody who looked at rootfs,
@@ -157,7 +157,7 @@ class Configuration:
             before = self.spec
             await self._settings.change(lambda spec: sharing.renamed(spec, name, new))
             if self.spec is not before:
-                container.engine.on_change(container)
+                container.engine.on_set(container, _differing(before, self.spec))
 
     async def apply_spec(self, spec: Spec) -> None:
         """Make *spec*, validated by the caller, the whole of the settings; those that are not live only while it doesn't run."""
