@@ -51,13 +51,18 @@ class Check:
         return min(self.interval, START_INTERVAL) if status == "starting" and ran < self.start_period else self.interval
 
 
+def in_form(words: tuple[str, ...]) -> tuple[str, ...]:
+    """*words* with one text behind CMD-SHELL, as it is shown."""
+    return ("CMD-SHELL", " ".join(words[1:])) if words[:1] == ("CMD-SHELL",) and len(words) > 2 else words
+
+
 def argv_of(words: tuple[str, ...]) -> tuple[str, ...]:
     """What is executed for a command in docker's forms: ``CMD WORD…``, ``CMD-SHELL TEXT``, ``NONE``; without one of these, as it is."""
-    match words:
+    match in_form(words):
         case ["CMD", *rest]:
             return tuple(rest)
-        case ["CMD-SHELL", *rest]:
-            return ("/bin/sh", "-c", " ".join(rest))
+        case ["CMD-SHELL", text]:
+            return ("/bin/sh", "-c", text)
         case ["NONE"]:
             return ()
     return words

@@ -18,11 +18,12 @@ from pydock.runtime.formats import (
     print_duration,
     quote,
 )
-from pydock.runtime.health import INTERVAL, RETRIES, TIMEOUT, Health
+from pydock.runtime.health import INTERVAL, RETRIES, TIMEOUT, Health, in_form
 
 C = ContainerSubject
 _SHORTEST: Final = 0.001
-_FORMS: Final = frozenset({"CMD", "CMD-SHELL"})
+_SHELL: Final = "CMD-SHELL"
+_FORMS: Final = frozenset({"CMD", _SHELL})
 
 
 class Wait:
@@ -77,10 +78,22 @@ def _store(name: str, parse: Callable[[str], object]) -> Callable[[C, str | None
 
 
 def _command(text: str) -> tuple[str, ...]:
-    words = parse_arguments(text)
+    words = _words(text)
     if words and words[0] in _FORMS and not "".join(words[1:]).strip():
         raise Invalid(f"{quote(text)} has nothing to run behind {words[0]}")
     return words
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Those of *text*. Behind CMD-SHELL stands what the shell is to read, quotes and all, unless it is one word: so it is shown."""
+    form, *rest = text.split(maxsplit=1) or [""]
+    if form != _SHELL or not rest:
+        return in_form(parse_arguments(text))
+    try:
+        words = parse_arguments(text)
+    except Invalid:  # it is a shell's line, not one of words
+        words = ()
+    return words if len(words) == 2 else parse_arguments(print_arguments((_SHELL, rest[0].rstrip())))
 
 
 def _time(text: str) -> float:
@@ -97,7 +110,7 @@ def _retries(text: str) -> int:
 def _show_command(subject: C) -> str | None:
     container = subject.container
     own = container.spec.health_command
-    words = container.defaults().health_command if own is None else own
+    words = in_form(container.defaults().health_command if own is None else own)
     return print_arguments(words) if words or own is not None else None
 
 
@@ -120,8 +133,8 @@ _TABLE: tuple[Entry[C], ...] = (
         show=_show_command,
         store=_store("command", _command),
         doc="What is run in the container: one line of shell words, or a JSON array; exit code 0 is healthy. Docker's forms work too: "
-        "``CMD-SHELL TEXT`` is run by the container's shell, ``CMD`` before the words changes nothing, ``NONE`` (or an empty line) is "
-        "no check. Unset it shows the image's.",
+        "``CMD-SHELL TEXT`` is run by the container's shell, the text as it stands or quoted as one word, ``CMD`` before the words "
+        "changes nothing, ``NONE`` (or an empty line) is no check. Unset it shows the image's.",
     ),
     Value(
         name="interval",

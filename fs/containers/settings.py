@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from typing import Final
 
 from pydock.fs.containers.cgroup import DOCS
@@ -15,7 +16,7 @@ from pydock.fs.containers.surroundings import SURROUNDINGS
 from pydock.fs.errors import translate
 from pydock.fs.node import Document, Entry, List, Refused, Value
 from pydock.runtime.errors import Invalid
-from pydock.runtime.formats import print_arguments, print_boolean, print_duration, quote
+from pydock.runtime.formats import print_boolean, print_duration, quote
 from pydock.runtime.spec import Spec, path_of, place_in
 
 
@@ -55,7 +56,7 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return print_boolean(value)
     if isinstance(value, list):
-        return print_arguments(tuple(value))
+        return json.dumps(value, ensure_ascii=False)  # no word of it may become another
     return print_duration(value) if isinstance(value, float) else str(value)
 
 

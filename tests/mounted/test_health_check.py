@@ -123,6 +123,38 @@ def test_failures_in_the_start_period_do_not_count(make: Make) -> None:
     is_healthy_at_last(c)
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('CMD-SHELL [ -n "$NO" ]', """CMD-SHELL '[ -n "$NO" ]'"""),
+        ("""CMD-SHELL '[ -n "$NO" ]'""", """CMD-SHELL '[ -n "$NO" ]'"""),
+        ("CMD-SHELL  echo don't ", """CMD-SHELL 'echo don'"'"'t'"""),
+        ("CMD-SHELL true", "CMD-SHELL true"),
+        ("CMD-SHELL a\\ b", "CMD-SHELL 'a b'"),
+        ("""["CMD-SHELL", "a  'b'", "c"]""", """CMD-SHELL 'a  '"'"'b'"'"' c'"""),
+        ("CMD a 'b c'", "CMD a 'b c'"),
+    ],
+)
+def test_the_text_for_a_shell_stays_as_it_was_written(make: Make, written: str, read: str) -> None:
+    c = make()
+    (c / "health/command").write_text(f"{written}\n")
+    assert (c / "health/command").read_text() == f"{read}\n"
+    (c / "health/command").write_text(f"{read}\n")
+    assert (c / "health/command").read_text() == f"{read}\n"
+
+
+def test_a_text_for_a_shell_that_a_document_has_in_pieces_is_one(make: Make) -> None:
+    c = make()
+    (c / "spec.toml").write_text("""[health]\ncommand = ["CMD-SHELL", "a 'b'", "c"]\n""")
+    assert (c / "health/command").read_text() == """CMD-SHELL 'a '"'"'b'"'"' c'\n"""
+
+
+def test_a_shell_sees_the_quotes_of_its_text(make: Make) -> None:
+    c = checked(make, 'CMD-SHELL [ -n "$NO" ]', retries="1")
+    tell(c, "start")
+    becomes(c, "unhealthy")
+
+
 @pytest.mark.parametrize("check", ["NONE", ""])
 def test_no_check_is_none(make: Make, check: str) -> None:
     c = checked(make, check + "\n")
