@@ -68,11 +68,10 @@ def prepare(
         stack.callback(os.close, program)
         fds.append(program)
     user = spec.user if command.user is None else command.user
-    workdir = spec.workdir if command.workdir is None else command.workdir
     launch = first(identity, joined.cgroup, spec, joined.ids)._replace(
         argv=command.argv,
         env=launching.environment(command.env, launching.hostname(spec, joined.place.id)),
-        workdir=workdir or defaults.workdir or "/",
+        workdir=launching.workdir(spec, defaults, command.workdir),
         user=defaults.user if user is None else user,
         rlimits=launching.rlimits_of(spec),
         capabilities=mask,

@@ -68,6 +68,14 @@ def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
     return words
 
 
+def workdir(spec: Spec, defaults: Defaults, own: str | None = None) -> str:
+    """Where a process begins, *own* being what was set of itself; one that is set empty is /, whatever the image says."""
+    for text in (own, spec.workdir):
+        if text is not None:
+            return text or "/"
+    return defaults.workdir or "/"
+
+
 def stop_signal(spec: Spec, defaults: Defaults) -> str:
     """What ``stop`` sends first."""
     return spec.stop_signal or defaults.stop_signal or (systemd.STOP_SIGNAL if spec.systemd else "SIGTERM")
@@ -231,7 +239,7 @@ def prepare(
         id=place.id,
         argv=((reaper.TARGET, "--") if spec.init else ()) + argv(spec, defaults),
         env=environment((*told, *(defaults.env if spec.env is None else spec.env)), hostname(spec, place.id)),
-        workdir=spec.workdir or defaults.workdir or "/",
+        workdir=workdir(spec, defaults),
         user=spec.user if spec.user is not None else defaults.user,
         hostname=hostname(spec, place.id),
         new=namespaces(spec),

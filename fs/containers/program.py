@@ -158,7 +158,7 @@ PROGRAM: tuple[Entry[C], ...] = (
         name="workdir",
         show=show_text("workdir", lambda d: d.workdir),
         store=store_field("workdir", parse_workdir),
-        doc="The working directory inside, made if it is missing. Unset it shows the image's; the default is /.",
+        doc="The working directory inside, made if it is missing. Unset it shows the image's; empty it is /.",
     ),
     Value(
         name="user",

@@ -149,6 +149,25 @@ SAYS: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("container", "process", "shown"),
+    [("\n", "", "/ /"), ("", "\n", "/srv /"), ("\n", "/tmp", "/ /tmp"), ("", "", "/srv /srv")],
+)
+def test_a_workdir_that_is_set_empty_is_the_root(make: Make, container: str, process: str, shown: str) -> None:
+    assert tell(make(), "commit made:1 workdir=/srv").startswith("committed made:1 sha256:")
+    c = make("d", image="made:1", command="sh -c 'pwd; read line'", workdir=container)
+    x = c / "exec/x"
+    (c / "ctl").write_text("start")
+    x.mkdir()
+    (x / "command").write_text("pwd")
+    (x / "workdir").write_text(process)
+    (x / "ctl").write_text("start")
+    (x / "wait").read_text()
+    (c / "stdin").write_text("\n")
+    (c / "wait").read_text()
+    assert f"{(c / 'log').read_text()}{(x / 'log').read_text()}".split() == shown.split()
+
+
 @pytest.mark.parametrize("case", list(SAYS))
 def test_what_the_image_says(tree: Path, make: Make, case: str) -> None:
     settings, keys, wanted = SAYS[case]
