@@ -122,7 +122,7 @@ _TABLE: tuple[Entry[E], ...] = (
         parse=lambda e, line: parse_env(line),
         store=_store_env,
         key=name_of,
-        doc="The environment, NAME=VALUE a line. Unset it shows the container's.",
+        doc="The environment, NAME=VALUE a line. Unset it shows the container's. What is missing is added, as of the container.",
     ),
     Value(
         name="user",
@@ -136,7 +136,7 @@ _TABLE: tuple[Entry[E], ...] = (
         store=_store("workdir", parse_workdir),
         doc="The working directory inside. Unset it shows the container's; empty it is /.",
     ),
-    _boolean("tty", "1 gives it a terminal, console. The default is 0."),
+    _boolean("tty", "1 gives it a terminal, console, and TERM=xterm unless env has one. The default is 0."),
     _boolean("privileged", "1 gives it all capabilities and no filter of system calls. The default is 0."),
     Control(
         name="ctl",

@@ -152,7 +152,7 @@ PROGRAM: tuple[Entry[C], ...] = (
         key=name_of,
         doc="The environment, NAME=VALUE a line, the value as it stands: quotes are part of it. Lines that begin with # are left "
         "out, so ``cp FILE env`` takes an env-file; a NAME alone is EINVAL. Unset it shows the image's. PATH, HOME and HOSTNAME are "
-        "added where missing.",
+        "added where missing, with a terminal also TERM=xterm.",
     ),
     Value(
         name="workdir",
@@ -191,8 +191,8 @@ PROGRAM: tuple[Entry[C], ...] = (
     ),
     boolean(
         "tty",
-        "1 gives it a terminal, console, in the place of stdin, stdout and stderr; its log has what the terminal shows. "
-        "The default is 0.",
+        "1 gives it a terminal, console, in the place of stdin, stdout and stderr; its log has what the terminal shows; "
+        "TERM is xterm unless env has one. The default is 0.",
     ),
     Value(
         name="restart",

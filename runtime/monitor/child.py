@@ -116,7 +116,8 @@ def begin(fds: list[int], pipe: int) -> None:
 
 
 def environment(launch: Launch, home: str) -> dict[str, str]:
-    """The variables: those of the launch, the last of each name, and PATH, HOSTNAME, HOME where they are missing."""
+    """The variables: those of the launch, the last of each name, and PATH, HOSTNAME, HOME where they are missing;
+    with a terminal TERM too, as docker names it."""
     env = {"PATH": DEFAULT_PATH}
     if launch.hostname:
         env["HOSTNAME"] = launch.hostname
@@ -125,6 +126,8 @@ def environment(launch: Launch, home: str) -> dict[str, str]:
         if equals and name:
             env[name] = value
     env.setdefault("HOME", home)
+    if launch.terminal:
+        env.setdefault("TERM", "xterm")
     return env
 
 

@@ -93,6 +93,22 @@ def test_it_has_job_control(shell: Path, screen: Callable[[Path], Screen]) -> No
     seen.await_text(r"\ncode 130\r\n")
 
 
+def test_its_terminal_has_a_name(shell: Path, screen: Callable[[Path], Screen]) -> None:
+    seen = screen(shell)
+    (shell / "console").write_text("echo =$TERM=\n")
+    seen.await_text("=xterm=")
+
+
+@pytest.mark.parametrize(
+    ("tty", "env", "shown"), [("0", "", "=="), ("1", "TERM=vt100\n", "=vt100="), ("1", "TERM=\n", "==")]
+)
+def test_a_name_that_is_given_and_none_without_a_terminal(make: Make, tty: str, env: str, shown: str) -> None:
+    c = make(command="sh -c 'echo =$TERM='", tty=tty, env=env)
+    (c / "ctl").write_text("start")
+    (c / "wait").read_text()
+    assert (c / "log").read_text().strip() == shown
+
+
 def test_resize_reaches_it(shell: Path, screen: Callable[[Path], Screen]) -> None:
     seen = screen(shell)
     type_in(shell, "stty size\n")
