@@ -56,11 +56,21 @@ def capability_names(spec: Spec) -> tuple[str, ...]:
     return capabilities.in_order(capabilities.DEFAULT) if spec.capabilities is None else spec.capabilities
 
 
+def entrypoint(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
+    """What was set, or the image's."""
+    return defaults.entrypoint if spec.entrypoint is None else spec.entrypoint
+
+
+def command(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
+    """What was set, or the image's, which an entrypoint that was set drops."""
+    if spec.command is not None:
+        return spec.command
+    return defaults.command if spec.entrypoint is None else ()
+
+
 def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
-    """Entrypoint and command, as docker joins them: an entrypoint that was set drops the image's command."""
-    entrypoint = defaults.entrypoint if spec.entrypoint is None else spec.entrypoint
-    inherited = defaults.command if spec.entrypoint is None else ()
-    words = entrypoint + (inherited if spec.command is None else spec.command)
+    """Entrypoint and command, as docker joins them."""
+    words = entrypoint(spec, defaults) + command(spec, defaults)
     if not words and spec.systemd:
         return systemd.COMMAND
     if not words:

@@ -169,8 +169,8 @@ def configured(base: ImageConfig, defaults: Defaults, spec: Spec) -> ImageConfig
     labels = defaults.labels if spec.labels is None else spec.labels
     return replace(
         base,
-        entrypoint=defaults.entrypoint if spec.entrypoint is None else spec.entrypoint,
-        command=(defaults.command if spec.entrypoint is None else ()) if spec.command is None else spec.command,
+        entrypoint=launching.entrypoint(spec, defaults),
+        command=launching.command(spec, defaults),
         env=defaults.env if spec.env is None else spec.env,
         workdir=defaults.workdir if spec.workdir is None else spec.workdir,
         user=defaults.user if spec.user is None else spec.user,

@@ -31,7 +31,7 @@ from pydock.runtime.formats import (
     quote,
 )
 from pydock.runtime.restarts import Policy
-from pydock.runtime.spec import parse_signal, print_signal
+from pydock.runtime.spec import Spec, parse_signal, print_signal
 
 _ENVIRONMENT = re.compile(r"[^=\s][^=]*=.*", re.DOTALL)
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", re.ASCII)
@@ -39,10 +39,10 @@ _USER = re.compile(r"[^\s:/-][^\s:/]{0,63}(:[^\s:/-][^\s:/]{0,63})?")
 _LONGEST_PATH = 4095
 
 
-def _arguments(field: str, default: Callable[[Defaults], tuple[str, ...]], doc: str) -> Value[C]:
+def _arguments(field: str, in_force: Callable[[Spec, Defaults], tuple[str, ...]], doc: str) -> Value[C]:
     def show(subject: C) -> str | None:
         own: tuple[str, ...] | None = getattr(spec_of(subject), field)
-        words = default(subject.container.defaults()) if own is None else own
+        words = in_force(spec_of(subject), subject.container.defaults())
         return print_arguments(words) if words or own is not None else None
 
     return Value(name=field, show=show, store=store_field(field, parse_arguments), doc=doc)
@@ -133,13 +133,13 @@ def name_of(item: str) -> str:
 PROGRAM: tuple[Entry[C], ...] = (
     _arguments(
         "command",
-        lambda d: d.command,
+        launching.command,
         "The command and its arguments, or the arguments of the entrypoint: one line of shell words, or a JSON array. Unset it "
-        "shows the image's.",
+        "shows the image's, and nothing once an entrypoint is set.",
     ),
     _arguments(
         "entrypoint",
-        lambda d: d.entrypoint,
+        launching.entrypoint,
         "What is run, with command as its arguments. Setting it drops the image's command. Unset it shows the image's.",
     ),
     List(

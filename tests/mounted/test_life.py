@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import time
@@ -37,6 +38,19 @@ def test_a_container_runs_and_its_output_and_exit_code_are_there(make: Make) -> 
     assert (c / "exit_code").read_text() == "7\n"
     assert (c / "state").read_text() == "exited\n"
     assert sorted((c / "log").read_text().splitlines()) == ["hello", "oops"]
+
+
+def test_an_entrypoint_drops_the_image_s_command(make: Make) -> None:
+    c = make()
+    assert (c / "command").read_text() == "sh\n"
+    (c / "entrypoint").write_text("echo alone")
+    assert (c / "command").read_text() == ""
+    assert json.loads((c / "inspect.json").read_text())["settings"]["command"] is None
+    (c / "ctl").write_text("start")
+    (c / "wait").read_text()
+    assert (c / "log").read_text() == "alone\n"
+    os.truncate(c / "entrypoint", 0)
+    assert (c / "command").read_text() == "sh\n"
 
 
 def test_a_signal_s_exit_code_is_128_and_its_number(make: Make) -> None:
