@@ -69,8 +69,8 @@ class Log:
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._fd = os.open(f"{self._directory}/log", flags, 0o640)
-        self._index = os.open(f"{self._directory}/log.index", flags | os.O_APPEND, 0o640)
+        self._fd = os.open(f"{self._directory}/log", flags, 0o600)
+        self._index = os.open(f"{self._directory}/log.index", flags | os.O_APPEND, 0o600)
         self.offset = os.fstat(self._fd).st_size
         self._index_size = os.fstat(self._index).st_size
 

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -172,6 +173,17 @@ def test_a_rotated_log_loses_only_what_is_older(small: Callable, pipes: Pipes, d
     assert 0 < (directory / "log").stat().st_size <= 10_000
     assert covered(directory) == (directory / "log").stat().st_size
     assert covered(directory, ".1") == 10_000
+
+
+def test_nobody_but_root_reads_a_log_before_and_after_a_rotation(
+    small: Callable, pipes: Pipes, directory: Path
+) -> None:
+    logger = small("logger")
+    follow(logger, pipes, directory, log_max=20_000)
+    os.write(pipes.fds["stdout"], b"x" * 10_001)
+    logger.ask("drain", id="c")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.glob("log*")}
+    assert modes == dict.fromkeys(["log", "log.index", "log.1", "log.1.index"], 0o600)
 
 
 def test_a_new_limit_holds_from_now_on(small: Callable, pipes: Pipes, directory: Path) -> None:
