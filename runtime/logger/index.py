@@ -1,12 +1,13 @@
 """A container's log on disk: ``log`` holds the bytes as they came, ``log.index`` says what they are.
 
 Each line of the index is ``TIME STREAM OFFSET LENGTH``: when (RFC 3339, UTC, nanoseconds) *length* bytes of the
-stream stdout or stderr were put at *offset* of ``log``. When ``log`` is full, both are renamed to ``log.1`` and
-``log.1.index``, and new ones are begun.
+stream stdout or stderr were put at *offset* of ``log``. When ``log`` is full, both become ``log.1`` and ``log.1.index``,
+and new ones are begun. ``log`` is linked to its other name, not renamed, until an empty file takes its place: it is there at
+any moment. ``log.index`` is not there between: whoever opens the two together is not to get one of each.
 
 Bytes are moved by splice(2) from the pipe to the file: a byte is in one of the two at any moment, and SIGKILL can't
-come in between. What can be lost with the process is an index line, or the second of the renames; ``Log`` mends both
-when it opens the files. Whoever shortens ``log`` (``: > log``) begins it anew, and so the index.
+come in between. What can be lost with the process is an index line, or the end of a rotation; ``Log`` mends both when it
+opens the files. Whoever shortens ``log`` (``: > log``) begins it anew, and so the index.
 """
 
 from __future__ import annotations
@@ -69,8 +70,14 @@ class Log:
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._fd = os.open(f"{self._directory}/log", flags, 0o600)
-        self._index = os.open(f"{self._directory}/log.index", flags | os.O_APPEND, 0o600)
+        log = os.open(f"{self._directory}/log", flags, 0o600)
+        try:
+            index = os.open(f"{self._directory}/log.index", flags | os.O_APPEND, 0o600)
+        except BaseException:
+            os.close(log)
+            raise
+        self.close()
+        self._fd, self._index = log, index
         self.offset = os.fstat(self._fd).st_size
         self._index_size = os.fstat(self._index).st_size
 
@@ -84,17 +91,30 @@ class Log:
         return half is not None and (self.offset >= half or self._index_size >= max(half, _LEAST_INDEX))
 
     def _rotate(self) -> None:
-        # log first: that log is missing while log.index is there tells what was being done (see _finish_rotation)
-        os.rename(f"{self._directory}/log", f"{self._directory}/log.1")
-        os.rename(f"{self._directory}/log.index", f"{self._directory}/log.1.index")
-        self.close()
+        # That log and log.1 are one file tells what was being done (see _finish_rotation). When the disk has no room for a
+        # step this is called again: what is not log any more must not become log.1 once more.
+        log = f"{self._directory}/log"
+        if _is_one(self._fd, log) and not _is_one(self._fd, f"{log}.1"):
+            os.link(log, self._next())
+            os.rename(f"{log}.next", f"{log}.1")
+        self._finish_rotation()
         self._open()
+        self._mend()
 
     def _finish_rotation(self) -> None:
-        log = f"{self._directory}/log"
-        if not os.path.lexists(log) and os.path.lexists(f"{log}.1"):
+        log, next = f"{self._directory}/log", self._next()
+        if os.path.lexists(f"{log}.1") and (_is_one(log, f"{log}.1") or not os.path.lexists(log)):
             with suppress(FileNotFoundError):
                 os.rename(f"{log}.index", f"{log}.1.index")
+            os.close(os.open(next, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.rename(next, log)
+
+    def _next(self) -> str:
+        """The path of what is about to become a file of the log; nothing is there."""
+        path = f"{self._directory}/log.next"
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        return path
 
     # The index
 
@@ -153,3 +173,11 @@ class Log:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return f"{self._stamp}.{rest:09d}Z"
+
+
+def _is_one(one: int | str, other: str) -> bool:
+    """Whether two paths, or a descriptor and a path, are the same file."""
+    try:
+        return os.path.samestat(os.stat(one), os.stat(other))
+    except FileNotFoundError:
+        return False

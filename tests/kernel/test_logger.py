@@ -198,19 +198,67 @@ def test_a_new_limit_holds_from_now_on(small: Callable, pipes: Pipes, directory:
     assert (directory / "log").read_bytes() == b"y" * 500
 
 
-def test_a_rotation_cut_short_is_finished(small: Callable, pipes: Pipes, directory: Path) -> None:
+CUT_SHORT = {
+    "as older loggers began it": "mv log log.1",
+    "log has its other name": "ln log log.1",
+    "the index is renamed": "ln log log.1; mv log.index log.1.index",
+    "the new log is made": "ln log log.1; mv log.index log.1.index; : > log.next",
+    "the new log is there": "mv log log.1; mv log.index log.1.index; : > log",
+}
+
+
+@pytest.mark.parametrize("case", CUT_SHORT)
+def test_a_rotation_cut_short_is_finished(small: Callable, pipes: Pipes, directory: Path, case: str) -> None:
     logger = small("logger")
     follow(logger, pipes, directory)
     os.write(pipes.fds["stdout"], b"old\n")
     logger.ask("drain", id="c")
     logger.kill()
-    (directory / "log").rename(directory / "log.1")
+    subprocess.run(["sh", "-c", CUT_SHORT[case]], cwd=directory, check=True)
     logger.start()
     follow(logger, pipes, directory)
     os.write(pipes.fds["stdout"], b"newer\n")
     logger.ask("drain", id="c")
+    assert (directory / "log.1").read_bytes() == b"old\n"
     assert (directory / "log").read_bytes() == b"newer\n"
     assert (covered(directory), covered(directory, ".1")) == (6, 4)
+    assert len(list(directory.iterdir())) == 4
+
+
+def test_a_rotation_that_has_hardly_begun_is_begun_again(small: Callable, pipes: Pipes, directory: Path) -> None:
+    logger = small("logger")
+    follow(logger, pipes, directory)
+    os.write(pipes.fds["stdout"], b"old\n")
+    logger.ask("drain", id="c")
+    logger.kill()
+    (directory / "log.next").hardlink_to(directory / "log")
+    logger.start()
+    follow(logger, pipes, directory, log_max=8)
+    os.write(pipes.fds["stdout"], b"new\n")
+    logger.ask("drain", id="c")
+    assert ((directory / "log.1").read_bytes(), (directory / "log").read_bytes()) == (b"old\n", b"new\n")
+    assert (covered(directory), covered(directory, ".1")) == (4, 4)
+
+
+WATCHER = """
+import os, sys
+print(flush=True)
+while not os.path.exists(sys.argv[1] + ".end"):
+    os.stat(sys.argv[1])
+"""
+
+
+def test_the_log_is_there_at_any_moment(small: Callable, pipes: Pipes, directory: Path) -> None:
+    log = directory / "log"
+    logger = small("logger")
+    follow(logger, pipes, directory, log_max=2)
+    with subprocess.Popen([sys.executable, "-c", WATCHER, log], stdout=subprocess.PIPE) as watcher:
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        os.write(pipes.fds["stdout"], b"x" * 1000)
+        logger.ask("drain", id="c")
+        (directory / "log.end").touch()
+    assert watcher.returncode == 0
 
 
 @pytest.mark.parametrize("index", ["", "2026-01-01T00:00:00.000000000Z stdout 0 2\n2026-01-01T00:0", "rubbish\n"])
