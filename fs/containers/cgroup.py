@@ -39,7 +39,8 @@ DOCS: Final[Mapping[str, str]] = {
     "memory.peak": "The most bytes that were in use.",
     "memory.stat": "Flat keyed: where the bytes are.",
     "memory.events": "Flat keyed: low high max oom oom_kill, how often each happened.",
-    "io.max": "``MAJ:MIN rbps=… wbps=… riops=… wiops=…`` a line: limits of a block device, in bytes and operations a second.",
+    "io.max": "``MAJ:MIN rbps=… wbps=… riops=… wiops=…`` a line: limits of a block device, in bytes (with "
+    "K, M, G or T in 1024s) and operations a second.",
     "io.weight": "The share of a busy block device, 1 to 10000. The default is 100.",
     "io.stat": "``MAJ:MIN rbytes=… wbytes=… rios=… wios=…`` a line.",
     "pids.max": "The most processes and threads, or max. More is EAGAIN for fork(2).",

@@ -13,7 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydock.runtime.cgroup.formats import V1_UNLIMITED, flat, format_limit, parse_cpu_max, parse_device, parse_size
+from pydock.runtime.cgroup.formats import (
+    V1_UNLIMITED,
+    flat,
+    format_limit,
+    parse_cpu_max,
+    parse_device,
+    parse_rate,
+    parse_size,
+)
 from pydock.runtime.errors import Invalid
 
 if TYPE_CHECKING:
@@ -149,9 +157,9 @@ def _throttle(name: str, key: str) -> Alias:
         return "\n".join(f"{device} {value}" for device, value in found if value != "max")
 
     def write(group: Cgroup, text: str) -> None:
-        device, _, value = text.partition(" ")
-        rate = _number(name, value.strip(), 0, 2**63 - 1)
-        group.write("io.max", f"{parse_device(name, device)} {key}={rate or 'max'}")  # 0 unsets on v1
+        device, _, value = (part.strip() for part in text.partition(" "))
+        rate = None if value == "0" else parse_rate(name, key, value)  # 0 unsets on v1
+        group.write("io.max", f"{parse_device(name, device)} {key}={format_limit(rate)}")
 
     return Alias(("io.max",), read, write)
 

@@ -20,6 +20,7 @@ V1_UNLIMITED = (2**63 - 1) // PAGE * PAGE
 
 _SUFFIX = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 IO_KEYS = ("rbps", "wbps", "riops", "wiops")
+_IO_BYTES = frozenset({"rbps", "wbps"})
 
 
 def parse_size(name: str, text: str) -> int | None:
@@ -108,6 +109,18 @@ def parse_device(name: str, text: str) -> str:
     return f"{int(match[1])}:{int(match[2])}"
 
 
+def parse_rate(name: str, key: str, text: str) -> int | None:
+    """What *key* of io.max may be a second: bytes, with K, M, G, T too, or operations; None for ``max``."""
+    if text == "max":
+        return None
+    form, words = (r"[kmgt]?", ", or with K, M, G, T") if key in _IO_BYTES else ("", "")
+    match = re.fullmatch(rf"(\d{{1,19}})({form})", text.lower(), re.ASCII)
+    rate = int(match[1]) * _SUFFIX[match[2]] if match else 0
+    if not 1 <= rate < 2**64:
+        raise Invalid(f'{name}: "{text}" of {key} is neither max nor a whole number from 1{words}')
+    return rate
+
+
 def parse_io_max(name: str, text: str) -> tuple[str, dict[str, int | None]]:
     """One line of io.max: the device and those of rbps, wbps, riops, wiops that it names."""
     fields = text.split()
@@ -119,9 +132,7 @@ def parse_io_max(name: str, text: str) -> tuple[str, dict[str, int | None]]:
         key, _, value = field.partition("=")
         if key not in IO_KEYS:
             raise Invalid(f'{name}: "{field}" is none of {", ".join(f"{key}=VALUE" for key in IO_KEYS)}')
-        if value != "max" and (not re.fullmatch(r"\d{1,19}", value, re.ASCII) or not 1 <= int(value) < 2**64):
-            raise Invalid(f'{name}: "{value}" of {key} is neither max nor a whole number from 1')
-        limits[key] = None if value == "max" else int(value)
+        limits[key] = parse_rate(name, key, value)
     return device, limits
 
 

@@ -89,11 +89,25 @@ def test_list_written_is_the_list_read(numbers: frozenset[int]) -> None:
     assert formats.parse_list("cpuset.cpus", formats.format_list(numbers)) == numbers
 
 
-def test_io_max_names_some_keys_of_a_device() -> None:
-    assert formats.parse_io_max("io.max", "08:16 rbps=1048576 wiops=max") == ("8:16", {"rbps": 1048576, "wiops": None})
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("rbps=1048576 wiops=max", {"rbps": 1048576, "wiops": None}),
+        ("rbps=1K wbps=3m", {"rbps": 1024, "wbps": 3 << 20}),
+        ("wbps=2G rbps=1t riops=7", {"wbps": 2 << 30, "rbps": 1 << 40, "riops": 7}),
+    ],
+)
+def test_io_max_names_some_keys_of_a_device(text: str, limits: dict[str, int | None]) -> None:
+    assert formats.parse_io_max("io.max", f"08:16 {text}") == ("8:16", limits)
 
 
-@pytest.mark.parametrize("text", ["", "8:16", "8 rbps=1", "8:16 rbps", "8:16 rbps=0", "8:16 x=1", "8:16 rbps=1K"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "8:16", "8 rbps=1", "8:16 rbps", "8:16 rbps=0", "8:16 x=1", "8:16 riops=1K", "8:16 rbps=K"),
+        *("8:16 rbps=99999999T", "8:16 rbps=1KB", "8:16 wbps=0M", "8:16 rbps=1.5M"),
+    ],
+)
 def test_garbage_as_io_max_is_invalid(text: str) -> None:
     with pytest.raises(Invalid, match=r"^io\.max: "):
         formats.parse_io_max("io.max", text)

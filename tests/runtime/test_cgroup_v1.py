@@ -144,6 +144,8 @@ def test_v1_files_read_as_v2_ones(web: Cgroup, name: str, text: str) -> None:
         ("memory.low", "1M", "memory", "memory.soft_limit_in_bytes", "1048576"),
         ("memory.low", "0", "memory", "memory.soft_limit_in_bytes", "-1"),
         ("io.max", "8:0 wbps=7", "blkio", "blkio.throttle.write_bps_device", "8:0 7"),
+        ("io.max", "8:0 wbps=1K", "blkio", "blkio.throttle.write_bps_device", "8:0 1024"),
+        ("blkio.throttle.read_bps_device", "8:0 1M", "blkio", "blkio.throttle.read_bps_device", "8:0 1048576"),
         ("io.max", "8:0 rbps=max", "blkio", "blkio.throttle.read_bps_device", "8:0 0"),
         ("io.weight", "500", "blkio", "blkio.bfq.weight", "500"),
         ("io.weight", "5000", "blkio", "blkio.bfq.weight", "1000"),
@@ -207,6 +209,7 @@ def test_setting_that_is_emptied_is_the_default(web: Cgroup, name: str, default:
         ("memory.limit_in_bytes", "lots"),
         ("memory.memsw.limit_in_bytes", "1G"),
         ("blkio.throttle.read_bps_device", "8:0 -1"),
+        ("blkio.throttle.read_iops_device", "8:0 1K"),
     ],
 )
 def test_bad_value_is_invalid_and_named(web: Cgroup, name: str, value: str) -> None:

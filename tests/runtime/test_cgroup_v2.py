@@ -79,6 +79,7 @@ def test_names_are_those_the_kernel_has(web: Cgroup) -> None:
         ("blkio.weight", "300", "io.weight", "default 300"),
         ("blkio.throttle.read_bps_device", "8:0 4096", "io.max", "8:0 rbps=4096"),
         ("blkio.throttle.read_bps_device", "8:0 0", "io.max", "8:0 rbps=max"),
+        ("blkio.throttle.write_bps_device", "8:0 2M", "io.max", "8:0 wbps=2097152"),
         ("freezer.state", "FROZEN", "cgroup.freeze", "1"),
         ("pids.max", "9", "pids.max", "9"),
     ],
