@@ -354,12 +354,16 @@ def _sysctl(text: str, new: tuple[str, ...]) -> tuple[str, str]:
 def _tmpfs(mount: volumes.Tmpfs) -> plain.Tmpfs:
     """docker's defaults (noexec, nosuid, nodev) with the options on top."""
     flags = {"noexec": True, "nosuid": True, "nodev": True}
-    size, mode, uid, gid, read_only = None, 0o1777, 0, 0, False
+    mode, uid, gid, read_only = 0o1777, 0, 0, False
+    room: dict[str, str] = {}  # by bytes or by blocks: the last counts
+    others: dict[str, str] = {}
     for option in mount.options:
         name, _, value = option.partition("=")
         match name:
-            case "size":
-                size = int(value) or None
+            case "size" | "nr_blocks":
+                room = {name: value}
+            case "nr_inodes" | "mpol":
+                others[name] = value
             case "mode":
                 mode = int(value, 8)
             case "uid":
@@ -368,6 +372,21 @@ def _tmpfs(mount: volumes.Tmpfs) -> plain.Tmpfs:
                 gid = int(value)
             case "ro" | "rw":
                 read_only = name == "ro"
-            case "exec" | "suid" | "dev":
+            case "exec" | "suid" | "dev" | "diratime":
                 flags[f"no{name}"] = False
-    return plain.Tmpfs(mount.target, size, mode, uid, gid, tuple(key for key, on in flags.items() if on), read_only)
+            case "noexec" | "nosuid" | "nodev" | "nodiratime":
+                flags[name] = True
+            case "noatime" | "strictatime" | "atime" | "relatime" | "norelatime" | "nostrictatime":
+                # one of three: the kernel's own way is relatime, where the opposites lead back to
+                flags |= {each: each == name for each in ("noatime", "strictatime")}
+    size = int(room.pop("size")) or None if room.get("size", "").isdecimal() else None
+    return plain.Tmpfs(
+        mount.target,
+        size,
+        mode,
+        uid,
+        gid,
+        tuple(key for key, on in flags.items() if on),
+        read_only,
+        tuple(f"{key}={value}" for key, value in {**room, **others}.items()),
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,18 @@ from pydock.runtime.monitor.inside import set_attributes
 from pydock.runtime.paths import checked_source
 
 _PROPAGATIONS: Final = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
-_TMPFS_FLAGS: Final = frozenset({"ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec"})
+_TMPFS_FLAGS: Final = frozenset(
+    [
+        *("ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "diratime", "nodiratime"),
+        *("relatime", "norelatime", "strictatime", "nostrictatime"),
+    ]
+)
+_SHARE: Final = re.compile(r"[1-9][0-9]{0,2}%", re.ASCII)
+#: A policy of memory nodes as in tmpfs(5), of a range of nodes; the comma that a list of them would have divides options.
+_POLICY: Final = re.compile(
+    r"default|local|(?:prefer|bind|interleave)(?:=(?:static|relative))?:[0-9]{1,4}(?:-[0-9]{1,4})?", re.ASCII
+)
+_MOST: Final = 1 << 53  # inodes and blocks: what the kernel can multiply
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,10 @@ class Tmpfs:
             name, equals, value = option.partition("=")
             if not equals and name in _TMPFS_FLAGS:
                 options.append(name)
+            elif (name == "size" and _SHARE.fullmatch(value)) or (name == "mpol" and _POLICY.fullmatch(value)):
+                options.append(option)
+            elif name in ("nr_inodes", "nr_blocks") and value:
+                options.append(f"{name}={_amount(option, value)}")
             elif name == "size" and value:
                 options.append(f"size={parse_size(value)}")
             elif name == "mode" and 0 < len(value) <= 4 and all(digit in "01234567" for digit in value):
@@ -97,10 +113,17 @@ class Tmpfs:
                 options.append(option)
             else:
                 raise Invalid(
-                    f"{quote(option)} is not an option of a tmpfs: size=BYTES, mode=OCTAL, uid=, gid=, "
-                    "ro, exec, suid, dev and their opposites"
+                    f"{quote(option)} is not an option of a tmpfs: size=BYTES or size=N%, nr_inodes=, nr_blocks=, mpol=, "
+                    "mode=OCTAL, uid=, gid=, ro, exec, suid, dev, noatime, nodiratime, strictatime and their opposites"
                 )
         return cls(target_path(target), tuple(options))
+
+
+def _amount(option: str, text: str) -> int:
+    amount = parse_size(text)
+    if amount > _MOST:
+        raise Invalid(f"{quote(option)} is too much: at most {_MOST}")
+    return amount
 
 
 def target_path(text: str) -> str:

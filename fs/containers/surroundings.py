@@ -121,8 +121,9 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         parse=_tmpfs,
         store=store_list("tmpfs"),
         key=lambda item: item.partition(":")[0],
-        doc="File systems in memory, TARGET[:OPTION,…] a line: size=BYTES, mode=OCTAL, uid=, gid=, ro, exec, suid, dev. The defaults "
-        "are noexec,nosuid,nodev.",
+        doc="File systems in memory, TARGET[:OPTION,…] a line: size=BYTES or size=N% of the memory, nr_inodes=N, nr_blocks=N, "
+        "mode=OCTAL, uid=, gid=, mpol= (a policy of memory nodes), ro, exec, suid, dev, noatime, nodiratime, strictatime and their "
+        "opposites; see tmpfs(5) and mount(8). The defaults are noexec,nosuid,nodev.",
     ),
     Value(
         name="shm_size",

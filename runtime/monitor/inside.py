@@ -28,6 +28,8 @@ _ATTRIBUTES = {
     "nodev": syscalls.MOUNT_ATTR_NODEV,
     "noexec": syscalls.MOUNT_ATTR_NOEXEC,
     "noatime": syscalls.MOUNT_ATTR_NOATIME,
+    "strictatime": syscalls.MOUNT_ATTR_STRICTATIME,
+    "nodiratime": syscalls.MOUNT_ATTR_NODIRATIME,
 }
 
 

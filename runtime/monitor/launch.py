@@ -43,7 +43,8 @@ class Made(NamedTuple):
 
 
 class Tmpfs(NamedTuple):
-    """A new tmpfs(5). *size* in bytes, None leaves it to the kernel (half of the memory)."""
+    """A new tmpfs(5). *size* in bytes, None leaves it to the kernel (half of the memory); *options* are
+    further ones of the file system, NAME=VALUE."""
 
     target: str
     size: int | None = None
@@ -52,6 +53,7 @@ class Tmpfs(NamedTuple):
     gid: int = 0
     flags: tuple[str, ...] = ("noexec", "nosuid", "nodev")
     read_only: bool = False
+    options: tuple[str, ...] = ()
 
 
 class Device(NamedTuple):

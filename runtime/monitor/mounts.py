@@ -279,6 +279,9 @@ class MountTmpfs(NamedTuple):
         )
         if wanted.size is not None:
             options += (("size", str(wanted.size)),)
+        for option in wanted.options:
+            name, _, value = option.partition("=")
+            options += ((name, value),)
         place = make_inside(context.root, wanted.target, directory=True)
         mount = new_mount("tmpfs", attributes(wanted.flags, read_only=wanted.read_only), options)
         attach(mount, place)

@@ -53,6 +53,32 @@ def test_an_entrypoint_drops_the_image_s_command(make: Make) -> None:
     assert (c / "command").read_text() == "sh\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ("size=1M,nr_inodes=50", "nosuid nodev noexec relatime nr_inodes=50 size=1024k"),
+        ("nr_blocks=2,exec,noexec,exec", "nosuid nodev relatime size=8k"),
+        ("strictatime,noatime", "nosuid nodev noexec noatime"),
+        ("noatime,atime,nodiratime", "nosuid nodev noexec relatime nodiratime"),
+        ("noatime,strictatime", "nosuid nodev noexec"),
+    ],
+)
+def test_a_tmpfs_takes_docker_s_options(make: Make, options: str, shown: str) -> None:
+    c = make(command="grep ' /t ' /proc/mounts", tmpfs=f"/t:{options}\n")
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    found = (c / "log").read_text().split()[3].split(",")
+    assert set(shown.split()) == {each for each in found if each not in ("rw", "inode64")}
+
+
+def test_a_tmpfs_may_have_a_share_of_the_memory(make: Make) -> None:
+    c = make(command="sh -c 'df -k /all /half | tail -n 2'", tmpfs="/all:size=100%\n/half:size=50%\n")
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    whole, half = (int(line.split()[1]) for line in (c / "log").read_text().splitlines())
+    assert abs(whole - 2 * half) <= 8
+
+
 def test_a_signal_s_exit_code_is_128_and_its_number(make: Make) -> None:
     c = make(command="sleep 100")
     (c / "ctl").write_text("start")

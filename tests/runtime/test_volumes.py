@@ -63,6 +63,9 @@ def test_a_source_that_is_neither_a_path_nor_a_name_is_invalid(source: str) -> N
         ("/t:size=1M", "/t:size=1048576"),
         ("/t:mode=1777,uid=5,exec", "/t:mode=1777,uid=5,exec"),
         ("/t/:ro,,dev", "/t:ro,dev"),
+        ("/t:size=50%,nr_inodes=4k,nr_blocks=100", "/t:size=50%,nr_inodes=4096,nr_blocks=100"),
+        ("/t:noatime,nodiratime,strictatime,relatime", "/t:noatime,nodiratime,strictatime,relatime"),
+        ("/t:mpol=interleave=static:0-3,mpol=default", "/t:mpol=interleave=static:0-3,mpol=default"),
     ],
 )
 def test_a_tmpfs_is_printed_in_canonical_form(text: str, printed: str) -> None:
@@ -84,6 +87,18 @@ def test_a_tmpfs_is_printed_in_canonical_form(text: str, printed: str) -> None:
         "/t:uid=x",
         "/t:gid=-1",
         "/t:nope",
+        "/t:size=0%",
+        "/t:size=1000%",
+        "/t:size=%",
+        "/t:nr_inodes",
+        "/t:nr_inodes=",
+        "/t:nr_inodes=-1",
+        "/t:nr_inodes=5%",
+        "/t:nr_blocks=9000000G",
+        "/t:mpol=",
+        "/t:mpol=bind",
+        "/t:mpol=best:0",
+        "/t:noatime=1",
         "/t:ro=1",
     ],
 )
