@@ -166,10 +166,13 @@ class Container:
         return [self.process, *(each.process for each in self.execs)]
 
     async def stop(self, seconds: float | None = None) -> str:
-        """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited."""
-        end = self.process.end
+        """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited.
+
+        Whoever asks while it runs gets what was asked for, whatever else ends it meanwhile.
+        """
+        end, asked = self.process.end, self.state in ("running", "paused", "restarting")
         async with self.lock:
-            outcome = await self._stop(seconds)
+            outcome = self._stopped() if asked and self.state == "exited" else await self._stop(seconds)
         await self._part(end)
         return outcome
 
@@ -197,6 +200,9 @@ class Container:
             self.process.send_signal(signal.SIGKILL)
             await down.wait()
         self.engine.events.publish("container", self.name, "stop")
+        return self._stopped()
+
+    def _stopped(self) -> str:
         return f"stopped, exit code {'unknown' if self.record.exit_code is None else self.record.exit_code}"
 
     def _running(self) -> trio.Event:

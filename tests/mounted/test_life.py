@@ -18,6 +18,14 @@ Make = Callable[..., Path]
 STATUSES = ("state", "pid", "exit_code", "started", "finished", "created", "id", "address", "ports.bound")
 
 
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Return when *condition* holds; an error when it does not within *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def errno_of(path: Path, text: str) -> int:
     """The errno of writing *text* to *path*; 0 when it is taken."""
     fd = os.open(path, os.O_WRONLY)
@@ -153,6 +161,24 @@ def test_stop_of_a_paused_container_ends_it(make: Make) -> None:
 
 
 @pytest.mark.cgroup
+def test_of_two_stops_at_once_both_have_stopped_it(make: Make) -> None:
+    c = make(command="sh -c 'trap : TERM; echo ready; while ! read line; do :; done; exit 3'")
+
+    def stop() -> subprocess.Popen[bytes]:
+        asker = subprocess.Popen(["sh", "-c", "exec /bin/echo stop 100 > ctl"], cwd=c)
+        of = Path(f"/proc/{asker.pid}")
+        until(lambda: (of / "comm").read_text() == "echo\n" and (of / "wchan").read_text() == "request_wait_answer")
+        return asker
+
+    (c / "ctl").write_text("start")
+    until(lambda: (c / "log").read_text() == "ready\n")
+    with stop() as first, stop() as second:
+        (c / "stdin").write_text("\n")
+        assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert (c / "exit_code").read_text() == "3\n"
+    assert errno_of(c / "ctl", "stop") == errno.EBUSY
+
+
 def test_restart_gives_a_new_process_and_waiters_go_on_waiting(make: Make) -> None:
     c = make(command="sleep 100")
     (c / "ctl").write_text("start")
