@@ -195,18 +195,21 @@ def _typed(name: str, value: object) -> object:
 
 
 _NUMBER: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
+_REAL_TIME: Final = re.compile(r"RT(MIN\+|MAX-)([0-9]{1,3})", re.ASCII)
 
 
 def parse_signal(text: str) -> signal.Signals | int:
-    """A signal by name, with or without SIG, or by number; RTMIN+N too (signal(7))."""
+    """A signal by name, with or without SIG, or by number; RTMIN+N and RTMAX-N too (signal(7))."""
     name = text.strip().upper()
     if _NUMBER.fullmatch(name) and 1 <= int(name) <= signal.SIGRTMAX:
         number = int(name)
         return signal.Signals(number) if number in set(signal.Signals) else number
     short = name.removeprefix("SIG")
-    base, plus, offset = short.partition("+")
-    if base == "RTMIN" and plus and _NUMBER.fullmatch(offset) and signal.SIGRTMIN + int(offset) <= signal.SIGRTMAX:
-        return signal.SIGRTMIN + int(offset)
+    if match := _REAL_TIME.fullmatch(short):
+        offset = int(match[2])
+        number = signal.SIGRTMIN + offset if match[1] == "MIN+" else signal.SIGRTMAX - offset
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return parse_signal(str(number))
     try:
         return signal.Signals["SIG" + short]
     except KeyError:

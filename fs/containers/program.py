@@ -209,7 +209,8 @@ PROGRAM: tuple[Entry[C], ...] = (
         name="stop_signal",
         show=_show_stop_signal,
         store=store_field("stop_signal", _signal, live=True),
-        doc="The signal that ``stop`` sends first, by name or number. Unset it shows the image's; the default is SIGTERM. Live.",
+        doc="The signal that ``stop`` sends first, by name (RTMIN+N and RTMAX-N too) or number. Unset it shows "
+        "the image's; the default is SIGTERM. Live.",
     ),
     Value(
         name="stop_timeout",

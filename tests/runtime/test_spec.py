@@ -117,6 +117,9 @@ def test_a_signal_is_read_as_it_is_printed(number: int) -> None:
         ("RTMIN+3", 37),
         ("SIGRTMIN+30", 64),
         ("RTMAX", 64),
+        ("RTMAX-1", 63),
+        ("sigrtmax-14", 50),
+        ("RTMAX-30", 34),
     ],
 )
 def test_signals_have_names_and_numbers(text: str, number: int) -> None:
@@ -124,8 +127,35 @@ def test_signals_have_names_and_numbers(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "printed"),
+    [("RTMAX-1", "SIGRTMIN+29"), ("RTMAX-0", "SIGRTMAX"), ("RTMIN+0", "SIGRTMIN"), ("RTMAX-30", "SIGRTMIN")],
+)
+def test_a_real_time_signal_has_one_name(text: str, printed: str) -> None:
+    assert print_signal(parse_signal(text)) == printed
+
+
+@pytest.mark.parametrize(
     "text",
-    ["", "SIG", "NOPE", "0", "65", "-1", "9" * 5000, "²", "٣", "RTMIN+31", "RTMIN+", "RTMIN+²", "TERM 9", "_TERM"],
+    [
+        "",
+        "SIG",
+        "NOPE",
+        "0",
+        "65",
+        "-1",
+        "9" * 5000,
+        "²",
+        "٣",
+        "RTMIN+31",
+        "RTMIN+",
+        "RTMIN+²",
+        "RTMAX-31",
+        "RTMAX-",
+        "RTMAX+1",
+        "RTMIN-1",
+        "TERM 9",
+        "_TERM",
+    ],
 )
 def test_what_is_no_signal_is_invalid(text: str) -> None:
     with pytest.raises(Invalid):
