@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from pydock.fs.containers.commit import commit
 from pydock.fs.containers.health import HEALTH
@@ -11,10 +12,13 @@ from pydock.fs.containers.reports import render_changes, render_stats
 from pydock.fs.containers.settings import SETTINGS
 from pydock.fs.containers.subject import ContainerSubject
 from pydock.fs.node import Control, Entry, Link, List, Report, Value, Verb, no_words
+from pydock.runtime.container import Container
 from pydock.runtime.errors import Invalid
-from pydock.runtime.formats import parse_duration, print_time, quote
+from pydock.runtime.formats import parse_duration, print_arguments, print_time, quote
 
 C = ContainerSubject
+#: The columns of ``address``.
+_ADDRESS: Final = ("network", "address", "mac")
 
 
 def _time(nanoseconds: int) -> str | None:
@@ -82,6 +86,8 @@ async def _inspect(subject: C) -> str:
         "finished": _time(record.finished),
         "image_id": record.image_id or None,
         "log": str(container.log),
+        "address": [dict(zip(_ADDRESS, line.split(), strict=True)) for line in container.network.addresses()],
+        "ports_bound": container.network.bound(),
     }
     settings: dict[str, object] = {}
     for entry in SETTINGS:
@@ -97,7 +103,22 @@ async def _inspect(subject: C) -> str:
                 cgroup[name] = container.cgroup.read(name).rstrip("\n")
             except OSError:
                 continue
-    return json.dumps({**status, "settings": settings, "health": health, "cgroup": cgroup}, indent=2) + "\n"
+    parts = {"settings": settings, "health": health, "cgroup": cgroup, "exec": _executed(container)}
+    return json.dumps({**status, **parts}, indent=2) + "\n"
+
+
+def _executed(container: Container) -> dict[str, object]:
+    """The processes of ``exec/`` by name: what their files of the same names say."""
+    return {
+        each.name: {
+            "state": each.record.state,
+            "pid": each.record.pid or None,
+            "exit_code": each.record.exit_code,
+            "command": None if each.spec.command is None else print_arguments(each.spec.command),
+        }
+        for each in container.execs
+        if not each.name.startswith(".")
+    }
 
 
 # commands
@@ -307,5 +328,10 @@ STATUS: tuple[Entry[C], ...] = (
         "net_rx_bytes net_tx_bytes net_rx_packets net_tx_packets. The network's are those of its network namespace without lo since "
         "that was made, 0 while it does not run. A figure that the kernel does not have is left out.",
     ),
-    Report(name="inspect.json", render=_inspect, doc="Everything about the container, for machines."),
+    Report(
+        name="inspect.json",
+        render=_inspect,
+        doc="Everything about the container, for machines: what the files of these names say, "
+        "``ports_bound`` for ``ports.bound``, and of each process in ``exec`` its state, pid, exit_code and command.",
+    ),
 )

@@ -159,6 +159,21 @@ def test_unset_settings_are_the_container_s(make: Make) -> None:
     assert (x / "user").read_text() == "nobody\n"
 
 
+def test_inspect_shows_processes_by_name(running: Path) -> None:
+    x, y = new(running, "x", command="sh -c 'exit 7'"), new(running, "y")
+    start(x)
+    assert (x / "wait").read_text() == "7\n"
+    shown = json.loads((running / "inspect.json").read_text())["exec"]
+    assert shown == {
+        "x": {"state": "exited", "pid": None, "exit_code": 7, "command": "sh -c 'exit 7'"},
+        "y": {"state": "created", "pid": None, "exit_code": None, "command": None},
+    }
+    (y / "command").write_text("sleep 1000")
+    start(y)
+    shown = json.loads((running / "inspect.json").read_text())["exec"]
+    assert shown["y"]["pid"] == int((y / "pid").read_text())
+
+
 def test_stdin_reaches_it_and_eof_ends_it(running: Path, errno_of: ErrnoOf) -> None:
     x = new(running, command="cat")
     assert errno_of(x / "stdin", "early") == errno.EBUSY

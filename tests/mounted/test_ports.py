@@ -358,4 +358,11 @@ def test_one_that_ended_with_its_monitor_while_pydockd_was_away_has_none(
 def test_inspect_shows_them(web: Callable[..., Path], free: Callable[[], int]) -> None:
     port = free()
     c = web("a", f"{port}:80")
-    assert json.loads((c / "inspect.json").read_text())["settings"]["ports"] == [f"{port}:80"]
+    shown = json.loads((c / "inspect.json").read_text())
+    assert shown["settings"]["ports"] == [f"{port}:80"]
+    assert shown["ports_bound"] == (c / "ports.bound").read_text().splitlines() != []
+    assert [list(each) for each in shown["address"]] == [["network", "address", "mac"]] * len(shown["address"])
+    assert [" ".join(each.values()) for each in shown["address"]] == (c / "address").read_text().splitlines() != []
+    (c / "ctl").write_text("kill")
+    shown = json.loads((c / "inspect.json").read_text())
+    assert (shown["ports_bound"], shown["address"]) == ([], [])
