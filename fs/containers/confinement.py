@@ -24,7 +24,10 @@ async def _store_seccomp(subject: C, text: str | None, caller: int) -> None:
 
 
 def _show_capabilities(subject: C) -> Sequence[str]:
-    return launching.capability_names(spec_of(subject))
+    spec = spec_of(subject)
+    if spec.privileged and spec.capabilities is None:
+        return capabilities.in_order(capabilities.from_mask(capabilities.bounding()))
+    return launching.capability_names(spec)
 
 
 async def _store_capabilities(subject: C, items: tuple[str, ...] | None) -> None:
@@ -67,7 +70,8 @@ CONFINEMENT: tuple[Entry[C], ...] = (
         parse=lambda c, line: capabilities.in_order(capabilities.parse(line)),
         store=_store_capabilities,
         doc="The whole set of capabilities(7), a name a line. ``echo NET_ADMIN >>`` adds, ``echo -CHOWN >>`` takes away, ``ALL`` is "
-        "all of them. The default is docker's 14.",
+        "all of them. The default is docker's 14. Unset with privileged, which gives all whatever is set here, it shows all; what "
+        "is added to or taken from them then is a set like any other, which stays when privileged is 0 again.",
     ),
     Value(
         name="seccomp",

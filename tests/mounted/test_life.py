@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydock.runtime.confine import capabilities
 from pydock.runtime.formats import print_time
 
 Make = Callable[..., Path]
@@ -59,6 +60,32 @@ def test_an_entrypoint_drops_the_image_s_command(make: Make) -> None:
     assert (c / "log").read_text() == "alone\n"
     os.truncate(c / "entrypoint", 0)
     assert (c / "command").read_text() == "sh\n"
+
+
+def test_a_privileged_container_shows_the_capabilities_that_it_has(make: Make) -> None:
+    c = make(command="grep CapEff /proc/self/status")
+    usual = (c / "capabilities").read_text()
+    (c / "privileged").write_text("1")
+    shown = (c / "capabilities").read_text().split()
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert capabilities.mask(shown) == int((c / "log").read_text().split()[1], 16)
+    (c / "privileged").write_text("0")
+    assert (c / "capabilities").read_text() == usual
+
+
+def test_what_is_taken_from_a_privileged_container_s_capabilities_leaves_the_others(make: Make) -> None:
+    c = make(privileged="1")
+    before = (c / "capabilities").read_text().split()
+    with open(c / "capabilities", "a") as file:
+        file.write("-SYS_ADMIN\n")
+    after = [name for name in before if name != "CAP_SYS_ADMIN"]
+    assert (c / "capabilities").read_text().split() == after != before
+    (c / "privileged").write_text("0")
+    assert (c / "capabilities").read_text().split() == after
+    os.truncate(c / "capabilities", 0)
+    (c / "privileged").write_text("1")
+    assert (c / "capabilities").read_text().split() == before
 
 
 @pytest.mark.parametrize(
