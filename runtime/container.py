@@ -66,8 +66,6 @@ class Container:
         self.pauses = Pauses(self)
         self._saving = False
 
-    # names and places
-
     @property
     def id(self) -> str:
         return self.record.id
@@ -166,10 +164,8 @@ class Container:
         return [self.process, *(each.process for each in self.execs)]
 
     async def stop(self, seconds: float | None = None) -> str:
-        """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited.
-
-        Whoever asks while it runs gets what was asked for, whatever else ends it meanwhile.
-        """
+        """``stop [SECONDS]``: the stop signal, and SIGKILL when it has not exited by then. Returns once it has exited; whoever asks
+        while it runs gets that, whatever ends it."""
         end, asked = self.process.end, self.state in ("running", "paused", "restarting")
         async with self.lock:
             outcome = self._stopped() if asked and self.state == "exited" else await self._stop(seconds)
