@@ -151,21 +151,20 @@ def parse_arguments(text: str) -> tuple[str, ...]:
 def _shell_words(text: str) -> Iterator[str]:
     """The words of *text* as a POSIX shell has them ("Quoting" in its language), with nothing expanded. shlex.split() leaves the
     backslash of ``\\$`` in double quotes. ValueError."""
-    word: str | None = None
+    word: list[str] = []
     for piece in _PIECE.finditer(text):
         space, single, double, escaped, plain, torn = piece.groups()
         if torn:
             raise ValueError("no escaped character")
         if piece.lastindex is None:
             raise ValueError("no closing quotation")
-        if space:
-            if word is not None:
-                yield word
-            word = None
-        else:
-            word = (word or "") + (single or _ESCAPED.sub(r"\1", double or "") or escaped or plain or "")
-    if word is not None:
-        yield word
+        if not space:
+            word.append(single or _ESCAPED.sub(r"\1", double or "") or escaped or plain or "")
+        elif word:
+            yield "".join(word)
+            word = []
+    if word:
+        yield "".join(word)
 
 
 def _newlines_are_quoted(text: str) -> bool:
