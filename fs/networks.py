@@ -198,7 +198,8 @@ NETWORK: tuple[Entry[N], ...] = (
         doc="Bytes of the largest packet. The default is 1500.",
     ),
     _boolean(
-        "internal", "1 leaves it without a way out: its members reach each other and nothing else. The default is 0."
+        "internal",
+        "1 leaves it without a way out: its members reach each other and this machine, and nothing beyond. The default is 0.",
     ),
     _boolean(
         "isolate", "1 keeps packets of other networks out, and its own in, but for the way out. The default is 0."
