@@ -104,9 +104,9 @@ class Log:
     def _finish_rotation(self) -> None:
         log, next = f"{self._directory}/log", self._next()
         if os.path.lexists(f"{log}.1") and (_is_one(log, f"{log}.1") or not os.path.lexists(log)):
+            os.close(os.open(next, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             with suppress(FileNotFoundError):
                 os.rename(f"{log}.index", f"{log}.1.index")
-            os.close(os.open(next, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             os.rename(next, log)
 
     def _next(self) -> str:

@@ -201,8 +201,9 @@ def test_a_new_limit_holds_from_now_on(small: Callable, pipes: Pipes, directory:
 CUT_SHORT = {
     "as older loggers began it": "mv log log.1",
     "log has its other name": "ln log log.1",
-    "the index is renamed": "ln log log.1; mv log.index log.1.index",
-    "the new log is made": "ln log log.1; mv log.index log.1.index; : > log.next",
+    "the new log is made": "ln log log.1; : > log.next",
+    "the index is renamed": "ln log log.1; : > log.next; mv log.index log.1.index",
+    "the new log is lost": "ln log log.1; mv log.index log.1.index",
     "the new log is there": "mv log log.1; mv log.index log.1.index; : > log",
 }
 
