@@ -26,13 +26,25 @@ _LEAST_INDEX = 1 << 20  # an index of tiny pieces may become this large, whateve
 class Log:
     """The files of one log, open. *limit* is what both generations of ``log`` may have in bytes, None if anything."""
 
-    __slots__ = ("_directory", "_fd", "_index", "_index_size", "_second", "_stamp", "limit", "offset", "pending")
+    __slots__ = (
+        "_directory",
+        "_fd",
+        "_index",
+        "_index_size",
+        "_rotating",
+        "_second",
+        "_stamp",
+        "limit",
+        "offset",
+        "pending",
+    )
 
     def __init__(self, directory: str, limit: int | None) -> None:
         self._directory = directory
         self.limit = limit
         self.offset = 0  # where the next byte goes
         self.pending = b""  # index lines that the disk had no room for
+        self._rotating = False  # begun, and cut short as the disk had no room
         self._second = -1
         self._stamp = ""
         self._finish_rotation()
@@ -56,7 +68,7 @@ class Log:
         if self.pending:
             self._append(b"")
         self._notice_truncation()
-        if self._is_full():
+        if self._rotating or self._is_full():
             self._rotate()
         half = self._half()
         if half is not None:
@@ -93,13 +105,17 @@ class Log:
     def _rotate(self) -> None:
         # That log and log.1 are one file tells what was being done (see _finish_rotation). When the disk has no room for a
         # step this is called again: what is not log any more must not become log.1 once more.
-        log = f"{self._directory}/log"
+        log, self._rotating = f"{self._directory}/log", True
         if _is_one(self._fd, log) and not _is_one(self._fd, f"{log}.1"):
             os.link(log, self._next())
             os.rename(f"{log}.next", f"{log}.1")
         self._finish_rotation()
+        if self.pending:
+            self._append(b"")  # to the index that they belong to: there is room now, or they are lost
+            self.pending = b""
         self._open()
         self._mend()
+        self._rotating = False
 
     def _finish_rotation(self) -> None:
         log, next = f"{self._directory}/log", self._next()
