@@ -172,15 +172,17 @@ class Blobs:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """The plain file *path*, to be read: never waits, as for somebody to write into a pipe. Invalid for anything else; OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    kind = os.fstat(fd).st_mode
-    if stat.S_ISREG(kind):
-        return open(fd, "rb", buffering=0)
-    os.close(fd)
-    if stat.S_ISDIR(kind):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise Invalid(f"{path} is not a file")
+    """The plain file *path*, to be read. Invalid for anything else, which to open may wait or do something; OSError."""
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(place).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise Invalid(f"{path} is not a file")
+        return open(f"/proc/self/fd/{place}", "rb", buffering=0)
+    finally:
+        os.close(place)
 
 
 def chunks_of(file: BinaryIO, check: Callable[[], object] = bool) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -118,17 +119,23 @@ def look_up(device: Device, *, outside: str = "") -> tuple[tuple[Node, ...], tup
 
 
 def _below(device: Device, closed: frozenset[str]) -> list[Node]:
+    """No link is followed, not even to see what it is, and *closed* is not looked at: that may be for pydockd itself to answer."""
     nodes: list[Node] = []
     top, seen = os.path.realpath(device.source), 0
-    for directory, below, names in os.walk(top):
-        below[:] = [name for name in below if os.path.join(directory, name) not in closed]
-        seen += len(below) + len(names)
-        if seen > _MOST:
-            raise Invalid(f"devices: there are more than {_MOST} files below {device.source}")
-        for name in sorted(names):
-            path = os.path.join(directory, name)
-            target = device.target + path[len(top) :]
-            if path not in closed and (node := _node(target, os.lstat(path))) is not None:
+    pending = [top]
+    while pending:
+        found: list[os.DirEntry[str]] = []
+        with suppress(OSError), os.scandir(pending.pop()) as entries:  # it may go in this moment
+            for entry in entries:
+                seen += 1
+                if seen > _MOST:
+                    raise Invalid(f"devices: there are more than {_MOST} files below {device.source}")
+                if entry.path not in closed:
+                    found.append(entry)
+        for entry in sorted(found, key=lambda each: each.name):
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(entry.path)
+            elif (node := _node(device.target + entry.path[len(top) :], entry.stat(follow_symlinks=False))) is not None:
                 nodes.append(node)
     return nodes
 
