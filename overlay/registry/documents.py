@@ -31,6 +31,8 @@ _CONFIGS: Final = (documents.CONFIG, "application/vnd.docker.container.image.v1+
 _ACCEPT: Final = ", ".join((*_MANIFESTS, *_INDEXES))
 #: Older machines that these can stand in for, best first.
 _VARIANTS: Final = {("arm64", ""): ("v8", ""), ("arm", ""): ("v7", "v6", "v5", "")}
+#: What a configuration means that tells no variant.
+_USUAL: Final = {"arm64": "v8", "arm": "v7"}
 
 
 class _MediaType(msgspec.Struct, frozen=True, rename="camel"):
@@ -54,7 +56,8 @@ class Found:
         """Whether *config*, its configuration, is for the platform that was asked for. NotFound, Invalid."""
         if self.platform is not None:
             file = documents.decode(config, ConfigFile, f"the config of {reference}")
-            platform = Platform(os=file.os, architecture=file.architecture, variant=file.variant or "")
+            usual = _USUAL.get(file.architecture, "") if self.platform.variant else ""
+            platform = Platform(os=file.os, architecture=file.architecture, variant=file.variant or usual)
             only = msgspec.structs.replace(self.manifest.config, media_type=documents.MANIFEST, platform=platform)
             choose((only,), self.platform, str(reference))
 
