@@ -153,6 +153,8 @@ class Configuration:
     async def rename_container(self, name: str, new: str) -> None:
         """Another container got another name: what is joined of it stays what it is."""
         container = self._container
+        if sharing.renamed(self.spec, name, new) == self.spec:
+            return  # without the lock, which a start that goes on has
         async with container.network.lock:
             before = self.spec
             await self._settings.change(lambda spec: sharing.renamed(spec, name, new))

@@ -96,6 +96,9 @@ class Containers:
     async def create(self, name: str) -> Container:
         """mkdir: a container with its cgroup, and every default."""
         checked_name(name)
+        if any(container.record.before == name for container in self):
+            async with self.renaming.lock:
+                await self.renaming.free(name)
         if name in self._by_name:
             raise Exists(f"containers/{name} exists")
         record = new_record(secrets.token_hex(32), name)
@@ -174,9 +177,12 @@ class Containers:
         checked_name(new)
         if new == name:
             return
+        await self.renaming.tell(container)  # of the last time, if that found no room on the disk
+        await self.renaming.free(new)
         if new in self._by_name:
             raise Exists(f"containers/{new} exists")
-        await self.renaming.tell(container)  # of the last time, if that found no room on the disk
+        if self._by_name.get(name) is not container:
+            raise NotFound(f"containers/{name} does not exist")  # any more
         self._by_name[new] = self._by_name.pop(name)
         container.record.name, container.record.before = new, name
         try:

@@ -41,8 +41,17 @@ class Renaming:
             self._engine.settler.owe(partial(self._tell_later, container))
 
     async def _tell_later(self, container: Container) -> None:
+        self._engine.spawn(partial(self._tell_again, container))  # others' saving does not wait for it
+
+    async def _tell_again(self, container: Container) -> None:
         async with self.lock:
-            await self.tell(container)
+            await self.container(container)
+
+    async def free(self, name: str) -> None:
+        """Nobody is called *name* any more, also where the rename away from it was not told everywhere. With the lock. OSError."""
+        for container in tuple(self._containers):
+            if container.record.before == name:
+                await self.tell(container)
 
     async def tell(self, container: Container) -> None:
         """:meth:`container`, at once. With the lock. OSError."""

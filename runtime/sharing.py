@@ -53,8 +53,11 @@ def parse(setting: str, text: str, *, own: str, find: Find) -> str:
         raise Invalid(f"{setting}: {quote(text)} is none of {', '.join(accepted)}")
     if name == own:
         raise Invalid(f"{setting}: {own} can't join itself")
-    if find(name) is None:
+    found = find(name)
+    if found is None:
         raise NotFound(f"{setting}: there is no container {quote(name)}")
+    if found.name != name:  # it was renamed in this moment
+        return parse(setting, f"{_PREFIX}{found.name}", own=own, find=find)
     return word
 
 

@@ -373,7 +373,7 @@ class ContainerNetwork:
         """It has another name."""
         async with self.lock:
             await self.named_anew(joining=True)
-            await self._refresh()
+        await self.refresh()
 
     async def named_anew(self, *, joining: bool = False) -> None:
         """Tell its names, if it runs. With the lock."""

@@ -139,6 +139,8 @@ def parse(line: str, own: str, find: Find) -> str:
             found = find(name)
             if found is None and not seen:
                 raise NotFound(f"network: there is no container {quote(name)}")
+            if found is not None and found.name != name:  # it was renamed in this moment
+                return parse(f"container:{found.name}", own, find)
             seen.append(name)
             name = None if found is None else joined(found.spec.network)
         return text

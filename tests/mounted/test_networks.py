@@ -92,7 +92,7 @@ def test_a_subnet_that_the_machine_routes_is_not_taken(own_engine: Engine) -> No
 @pytest.mark.parametrize("userns", ["", "auto"])
 def test_members_reach_each_other_and_the_gateway(networks: Path, make: Make, userns: str) -> None:
     front = new(networks, "front")
-    a = make("a", command="sleep 1000", network="front", **({"userns": userns} if userns else {}))
+    a = make("a", command="sleep 1000", network="front", hostname="inner", **({"userns": userns} if userns else {}))
     (a / "ctl").write_text("start")
     b = started(make, "b", "front")
     for _, address in addresses(b):
@@ -100,7 +100,7 @@ def test_members_reach_each_other_and_the_gateway(networks: Path, make: Make, us
     for name in ("gateway", "gateway6"):
         assert reaches(a, (front / name).read_text().strip())
     assert sorted(path.name for path in (front / "members").iterdir()) == ["a", "b"]
-    own = "".join(f"{address}\t{(a / 'id').read_text()[:12]} a\n" for _, address in addresses(a))
+    own = "".join(f"{address}\tinner a\n" for _, address in addresses(a))
     assert inside(a, "cat /etc/hosts")[1].endswith(own)
     assert inside(a, "hostname -i")[1].split()[0] in {address for _, address in addresses(a)}
 
@@ -204,12 +204,22 @@ def test_an_internal_one_has_no_way_out(networks: Path, make: Make) -> None:
     assert "drop" in (inner / "rules").read_text()
 
 
+def test_who_has_joined_one_that_is_renamed_finds_it_by_its_new_name(networks: Path, make: Make) -> None:
+    new(networks, "front")
+    a = started(make, "a", "front")
+    b = started(make, "b", "container:a", command="sleep 1000")
+    a.rename(a.with_name("c"))
+    assert (b / "network").read_text() == "container:c\n"
+    lines = [line.split() for line in inside(b, "cat /etc/hosts")[1].splitlines()]
+    assert {line[0] for line in lines if line[-1] == "c"} == {address for _, address in addresses(a.with_name("c"))}
+
+
 def test_another_container_s_network_is_joined(networks: Path, make: Make, errno_of: ErrnoOf) -> None:
     new(networks, "front")
     a = started(make, "a", "front")
-    b = started(make, "b", "container:a", command="sh -c 'cat /sys/class/net/eth0/address; hostname -i'")
+    b = started(make, "b", "container:a", command="sh -c 'cat /sys/class/net/eth0/address; grep -w a /etc/hosts'")
     assert (b / "wait").read_text() == "0\n"
-    mac, own = (b / "log").read_text().splitlines()
+    mac, own, _ = (b / "log").read_text().splitlines()
     assert mac in (a / "address").read_text()
     assert own.split()[0] in {address for _, address in addresses(a)}
     (a / "ctl").write_text("kill")
