@@ -11,7 +11,6 @@ import fcntl
 import gc
 import logging
 import os
-import re
 import resource
 import select
 import socket
@@ -25,6 +24,7 @@ import trio
 from pydock.fs.options import Options
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound
+from pydock.runtime.procfs import mounts
 
 log = logging.getLogger("pydockd")
 
@@ -144,26 +144,21 @@ async def watch_mount(mountpoint: str, gone: Callable[[], None]) -> None:
     The kernel ends the connection only with the last copy of the mount, and other mount namespaces that were made meanwhile hold
     copies: for whoever unmounts it here it is over. mountinfo polls as exceptional when mounts change (proc_pid_mountinfo(5)).
     """
-    mounts = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
+    table = os.open(MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with select.epoll() as changes:
-            changes.register(mounts, select.EPOLLPRI)
+            changes.register(table, select.EPOLLPRI)
             while mountpoint in mount_points():
                 await trio.lowlevel.wait_readable(changes.fileno())
                 changes.poll(0)
     finally:
-        os.close(mounts)
+        os.close(table)
     gone()
 
 
 def mount_points() -> dict[str, str]:
     """Where what kind of file system is mounted in this namespace; of several at one place the topmost."""
-    found = {}
-    for line in filter(None, os.fsdecode(MOUNTINFO.read_bytes()).split("\n")):  # a name may hold splitlines' other ends
-        fields = line.split(" ")
-        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
-        found[point] = fields[fields.index("-") + 1]
-    return found
+    return {each.place: each.kind for each in mounts()}
 
 
 def notify(message: str) -> None:

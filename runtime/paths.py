@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import stat
-from typing import Final
 
 from pydock.runtime.errors import Invalid, NotFound
 from pydock.runtime.formats import quote
-from pydock.runtime.procfs import lines_of
-
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+from pydock.runtime.procfs import mounts
 
 
 def places_of(mountpoint: str) -> frozenset[str]:
     """Where that what is mounted at *mountpoint*, or a part of it, is mounted, besides there: proc_pid_mountinfo(5)."""
-    lines = [line.split(" ") for line in lines_of("self", "mountinfo") if line]
-    places = [(fields[2], _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])) for fields in lines]
-    devices = {device for device, place in places if place == mountpoint}
-    return frozenset({mountpoint, *(place for device, place in places if device in devices)})
+    found = mounts()
+    devices = {each.device for each in found if each.place == mountpoint}
+    return frozenset({mountpoint, *(each.place for each in found if each.device in devices)})
 
 
 def read_plain(path: str, limit: int) -> bytes:
@@ -43,15 +38,15 @@ def read_plain(path: str, limit: int) -> bytes:
     return data
 
 
-def checked_source(path: str, *, outside: str = "", closed: frozenset[str] = frozenset()) -> str:
+def checked_source(path: str, *, outside: str) -> str:
     """*path*, when it is absolute, exists, and does not lead into what is mounted at *outside*, which the daemon itself must never
-    walk: there, or at another of its places, which are *closed* if they are known already.
+    walk: there, or at another of its places.
 
     Symlinks are followed one component at a time, looking at each place before stepping into it. Invalid, NotFound.
     """
     if not path.startswith("/"):
         raise Invalid(f"{quote(path)} is not an absolute path")
-    closed = places_of(outside) if outside else closed
+    closed = places_of(outside) if outside else frozenset()
     pending = path.split("/")[::-1]
     place, steps = "/", 0
     while pending:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
+from typing import Final, NamedTuple
+
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 @functools.cache
@@ -47,6 +51,23 @@ def pid_of(pidfd: int) -> int:
 def shown(text: str) -> str:
     """*text* on one line and without commands for a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+class Mount(NamedTuple):
+    """What is mounted at *place*: the number of its *device*, and the *kind* of its file system."""
+
+    device: str
+    place: str
+    kind: str
+
+
+def mounts() -> list[Mount]:
+    """Those of this process's namespace, the older first."""
+    found = []
+    for fields in (line.split(" ") for line in lines_of("self", "mountinfo") if line):
+        place = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        found.append(Mount(fields[2], place, fields[fields.index("-") + 1]))
+    return found
 
 
 def mounts_of(pid: int) -> set[int]:

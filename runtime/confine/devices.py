@@ -101,7 +101,7 @@ def look_up(device: Device, *, outside: str = "") -> tuple[tuple[Node, ...], tup
     is looked at."""
     closed = places_of(outside) if outside else frozenset()
     try:
-        checked_source(device.source, closed=closed)
+        checked_source(device.source, outside=outside)
         # Symbolic links in /dev are names that udev gives: the node behind is meant.
         found = os.stat(device.source)
     except (OSError, NotFound) as error:
