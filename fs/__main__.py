@@ -212,7 +212,7 @@ class Daemon:
             transfers,
             partial(library.users, containers, self.store),
             partial(library.asking, containers),
-            partial(library.rename, containers),
+            containers.renaming.image,
             lambda: chains(containers),
             lambda: prune(),
         )

@@ -138,12 +138,6 @@ def asking(containers: Iterable[Container], reference: str) -> tuple[str, ...]:
     return tuple(each.name for each in containers if each.spec.image == reference and not each.record.layers)
 
 
-async def rename(containers: Iterable[Container], reference: str, new: str) -> None:
-    """The image *reference* is called *new*: those who name it do so anew."""
-    for container in tuple(containers):
-        await container.configuration.rename_image(reference, new)
-
-
 def recover(store: Store, host: HostImage, options: Options, containers: Iterable[Container]) -> None:
     """Clear away what a death has left of images, and make the first one. Blocks; before anything is mounted."""
     clear(options.run / "images")

@@ -1,4 +1,4 @@
-"""mv of what settings name: a container, a network, a volume. The settings follow, whatever dies meanwhile.
+"""mv of what settings name: a container, a network, a volume, an image. The settings follow; but for an image's, whatever dies meanwhile.
 
 A note of both names is on the disk from before anything has the new one until all settings do; a start that finds one does the rest.
 That of a container is in its record: what the settler keeps is in order, so it needs no fsync(2).
@@ -89,6 +89,11 @@ class Renaming:
             await container.configuration.rename_volume(name, new)
         await self._settle()
         await trio.to_thread.run_sync(self._engine.volumes.renamed)
+
+    async def image(self, name: str, new: str) -> None:
+        """It is called *new* by now: who names it does so anew."""
+        for container in tuple(self._containers):
+            await container.configuration.rename_image(name, new)
 
     async def _settle(self) -> None:
         """Settings that name what has been renamed are on the disk before the note of that goes, which finishes it after a death."""
