@@ -69,6 +69,11 @@ class Exec:
         self.process = Process(container.engine, record, self._file, directory, self, identity=identity)
 
     @property
+    def hidden(self) -> bool:
+        """Whether it is the engine's own: mkdir would refuse such a name."""
+        return self.name.startswith(".")
+
+    @property
     def name(self) -> str:
         return self.record.name
 
@@ -224,7 +229,7 @@ class Exec:
         """The monitor died in the midst of it; the child, if it got as far as its program, ends with the container."""
 
     def _publish(self, action: str, **fields: str) -> None:
-        if self.name.startswith("."):
+        if self.hidden:
             return  # nobody sees it: the end of each health check is not news
         self.container.engine.events.publish("exec", f"{self.container.name}/{self.name}", action, **fields)
 

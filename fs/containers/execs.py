@@ -234,7 +234,7 @@ class ExecsDirectory(Directory):
 
     def dynamic(self, name: str) -> Node | None:
         found = self._execs.get(name)
-        if found is None or name.startswith("."):
+        if found is None or found.hidden:
             return None
         node = self._nodes.get(found.record.id)
         if node is None:
@@ -242,7 +242,7 @@ class ExecsDirectory(Directory):
         return node
 
     def dynamic_names(self) -> Sequence[str]:
-        return [each.name for each in self._execs if not each.name.startswith(".")]
+        return [each.name for each in self._execs if not each.hidden]
 
     async def make(self, name: str) -> None:
         await self._execs.create(name)

@@ -117,7 +117,7 @@ def _executed(container: Container) -> dict[str, object]:
             "command": None if each.spec.command is None else print_arguments(each.spec.command),
         }
         for each in container.execs
-        if not each.name.startswith(".")
+        if not each.hidden
     }
 
 
