@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 import posixpath
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 import trio
 from pydock.fs.imagefiles import ImageDirectory, Images, ImageSubject, made_name, tag, tidy
@@ -21,13 +20,11 @@ from pydock.fs.node import Control, Directory, Entry, Node, Refused, Subject, Va
 from pydock.fs.subject import Place
 from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
-from pydock.overlay.reference import Reference
+from pydock.overlay.reference import Reference, shortened
 from pydock.overlay.registry.documents import parse_platform
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import now, quote
 from pydock.runtime.paths import checked_source
-
-_LONG: Final = re.compile(r"(?:(?:index\.)?docker\.io/)?(?:library/)?")  # what references may begin with
 
 
 async def _import(subject: TopSubject, words: tuple[str, ...]) -> str:
@@ -178,7 +175,7 @@ class PathDirectory(Directory):
     def _leads_on(self, name: str) -> bool:
         """Whether longer forms of references go on behind *name*."""
         path = f"{self._path}{name}/"
-        short = _LONG.sub("", path, count=1)
+        short = shortened(path)
         return short != path and any(each.startswith(short) for each in self._images.store.references())
 
     def dynamic_names(self) -> Sequence[str]:

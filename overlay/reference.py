@@ -16,13 +16,16 @@ from pydock.overlay.digest import Digest
 from pydock.overlay.errors import Invalid
 
 DEFAULT_HOST: Final = "docker.io"
-#: What it is called as well: by docker in references and config.json, and where it answers.
-ALIASES: Final = ("index.docker.io", "registry-1.docker.io")
+#: What docker calls it in references and config.json, and where it answers.
+INDEX_HOST: Final = "index.docker.io"
+HUB_HOST: Final = "registry-1.docker.io"
 DEFAULT_TAG: Final = "latest"
 _LIBRARY: Final = "library"
 _NAME_MAX: Final = 255  # bytes of host and path together, as registries have it
 _PORT_MAX: Final = 65535
 
+#: What the short form of a reference leaves out at its beginning.
+_LEFT_OUT: Final = re.compile(rf"(?:(?:{re.escape(INDEX_HOST)}|{re.escape(DEFAULT_HOST)})/)?(?:{_LIBRARY}/)?")
 _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::([0-9]{{1,5}}))?", re.ASCII)
 _COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
@@ -43,6 +46,11 @@ def is_host(text: str) -> bool:
 def is_component(text: str) -> bool:
     """Whether *text* may be a part of a repository's path."""
     return _COMPONENT.fullmatch(text) is not None
+
+
+def shortened(beginning: str) -> str:
+    """The *beginning* of a reference without what the short form leaves out."""
+    return _LEFT_OUT.sub("", beginning, count=1)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,7 +77,7 @@ class Reference:
             host = components.pop(0)
             if not is_host(host):
                 raise Invalid(f"{text[:300]!r}: {host[:130]!r} is not a registry: want HOST or HOST:PORT")
-            if host == ALIASES[0]:
+            if host == INDEX_HOST:
                 host = DEFAULT_HOST
         if host == DEFAULT_HOST and len(components) == 1:
             components.insert(0, _LIBRARY)

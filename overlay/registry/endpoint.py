@@ -19,13 +19,12 @@ from typing import Final
 
 import msgspec
 from pydock.overlay.errors import Invalid
-from pydock.overlay.reference import ALIASES, DEFAULT_HOST
+from pydock.overlay.reference import DEFAULT_HOST, HUB_HOST, INDEX_HOST
 
 CERTIFICATES: Final = Path("/etc/docker/certs.d")
 CONFIGURATION: Final = Path(os.environ.get("DOCKER_CONFIG") or "/root/.docker") / "config.json"
-#: Where Docker Hub answers, and what its credentials are called in config.json.
-_INDEX, _HUB = ALIASES
-_HUB_KEYS: Final = (f"https://{_INDEX}/v1/", _INDEX, DEFAULT_HOST, _HUB)
+#: What the credentials of Docker Hub are called in config.json.
+_HUB_KEYS: Final = (f"https://{INDEX_HOST}/v1/", INDEX_HOST, DEFAULT_HOST, HUB_HOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Endpoint:
     @property
     def address(self) -> str:
         """``HOST[:PORT]`` to connect to."""
-        return _HUB if self.host == DEFAULT_HOST else self.host
+        return HUB_HOST if self.host == DEFAULT_HOST else self.host
 
     def tls(self) -> ssl.SSLContext:
         """The context for its connections. Invalid for certificates that are none. Blocks."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 from pydock.overlay.errors import Exists, Invalid, NotFound
-from pydock.overlay.reference import ALIASES, DEFAULT_HOST, is_host
+from pydock.overlay.reference import DEFAULT_HOST, HUB_HOST, INDEX_HOST, is_host
 
 _SUFFIX: Final = ".json"
 _BAD: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -80,7 +80,7 @@ class Settings:
         """Settings for *host*, with nothing set. Invalid when that is no registry's name, Exists."""
         if not is_host(host):
             raise Invalid(f"{host[:130]!r} is not a registry: want HOST or HOST:PORT")
-        if host.lower() in ALIASES:
+        if host.lower() in (INDEX_HOST, HUB_HOST):
             raise Invalid(f"{host} is {DEFAULT_HOST}: make registries/{DEFAULT_HOST}")
         if host in self._registries:
             raise Exists(f"registries/{host} exists")
