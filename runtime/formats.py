@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
@@ -140,18 +139,20 @@ def parse_arguments(text: str) -> tuple[str, ...]:
         if words is not None or stripped.startswith('["'):
             raise Invalid(f"{quote(text)} is not a JSON array of strings")
     try:
-        words = tuple(_shell_words(stripped))
+        words, several = _shell_words(stripped)
     except ValueError as error:
         raise Invalid(f"{quote(text)} is not a line of shell words: {error}") from None
-    if "\n" in stripped and not _newlines_are_quoted(stripped):
+    if several:
         raise Invalid(f"{quote(text)} is more than one line: one line of shell words, or a JSON array")
     return _checked(words)
 
 
-def _shell_words(text: str) -> Iterator[str]:
-    """The words of *text* as a POSIX shell has them ("Quoting" in its language), with nothing expanded. shlex.split() leaves the
-    backslash of ``\\$`` in double quotes. ValueError."""
+def _shell_words(text: str) -> tuple[tuple[str, ...], bool]:
+    """The words of *text* as a POSIX shell has them ("Quoting" in its language), with nothing expanded, and whether they are on several
+    lines. shlex.split() leaves the backslash of ``\\$`` in double quotes. ValueError."""
+    words: list[str] = []
     word: list[str] = []
+    several = False
     for piece in _PIECE.finditer(text):
         space, single, double, escaped, plain, torn = piece.groups()
         if torn:
@@ -160,30 +161,14 @@ def _shell_words(text: str) -> Iterator[str]:
             raise ValueError("no closing quotation")
         if not space:
             word.append(single or _ESCAPED.sub(r"\1", double or "") or escaped or plain or "")
-        elif word:
-            yield "".join(word)
+            continue
+        several = several or "\n" in space
+        if word:
+            words.append("".join(word))
             word = []
     if word:
-        yield "".join(word)
-
-
-def _newlines_are_quoted(text: str) -> bool:
-    """Whether every newline of *text* stands within quotes or behind a backslash."""
-    within = ""
-    escaped = False
-    for letter in text:
-        if escaped:
-            escaped = False
-        elif letter == "\\" and within != "'":
-            escaped = True
-        elif within:
-            if letter == within:
-                within = ""
-        elif letter in "'\"":
-            within = letter
-        elif letter == "\n":
-            return False
-    return True
+        words.append("".join(word))
+    return tuple(words), several
 
 
 def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
