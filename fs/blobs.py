@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from pydock.fs.handle import WHOLE, Handle, written
+from pydock.fs.handle import WHOLE, Handle, put, written
 from pydock.fs.node import Blob, File, Refused, Subject
 
 
@@ -32,9 +32,7 @@ class BlobHandle(Handle):
             raise Refused(
                 errno.EFBIG, f"{self.file.directory.place(self.file.name)}: at most {self.entry.largest} bytes"
             )
-        if offset > len(self.buffer):
-            self.buffer += bytes(offset - len(self.buffer))
-        self.buffer[offset : offset + len(data)] = data
+        put(self.buffer, offset, data)
         self.dirty = True
         if len(data) < WHOLE:
             await self._take()

@@ -76,6 +76,13 @@ def shown(file: File) -> bytes:
     return b""
 
 
+def put(content: bytearray, offset: int, data: bytes) -> None:
+    """pwrite(2): what is between the end and *offset* is zeros."""
+    if offset > len(content):
+        content += bytes(offset - len(content))
+    content[offset : offset + len(data)] = data
+
+
 def written(file: File) -> None:
     """A setting took a write, and the object's last failure is history."""
     touched(file)
@@ -278,9 +285,7 @@ class DocumentHandle(Handle):
         if self.refused or offset + len(data) > LONGEST:
             self.refused = True
             raise Refused(errno.EFBIG, f"longer than {LONGEST} bytes")
-        if offset > len(self.buffer):
-            self.buffer += bytes(offset - len(self.buffer))
-        self.buffer[offset : offset + len(data)] = data
+        put(self.buffer, offset, data)
         self._draft(self.buffer)
         self.dirty = self.wrote = True
         self.stamp = self.file.mtime

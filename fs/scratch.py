@@ -6,7 +6,7 @@ import errno
 import re
 from typing import Final
 
-from pydock.fs.handle import Handle, now
+from pydock.fs.handle import Handle, now, put
 from pydock.fs.node import (
     Directory,
     File,
@@ -63,9 +63,7 @@ class ScratchHandle(Handle):
         content = self.scratch.content
         if offset + len(data) > Scratch.LIMIT:
             raise Refused(errno.EFBIG, f"{self.scratch.name}: a scratch file holds at most {Scratch.LIMIT} bytes")
-        if offset > len(content):
-            content += bytes(offset - len(content))
-        content[offset : offset + len(data)] = data
+        put(content, offset, data)
         self.scratch.mtime = now()
         return len(data)
 
