@@ -12,14 +12,15 @@ import errno
 import fcntl
 import os
 import re
-import stat
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import trio
 from pydock.fs.imagefiles import Images, tidy
 from pydock.fs.node import Directory, File, Inlet, Subject
 from pydock.fs.scratch import is_scratch_name
+from pydock.overlay.blobs import open_plain
 from pydock.overlay.image import Image
 from pydock.overlay.intake import Aborted
 from pydock.overlay.loading import Loading
@@ -66,11 +67,11 @@ async def load_file(images: Images, path: str) -> tuple[Image, ...]:
     """Load the archive at *path*."""
 
     def opened() -> int:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise Invalid(f"{quote(path)} is not a file")
-        return fd
+        try:
+            with open_plain(Path(path)) as file:
+                return os.dup(file.fileno())
+        except IsADirectoryError:
+            raise Invalid(f"{quote(path)} is not a file") from None
 
     return await load(images, Loading(images.store, path), await trio.to_thread.run_sync(opened))
 
