@@ -1,4 +1,4 @@
-"""mv of what settings name: a container, a network, a volume, an image. The settings follow; but for an image's, whatever dies meanwhile.
+"""mv of what settings name: containers, networks, volumes, images. The settings follow; but for images' whatever dies meanwhile.
 
 A note of both names is on the disk from before anything has the new one until all settings do; a start that finds one does the rest.
 That of a container is in its record: what the settler keeps is in order, so it needs no fsync(2).

@@ -332,16 +332,17 @@ def make(engine: Engine) -> Callable[..., Path]:
 
 @pytest.fixture
 def errno_of() -> Callable[[Path, str], int]:
-    """The errno of one write of a text to a file; 0 when it is taken."""
+    """The errno of one write of a text to a file, or of the close behind it; 0 when it is taken."""
 
     def write(path: Path, text: str) -> int:
         fd = os.open(path, os.O_WRONLY)
         try:
-            os.write(fd, text.encode())
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
         except OSError as error:
             return error.errno or -1
-        finally:
-            os.close(fd)
         return 0
 
     return write

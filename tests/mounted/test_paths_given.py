@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from conftest import Engine
 
 Make = Callable[..., Path]
+ErrnoOf = Callable[[Path, str], int]
 
 #: A setting, and what is written to it.
 SETTINGS = {
@@ -24,23 +25,6 @@ SETTINGS = {
     "image": "{path}",
     "spec.toml": "seccomp = '{path}'",
 }
-
-
-def refused(path: Path, text: str) -> int:
-    """The errno of *text*; 0 when it is taken."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        os.write(fd, text.encode() + b"\n")
-    except OSError as error:
-        return error.errno or -1
-    else:
-        try:
-            os.close(os.dup(fd))
-        except OSError as error:
-            return error.errno or -1
-    finally:
-        os.close(fd)
-    return 0
 
 
 @pytest.fixture
@@ -56,41 +40,41 @@ def bound(engine: Engine, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("inside", ["", "/README", "/images", "/containers/c/ctl"])
 def test_what_is_inside_the_mount_is_refused(
-    make: Make, engine: Engine, bound: Path, setting: str, inside: str
+    make: Make, engine: Engine, bound: Path, errno_of: ErrnoOf, setting: str, inside: str
 ) -> None:
     c = make()
     for top in (engine.tree, bound, Path(f"/proc/self/root{bound}")):
-        assert refused(c / setting, SETTINGS[setting].format(path=f"{top}{inside}")) == errno.EINVAL
+        assert errno_of(c / setting, SETTINGS[setting].format(path=f"{top}{inside}")) == errno.EINVAL
     assert "leads into the mount itself" in (c / "error").read_text()
     (c / "ctl").write_text("start")
     (c / "ctl").write_text("kill")
 
 
 def test_a_directory_of_devices_is_not_looked_through_where_the_mount_is(
-    make: Make, engine: Engine, bound: Path
+    make: Make, engine: Engine, bound: Path, errno_of: ErrnoOf
 ) -> None:
     c = make()
-    assert refused(c / "devices", f"{engine.directory}:/dev/x") == errno.EINVAL
-    assert refused(c / "devices", f"{bound.parent}:/dev/x") == errno.EINVAL
+    assert errno_of(c / "devices", f"{engine.directory}:/dev/x") == errno.EINVAL
+    assert errno_of(c / "devices", f"{bound.parent}:/dev/x") == errno.EINVAL
     (bound.parent / "link").symlink_to(engine.tree / "containers/c/state")
     os.mknod(bound.parent / "null", 0o600 | 0o020000, os.makedev(1, 3))
-    assert refused(c / "devices", f"{bound.parent}:/dev/x") == 0
+    assert errno_of(c / "devices", f"{bound.parent}:/dev/x") == 0
     (c / "command").write_text("ls /dev/x")
     (c / "ctl").write_text("start")
     assert (c / "wait").read_text() == "0\n"
     assert (c / "log").read_text() == "null\n"
 
 
-def test_a_directory_of_a_hundred_thousand_files_is_no_directory_of_devices(make: Make) -> None:
+def test_a_directory_of_a_hundred_thousand_files_is_no_directory_of_devices(make: Make, errno_of: ErrnoOf) -> None:
     c = make()
-    assert refused(c / "devices", "/usr:/dev/x") == errno.EINVAL
+    assert errno_of(c / "devices", "/usr:/dev/x") == errno.EINVAL
     assert "more than" in (c / "error").read_text()
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "endless"])
-def test_a_profile_is_a_plain_file(make: Make, tmp_path: Path, kind: str) -> None:
+def test_a_profile_is_a_plain_file(make: Make, tmp_path: Path, errno_of: ErrnoOf, kind: str) -> None:
     os.mkfifo(tmp_path / "fifo")
     path = {"fifo": tmp_path / "fifo", "directory": tmp_path, "endless": Path("/dev/zero")}[kind]
     c = make()
-    assert refused(c / "seccomp", str(path)) == errno.EINVAL
+    assert errno_of(c / "seccomp", str(path)) == errno.EINVAL
     assert "is not a file" in (c / "error").read_text()
