@@ -60,6 +60,9 @@ def image(engine: Engine, archive: Path) -> Iterator[Path]:
     engine.clear()
     if path.exists():
         path.rmdir()
+    for directory in (path.parent, path.parent.parent):  # they are plain ones, and stay
+        if directory.exists():
+            directory.rmdir()
 
 
 def test_an_imported_image_is_found_at_its_reference_and_runs(image: Path, tree: Path, make: Make) -> None:
