@@ -41,7 +41,7 @@ async def replace(file: File, content: bytes, caller: int) -> None:
         if isinstance(file.entry, List):
             entry = file.entry
             items: list[str] = []
-            for line in map(entry.trimmed, text_of(content).split("\n")):
+            for line in map(entry.trimmed, text_of(content, file.path).split("\n")):
                 if line:
                     for item in entry.parse(file.subject, line):
                         items = [other for other in items if entry.key(other) != entry.key(item)] + [item]
@@ -51,7 +51,7 @@ async def replace(file: File, content: bytes, caller: int) -> None:
             await file.entry.store(file.subject, content)
             written(file)
         else:
-            text = text_of(content) if isinstance(file.entry, Document) else text_of(content.removesuffix(b"\n"))
+            text = text_of(content if isinstance(file.entry, Document) else content.removesuffix(b"\n"), file.path)
             await Handle(file).store(text if content else None, caller)
 
 

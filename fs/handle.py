@@ -42,14 +42,19 @@ def now() -> int:
     return time.time_ns()
 
 
-def text_of(data: bytes) -> str:
-    """*data* as text; Invalid for NUL or what is not UTF-8."""
+def text_of(data: bytes, name: str) -> str:
+    """*data* as text; Invalid for NUL or what is not UTF-8, with the *name* of the file that it is for."""
     if b"\0" in data:
-        raise Invalid("a NUL byte can't be part of a setting")
+        raise Invalid(f"{name}: byte {data.index(0)} is NUL: text in UTF-8 without it is taken")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise Invalid(f"byte {error.start} is not UTF-8") from None
+        raise Invalid(f"{name}: byte {error.start} is not UTF-8: text in UTF-8 is taken") from None
+
+
+def too_long(name: str) -> Invalid:
+    """What to raise for a line or value of more than LONGEST bytes, with the *name* of the file that it is for."""
+    return Invalid(f"{name}: longer than {LONGEST} bytes")
 
 
 def lines_of(data: bytes) -> list[bytes]:
@@ -220,7 +225,7 @@ class ValueHandle(Handle):
         self.pending += data
         if len(self.pending) > LONGEST:
             self.pending.clear()
-            raise Invalid(f"longer than {LONGEST} bytes")
+            raise too_long(self.file.path)
         if len(data) < WHOLE or data.endswith(b"\n"):
             await self._take()
         self.stamp = self.file.mtime
@@ -228,7 +233,7 @@ class ValueHandle(Handle):
 
     async def _take(self) -> None:
         data, self.pending = bytes(self.pending), bytearray()
-        text = text_of(data.removesuffix(b"\n"))
+        text = text_of(data.removesuffix(b"\n"), self.file.path)
         async with self.file.lock:
             await self.store(text, self.caller)
         self.truncated = False
@@ -306,7 +311,7 @@ class DocumentHandle(Handle):
             try:
                 async with self.file.lock:
                     with self._closing():
-                        await self.store(text_of(bytes(self.buffer)))
+                        await self.store(text_of(bytes(self.buffer), self.file.path))
             finally:
                 self.file.draft = None
 

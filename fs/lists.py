@@ -8,14 +8,14 @@ by one.
 from __future__ import annotations
 
 from pydock.fs.errors import translate
-from pydock.fs.handle import LONGEST, WHOLE, Handle, lines_of, text_of, written
+from pydock.fs.handle import LONGEST, WHOLE, Handle, lines_of, text_of, too_long, written
 from pydock.fs.node import (
     File,
     List,
     Refused,
     Subject,
 )
-from pydock.runtime.errors import Invalid, NotFound
+from pydock.runtime.errors import NotFound
 from pydock.runtime.formats import quote
 
 
@@ -51,7 +51,7 @@ class ListHandle(Handle):
         self.pending = b""  # nothing is left to become an item at the close when a line is refused
         if len(whole) > LONGEST:
             async with self.file.lock:
-                raise await self._refused(Invalid(f"a line longer than {LONGEST} bytes"))
+                raise await self._refused(too_long(self.file.path))
         head, newline, rest = whole.rpartition(b"\n")
         if len(data) < WHOLE and rest:
             head, newline, rest = whole, b"", b""
@@ -95,7 +95,9 @@ class ListHandle(Handle):
     async def _lines(self, lines: list[bytes]) -> None:
         """All of them at once: what is stored is the whole list, and there may be thousands."""
         items = list(self.kept if self.fresh else self.entry.show(self.file.subject))
-        said = [self._edited(items, self.entry.trimmed(text_of(line.removesuffix(b"\n")))) for line in lines]
+        said = [
+            self._edited(items, self.entry.trimmed(text_of(line.removesuffix(b"\n"), self.file.path))) for line in lines
+        ]
         if any(said):
             await self.entry.store(self.file.subject, tuple(items))
             self.touched = True

@@ -214,13 +214,18 @@ class File(Node):
         return self.directory.subject
 
     @property
+    def path(self) -> str:
+        """Below the object's own directory: ``cgroup/memory.max``."""
+        return self.directory.prefix + self.name
+
+    @property
     def attributes(self) -> Attributes:
-        return self.subject.metadata.of(self.directory.prefix + self.name)
+        return self.subject.metadata.of(self.path)
 
     @property
     def mtime(self) -> int | None:
         """The time of the last write, or what utimensat(2) made of it; None before the first."""
-        own = self.subject.metadata.files.get(self.directory.prefix + self.name)
+        own = self.subject.metadata.files.get(self.path)
         return None if own is None else own.mtime
 
     @property
@@ -228,7 +233,7 @@ class File(Node):
         kind = stat.S_IFLNK if isinstance(self.entry, Link) else stat.S_IFREG
         if kind == stat.S_IFLNK:
             return kind | 0o777
-        own = self.subject.metadata.files.get(self.directory.prefix + self.name)
+        own = self.subject.metadata.files.get(self.path)
         return kind | (self.entry.mode if own is None or own.mode is None else own.mode)
 
     @property

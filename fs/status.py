@@ -53,7 +53,7 @@ def stat_of(node: Node) -> Status:
 
 def _of_file(node: File) -> Status:
     row, metadata = node.entry, node.subject.metadata
-    own = metadata.files.get(node.directory.prefix + node.name)
+    own = metadata.files.get(node.path)
     if row.changed is not None:
         mtime = row.changed(node.subject)
     else:

@@ -14,7 +14,7 @@ import trio
 from pydock.fs.blocking import PERIOD, Caller, Interrupted, interruptible
 from pydock.fs.errors import translate
 from pydock.fs.flows import Channel
-from pydock.fs.handle import WHOLE, Handle, lines_of, text_of
+from pydock.fs.handle import LONGEST, WHOLE, Handle, lines_of, text_of, too_long
 from pydock.fs.node import (
     Control,
     File,
@@ -51,9 +51,11 @@ class ControlHandle(Handle):
             head, newline, rest = whole, b"", b""
         already, done = len(self.pending), 0
         self.pending = b""  # nothing is left to run at the close when a command fails
+        if len(whole) > LONGEST:
+            raise too_long(self.file.path)
         for line in lines_of(head + newline):
             try:
-                await self._command(text_of(line.removesuffix(b"\n")))
+                await self._command(text_of(line.removesuffix(b"\n"), self.file.path))
             except Exception:
                 if done > already:
                     return done - already  # the refused command's turn comes with the caller's next write
@@ -120,7 +122,7 @@ class ControlHandle(Handle):
     async def flush(self) -> None:
         if self.pending:
             line, self.pending = self.pending, b""
-            await self._command(text_of(line))
+            await self._command(text_of(line, self.file.path))
 
     async def release(self) -> None:
         await self.flush()
