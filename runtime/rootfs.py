@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
+from pydock.runtime.procfs import holders
 from pydock.runtime.record import kept
 from pydock.runtime.shifting import Shift
 from pydock.runtime.trees import remove_tree
@@ -230,7 +231,8 @@ class RootFilesystem:
                 except OSError as error:
                     if error.errno != errno.EBUSY:
                         raise
-                    raise Busy(f"rootfs of {self._record.name} is in use, at {self.place}") from None
+                    who = await trio.to_thread.run_sync(holders, str(self.place))
+                    raise Busy(f"rootfs of {self._record.name} is in use{who}, at {self.place}") from None
                 self._attached = False
 
     def _detach(self) -> None:

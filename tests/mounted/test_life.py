@@ -149,6 +149,21 @@ def test_a_rootfs_that_was_only_looked_at_does_not_hold_the_image(make: Make, im
         assert (c / "image").read_text() == ""
 
 
+@pytest.mark.parametrize("inside", ["", "usr"])
+def test_who_stands_in_a_rootfs_is_named_to_who_wants_it_to_go(make: Make, inside: str) -> None:
+    c = make()
+    (c / "rootfs/put").touch()
+    with subprocess.Popen(["sleep", "1000"], cwd=os.path.realpath(c / "rootfs" / inside)) as process:
+        try:
+            assert errno_of(c / "ctl", "reset") == errno.EBUSY
+            assert f"is in use by process {process.pid} (sleep), at " in (c / "error").read_text()
+            with pytest.raises(OSError, match="Device or resource busy"):
+                c.rmdir()
+        finally:
+            process.kill()
+    assert errno_of(c / "ctl", "reset") == 0
+
+
 @pytest.mark.parametrize("image", ["busybox", "host"])
 @pytest.mark.parametrize("name", ["put", "usr/put"])
 def test_what_was_put_into_rootfs_before_the_first_start_holds_the_image(make: Make, image: str, name: str) -> None:
