@@ -28,29 +28,26 @@ README: Final = """\
 pydock: containers as files.  All of it is mkdir, echo, cat, rmdir.
 
   cd {mountpoint}/containers
-  mkdir web                             a container, with its cgroup and defaults
-  echo busybox > web/image              one of ../images, a directory's path, or host: the machine's programs
+  mkdir web                         a container, with its cgroup and defaults
+  echo busybox > web/image          of ../images, a directory's path, or host
   echo 'sh -c "echo hello; sleep 3; exit 7"' > web/command
-  echo 64M > web/cgroup/memory.max      limits are cgroup v2's files, on any kernel
-  echo start > web/ctl                  cat web/ctl lists the commands
-  cat web/state web/log                 log is a link: tail -F and grep run at disk speed
-  cat web/wait                          blocks until it has exited: 7
-  rmdir web
+  echo 64M > web/cgroup/memory.max  limits are cgroup v2's files, on any kernel
+  echo start > web/ctl              cat web/ctl lists the commands
+  cat web/state web/log             log is a link: tail -F at the disk's speed
+  cat web/wait; rmdir web           blocks until it has exited: 7
+  echo A=1 >> web/env               adds; -A takes away; > replaces; : > unsets
+  cp a/spec.toml b/spec.toml        all settings; vim, sed -i, git do as well
+  echo /srv:/data:ro >> web/volumes while it runs, too; ../volumes outlive all
+  echo 8080:80 >> web/ports         so do networks: echo front >> web/network
+  mkdir web/exec/x                  a further process: x/command, x/ctl, x/log
+  cat a/stdout > b/stdin            with tty 1: socat -,raw,echo=0 web/console
+  echo always > web/restart         and health/command, cat web/health/wait
+  cat web/error                     why it was refused, and the nearest name
+  cat ../events ../errors           what happens; ../journal has all of it
+  echo 'pull debian' > ../images/ctl
+  umount {mountpoint}               ends the engine, not the containers
 
-  echo A=1 >> web/env                   adds to a list; echo -A >> takes away; > replaces it; : > unsets any setting
-  cp a/spec.toml b/spec.toml            all settings, limits too; sed -i, vim, rsync, tar and git work as well
-  echo /srv:/data:ro >> web/volumes     also while it runs; ../volumes has those that outlive containers
-  echo 8080:80 >> web/ports             ports and networks too; mkdir ../networks/front, echo front >> web/network
-  mkdir web/exec/x                      a further process: x/command, x/ctl, x/wait, x/log as above
-  cat a/stdout > b/stdin                pipelines; with tty 1 a terminal: socat -,raw,echo=0 web/console
-  echo always > web/restart             health/command checks it, cat web/health/wait waits until it is well
-  cat web/error                         the last failure in words; cat ../errors has the last 64 of all
-  cat ../events                         what happens, as it happens; ../journal has it all
-  echo 'import /tmp/rootfs.tar mine:1' > ../images/ctl
-  umount {mountpoint}                   ends the engine, not the containers: mounted again it finds them
-
-A setting that is refused fails in write(2), so the shell sees it; for a name that does not exist error has the nearest.
-Every file is described in INTERFACE.rst, ways to use them in COOKBOOK.rst.
+INTERFACE.rst describes every file, COOKBOOK.rst ways to use them.
 """
 
 
