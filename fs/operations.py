@@ -245,6 +245,13 @@ class Operations(pyfuse3.Operations):
                 await (truncate(file, size) if handle is None else handle.truncate(size))
 
             await self._reporting(node.subject, cut)
+        elif fields.update_mtime and isinstance(node, File) and node.entry.changed is not None:
+            place = node.directory.place(node.name)
+
+            async def set_time() -> None:
+                raise Forbidden(f"{place}: its time is that of its last change and can't be set")
+
+            await self._reporting(node.subject, set_time)
         own = node.attributes
         if fields.update_mode:
             own.mode = stat.S_IMODE(attr.st_mode)

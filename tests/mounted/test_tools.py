@@ -266,6 +266,20 @@ def test_chmod_chown_and_utimens_hold_and_outlive_a_remount(own_engine: Engine) 
     assert (found.st_mode & 0o7777, found.st_uid, found.st_gid, found.st_mtime_ns) == (0o640, 1, 2, 4_000_000_005)
 
 
+@pytest.mark.parametrize("name", ["state", "exit_code", "error", "health/status"])
+def test_the_time_of_a_status_is_that_of_its_change(make: Make, name: str) -> None:
+    c = make()
+    before = (c / name).stat().st_mtime_ns
+    with pytest.raises(PermissionError) as caught:
+        os.utime(c / name, (1, 1))
+    assert caught.value.errno == errno.EPERM
+    assert "can't be set" in (c / "error").read_text()
+    if name != "error":
+        assert (c / name).stat().st_mtime_ns == before
+    (c / name).chmod(0o640)
+    assert (c / name).stat().st_mode & 0o7777 == 0o640
+
+
 def test_the_default_modes(make: Make) -> None:
     c = make()
     (c / "exec/x").mkdir()
