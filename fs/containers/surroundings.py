@@ -169,7 +169,8 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         key=ports.key,
         doc="``[IP:]HOST[-END]:CONTAINER[-END][/tcp|udp|sctp]`` a line: ports of the machine that lead to the container's, from "
         "outside, which keeps its addresses, from the machine itself (127.0.0.1 and ::1 too) and from other containers. An IPv6 "
-        "address is in brackets; HOST 0 is any port that is free; ``auto`` publishes what the image exposes, each at such a "
+        "address is in brackets; HOST 0 is any port that is free, HOST-END with one CONTAINER "
+        "the first of these that is; ``auto`` publishes what the image exposes, each at such a "
         "port. Claimed at the start: EADDRINUSE when somebody listens there, or has published it, and ``error`` tells who. Live. "
         "A range with other numbers inside has 16384 ports at most, of ports that are free 1000. Where "
         "net.bridge.bridge-nf-call-ip6tables is 1 "

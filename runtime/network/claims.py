@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 import trio
@@ -75,7 +74,7 @@ class Claims:
 
     def find(self, wanted: Iterable[Port], kept: Iterable[Port], container: str) -> tuple[Port, ...]:
         """*wanted*, with a free port where any will do; *kept* are the container's own already. Taken, with who has it. Blocks."""
-        had, wanted = tuple(kept), tuple(wanted)
+        had, fresh = tuple(kept), list(wanted)
         own, others = _Index(), _Index()
         for port in had:
             own.add(port, container)
@@ -84,19 +83,20 @@ class Claims:
                 name = f"container {self.name_of(owner)}"
                 for port in theirs:
                     others.add(port, name)
-        for port, name in self.elsewhere() if wanted else ():
+        for port, name in self.elsewhere() if fresh else ():
             others.add(port, name)
-        fresh: list[Port] = []
-        for port in wanted:
-            chosen = port if port.host else _any(port, own, others)
+        # Who takes any leaves the others theirs.
+        for index in sorted(range(len(fresh)), key=lambda each: fresh[each].is_open):
+            port = fresh[index]
+            chosen = _any(port, own, others) if port.is_open else port
             if own.find(chosen) is not None:
                 raise Taken(f"ports: {chosen} is published twice")
             if (having := others.find(chosen)) is not None:
                 raise Taken(f"ports: {chosen} is taken by {having}")
-            if port.host:
+            if not port.is_open:
                 check_free(chosen, self.is_gateway)
             own.add(chosen, container)
-            fresh.append(chosen)
+            fresh[index] = chosen
         return (*had, *fresh)
 
     def check_elsewhere(self, fresh: Collection[Port]) -> None:
@@ -132,14 +132,21 @@ class _Index:
 
 def _any(port: Port, *taken: _Index) -> Port:
     """*port* at one of the machine's that is free. Taken when there is none."""
+    for host in range(port.host, port.host + port.choices) if port.host else _some(port):
+        chosen = port.at(host)
+        if all(index.find(chosen) is None for index in taken) and all(
+            can_be_bound(chosen, version) for version in chosen.versions
+        ):
+            return chosen
+    raise Taken(f"ports: {port} is taken, each of them" if port.host else "ports: there is no port left that is free")
+
+
+def _some(port: Port) -> Iterator[int]:
+    """Numbers that the kernel thinks are free."""
     kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
     family = socket.AF_INET6 if ":" in port.written else socket.AF_INET
     for _ in range(200):
         with socket.socket(family, kind) as probe:
             probe.bind((port.written, 0))
-            chosen = replace(port, host=probe.getsockname()[1], chosen=True)
-        if all(index.find(chosen) is None for index in taken) and all(
-            can_be_bound(chosen, version) for version in chosen.versions
-        ):
-            return chosen
-    raise Taken("ports: there is no port left that is free")
+            number = probe.getsockname()[1]
+        yield number

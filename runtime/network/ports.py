@@ -1,7 +1,7 @@
 """Published ports: what a container's ``ports`` say, in docker's words.
 
-``[IP:]HOST[-END]:CONTAINER[-END][/tcp|udp|sctp]``; an IPv6 address is in brackets; HOST 0 is any port that is free, and ``auto`` is
-all that the image exposes, each at such a port.
+``[IP:]HOST[-END]:CONTAINER[-END][/tcp|udp|sctp]``; an IPv6 address is in brackets; HOST 0 is any port that is free, HOST-END with
+one CONTAINER the first of these that is, and ``auto`` is all that the image exposes, each at any port that is free.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Port:
     protocol: str = "tcp"
     chosen: bool = False  # of the machine's ports any would have done
     only6: bool = False  # of all addresses those of IPv6: ``[::]``
+    choices: int = 1  # so many of the machine's, from *host* on, would do; it gets one
 
     @classmethod
     def parse(cls, text: str) -> Port:
@@ -57,7 +58,8 @@ class Port:
             raise Invalid(
                 f"ports: {quote(text)} has a port beyond 1 to {_HIGHEST}, or a range that ends before it begins"
             )
-        if host_end - host != inner_end - inner and not (host == host_end == 0):
+        choices = host_end - host + 1 if inner == inner_end else 1
+        if choices == 1 and host_end - host != inner_end - inner and host:
             raise Invalid(f"ports: {quote(text)} has ranges of different lengths")
         if host == 0 and inner_end - inner >= MOST_CHOSEN:
             raise Invalid(f"ports: {quote(text)} is too long: at most {MOST_CHOSEN} get ports that are free")
@@ -67,7 +69,12 @@ class Port:
             )
         address = _address(match["ip"] or "", text)
         all6 = address == ALL_6
-        return cls("" if all6 else address, host, inner, inner_end - inner + 1, protocol, only6=all6)
+        return cls("" if all6 else address, host, inner, inner_end - inner + 1, protocol, only6=all6, choices=choices)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether which of the machine's ports it gets is to be found."""
+        return self.host == 0 or self.choices > 1
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -83,7 +90,7 @@ class Port:
 
     def __str__(self) -> str:
         address = f"[{self.written}]" if ":" in self.written else self.written
-        host, inner = _span(self.host, self.count if self.host else 1), _span(self.inner, self.count)
+        host, inner = _span(self.host, max(self.count, self.choices) if self.host else 1), _span(self.inner, self.count)
         return f"{address}{':' if address else ''}{host}:{inner}/{self.protocol}"
 
     def overlaps(self, other: Port) -> bool:
@@ -114,7 +121,14 @@ class Port:
 
     def is_had_by(self, bound: Port) -> bool:
         """Whether who has *bound* has what this asks for."""
-        return bound == (self if self.host else replace(self, host=bound.host, chosen=True))
+        if not self.is_open:
+            return bound == self
+        would_do = self.host == 0 or self.host <= bound.host < self.host + self.choices
+        return would_do and bound == self.at(bound.host)
+
+    def at(self, host: int) -> Port:
+        """The one that this becomes when it gets the machine's port *host*."""
+        return replace(self, host=host, choices=1, chosen=True)
 
     def single(self) -> Iterator[Port]:
         """Each port by itself."""
@@ -149,7 +163,9 @@ def key(item: str) -> str:
     if item == AUTO:
         return AUTO
     port = Port.parse(item)
-    return f"{port.written} {port.host}-{port.count} {port.protocol}" + ("" if port.host else f" {port.inner}")
+    return f"{port.written} {port.host}-{max(port.count, port.choices)} {port.protocol}" + (
+        f" {port.inner}" if port.is_open else ""
+    )
 
 
 def exposed(texts: Iterable[str]) -> list[Port]:

@@ -191,6 +191,22 @@ def test_any_port_stays_the_one_that_was_got(web: Callable[..., Path], free: Cal
     assert (c / "ports").read_text() == "0:80\n"
 
 
+def test_of_a_range_of_the_machine_s_the_first_free_one_leads_inside(
+    web: Callable[..., Path], free: Callable[..., int]
+) -> None:
+    first = free(3)
+    wanted = f"{first}-{first + 2}:80"
+    a = web("a", wanted, f"{first}:80")
+    b = web("b", wanted)
+    assert [(c / "ports").read_text() for c in (a, b)] == [f"{wanted}\n{first}:80\n", f"{wanted}\n"]
+    assert (a / "ports.bound").read_text() == f"{first + 1}:80/tcp\n{first}:80/tcp\n"
+    assert (b / "ports.bound").read_text() == f"{first + 2}:80/tcp\n"
+    assert [said("127.0.0.1", first + index) for index in range(3)] == ["from a", "from a", "from b"]
+    with open(a / "ports", "a") as file:
+        file.write(f"-{first}:80\n")
+    assert (a / "ports.bound").read_text() == f"{first + 1}:80/tcp\n"
+
+
 def test_a_port_that_somebody_has_is_eaddrinuse_and_says_who(
     web: Callable[..., Path], make: Make, network: str, errno_of: ErrnoOf, free: Callable[[], int]
 ) -> None:

@@ -27,6 +27,7 @@ from pydock.runtime.network.ports import Port, exposed
         ("[FE80:0::1]:8080:80", Port("fe80::1", 8080, 80)),
         ("8000-8009:80-89", Port("", 8000, 80, 10)),
         ("0:80", Port("", 0, 80)),
+        ("8000-8009:80/udp", Port("", 8000, 80, protocol="udp", choices=10)),
         ("0:80-82", Port("", 0, 80, 3)),
         ("1-65535:1-65535", Port("", 1, 1, 65535)),
         ("1-16384:2-16385", Port("", 1, 2, 16384)),
@@ -60,7 +61,7 @@ def test_items_are_understood(text: str, wanted: Port) -> None:
             "65536:80",
             "80:65536",
             "80:0",
-            "8000-8001:80",
+            "8000-8002:80-81",
             "8000:80-81",
             "8001-8000:81-80",
             "0-1:80-81",
@@ -209,6 +210,39 @@ def test_any_port_is_one_that_nobody_has() -> None:
     assert Port("", 0, 80).is_had_by(found[0])
     assert not Port("", 0, 81).is_had_by(found[0])
     assert not Port("", found[0].host, 80).is_had_by(found[0])  # that one is asked for by its number
+
+
+def test_of_a_range_the_first_that_is_free_is_had(free: Callable[..., int]) -> None:
+    first, claims = free(4), Claims()
+    wanted = Port.parse(f"{first}-{first + 3}:80")
+    fixed = Port("", first, 443)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", first + 1))
+        found = claims.find([wanted, fixed], [], "a")
+        assert found == (Port("", first + 2, 80, chosen=True), fixed)
+        claims.adopt("a", found)
+        assert claims.find([wanted], [], "b") == (Port("", first + 3, 80, chosen=True),)
+        with pytest.raises(Taken, match=f"{first}-{first + 1}:80/tcp is taken, each of them"):
+            claims.find([Port.parse(f"{first}-{first + 1}:80")], [], "b")
+    assert wanted.is_had_by(found[0])
+    assert not wanted.is_had_by(fixed)
+    assert not wanted.is_had_by(replace(found[0], host=first + 4))
+    assert not Port.parse(f"{first}-{first + 3}:81").is_had_by(found[0])
+    assert [ports.parse_kept(ports.print_kept(port)) for port in found] == list(found)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("0:80", "0:80", True),
+        ("0:80", "0:81", False),
+        ("80-81:80-81", "80-81:90-91", True),
+        ("80-81:80", "80-81:80/tcp", True),
+        ("80-81:80", "80-81:90", False),
+    ],
+)
+def test_what_takes_another_s_place(one: str, other: str, same: bool) -> None:
+    assert (ports.key(one) == ports.key(other)) is same
 
 
 def test_an_address_that_is_not_the_machine_s_is_invalid(free: Callable[[], int]) -> None:
