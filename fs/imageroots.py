@@ -14,7 +14,7 @@ from pydock.overlay.image import Image
 from pydock.overlay.store import Store
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
-from pydock.runtime.procfs import holders
+from pydock.runtime.procfs import by_those_in
 
 _IDLE: Final = 60.0
 _SAFE: Final = (
@@ -92,7 +92,7 @@ def release(place: Path) -> None:
         mount.detach(place)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise Busy(f"the image's rootfs is in use{holders(str(place))}, at {place}") from None
+            raise Busy(f"the image's rootfs is in use{by_those_in(str(place))}, at {place}") from None
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
     if place.is_dir():

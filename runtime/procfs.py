@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
@@ -81,16 +81,20 @@ def mounts_of(pid: int) -> set[int]:
         return set()
 
 
-def holders(place: str) -> str:
-    """Those who keep what is mounted at *place* from going, for a person: ``" by process 12 (sh), 13 (vim)"``, empty when no process
-    is seen to. By their links in /proc/PID alone, as read by this process: nothing is opened or looked up. Blocks."""
-    found = []
+def holders(is_wanted: Callable[[str], bool]) -> Iterator[str]:
+    """The processes that stand in, run or have open what *is_wanted*, which is asked for each link in /proc/PID as this process reads
+    it: ``nginx (pid 12)``. Nothing is opened or looked up. Blocks."""
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         with suppress(OSError):
-            if any(path == place or path.startswith(f"{place}/") for path in _links_of(pid)):
-                found.append(f"{pid} ({stat_of(pid)[0]})")
+            if any(map(is_wanted, _links_of(pid))):
+                yield f"{stat_of(pid)[0]} (pid {pid})"
+
+
+def by_those_in(place: str) -> str:
+    """Who keeps what is mounted at *place* from going: ``" by sh (pid 12), vim (pid 13)"``; empty when nobody is seen. Blocks."""
+    found = list(holders(lambda path: path == place or path.startswith(f"{place}/")))
     others = f" and {len(found) - _NAMED} others" if len(found) > _NAMED else ""
-    return f" by process {', '.join(found[:_NAMED])}{others}" if found else ""
+    return f" by {', '.join(found[:_NAMED])}{others}" if found else ""
 
 
 def _links_of(pid: int) -> Iterator[str]:

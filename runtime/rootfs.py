@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 from pydock.runtime import syscalls
 from pydock.runtime.errors import Busy
-from pydock.runtime.procfs import holders
+from pydock.runtime.procfs import by_those_in
 from pydock.runtime.record import kept
 from pydock.runtime.shifting import Shift
 from pydock.runtime.trees import remove_tree
@@ -231,7 +231,7 @@ class RootFilesystem:
                 except OSError as error:
                     if error.errno != errno.EBUSY:
                         raise
-                    who = await trio.to_thread.run_sync(holders, str(self.place))
+                    who = await trio.to_thread.run_sync(by_those_in, str(self.place))
                     raise Busy(f"rootfs of {self._record.name} is in use{who}, at {self.place}") from None
                 self._attached = False
 

@@ -6,7 +6,6 @@ Whether a port is free is asked by binding to it for a moment; who has it is rea
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Final
 from pydock.runtime.errors import Invalid, Taken, Unsupported
 from pydock.runtime.network import loopback
 from pydock.runtime.network.ports import ALL_6, DNS, Port
+from pydock.runtime.procfs import holders
 
 _TABLES: Final = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
 _LISTENING: Final = {"tcp": "0A", "udp": "07"}
@@ -100,14 +100,7 @@ class _Socket:
     def owner(self) -> str:
         """Whose it is, as far as that can be seen: ``nginx (pid 12)``."""
         wanted = f"socket:[{self.inode}]"
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit():
-                with suppress(OSError):
-                    for descriptor in (process / "fd").iterdir():
-                        with suppress(OSError):
-                            if os.readlink(descriptor) == wanted:
-                                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-        return _SOMEBODY
+        return next(holders(wanted.__eq__), _SOMEBODY)
 
 
 def _sockets(protocol: str) -> Iterator[_Socket]:

@@ -156,7 +156,7 @@ def test_who_stands_in_a_rootfs_is_named_to_who_wants_it_to_go(make: Make, insid
     with subprocess.Popen(["sleep", "1000"], cwd=os.path.realpath(c / "rootfs" / inside)) as process:
         try:
             assert errno_of(c / "ctl", "reset") == errno.EBUSY
-            assert f"is in use by process {process.pid} (sleep), at " in (c / "error").read_text()
+            assert f"is in use by sleep (pid {process.pid}), at " in (c / "error").read_text()
             with pytest.raises(OSError, match="Device or resource busy"):
                 c.rmdir()
         finally:
