@@ -5,6 +5,10 @@ on; a caller blocked in a handler would sleep in state D even after SIGKILL. So 
 every :data:`PERIOD` seconds: a pending signal that is not blocked, or state D (a signal has already reached it), ends the
 wait with EINTR (signal(7)).
 
+A call that was interrupted can't be taken up again, as the kernel does with one on a pipe whose caller's handler was set with
+SA_RESTART. Who reads asks again; but a shell that writes a command takes EINTR for its failure, and has handlers for the end
+of its children and its terminal's new size. So these, which by default are nothing (``_NEWS``), end reads of streams alone.
+
 A request names no caller beyond the open: the descriptor may have been inherited or passed on (``{ cat; } < file``). The
 waiting task is known by its wait channel and by the descriptor it is blocked on: the second field of
 ``/proc/TID/syscall``, whose ``fdinfo`` shows the inode number; files that block have one of their own for each look-up.
@@ -17,6 +21,7 @@ import enum
 import errno
 import os
 import re
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -28,6 +33,8 @@ T = TypeVar("T")
 PERIOD: Final = 0.2
 #: Seconds until a caller that may not wait is told so; data that come sooner cost no look at it.
 _SOON: Final = 0.01
+#: Signals that nobody sends to end anything, as bits of a mask in /proc.
+_NEWS: Final = sum(1 << number - 1 for number in (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
 #: Seconds between scans of all tasks, for a caller that is not the opener.
 _SCAN_PERIOD: Final = 0.5
 
@@ -69,16 +76,21 @@ def nonblocking(task: str, number: int) -> bool:
     return flags is not None and bool(int(flags[1], 8) & os.O_NONBLOCK)
 
 
-def signalled(task: str) -> bool:
-    """Whether a signal is about to be, or has been, delivered to the task; also when the task is gone."""
+def signalled(task: str, spared: int = 0) -> bool:
+    """Whether a signal is about to be, or has been, delivered to the task, but for the *spared* ones (a mask as in /proc); also when
+    the task is gone."""
     status = _read(f"{task}/status")
     if not status:
         return True
     values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    if values.get("State", "").startswith(("D", "Z", "X")):
+    state = values.get("State", "")
+    if state.startswith(("Z", "X")):
         return True
     pending = int(values.get("SigPnd", "0"), 16) | int(values.get("ShdPnd", "0"), 16)
-    return bool(pending & ~int(values.get("SigBlk", "0"), 16))
+    pending &= ~int(values.get("SigBlk", "0"), 16)
+    if pending & spared == 0 and state.startswith("D"):
+        return True  # another thread took it
+    return bool(pending & ~spared)
 
 
 def _scan(number: int) -> list[str]:
@@ -116,10 +128,11 @@ class Caller:
             self._scanned = trio.current_time()
         return waiting
 
-    async def refusal(self, *, heeds_flags: bool) -> Refused | None:
-        """Why the waiting task can't wait on: it has a signal to handle, or (with *heeds_flags*) its descriptor is non-blocking."""
+    async def refusal(self, *, heeds_flags: bool, spared: int) -> Refused | None:
+        """Why the waiting task can't wait on: it has a signal to handle that is none of the *spared*, or (with *heeds_flags*) its
+        descriptor is non-blocking."""
         for task in await self._waiting():
-            if signalled(task):
+            if signalled(task, spared):
                 return Interrupted()
             if heeds_flags and nonblocking(task, self._number):
                 return Refused(errno.EAGAIN, "")
@@ -176,22 +189,28 @@ def held(number: int, name: str) -> bool:
 
 
 async def interruptible(
-    caller: Caller, wait: Callable[[], Awaitable[T]], *, heeds_flags: bool = False, first: float = PERIOD
+    caller: Caller,
+    wait: Callable[[], Awaitable[T]],
+    *,
+    heeds_flags: bool = False,
+    reading: bool = False,
+    first: float = PERIOD,
 ) -> T:
     """Await ``wait()`` for *caller*; Interrupted, with the wait cancelled, when the caller has a signal to handle: it is looked at
-    after *first* seconds, and then again and again.
+    after *first* seconds, and then again and again. Who is *reading* heeds every signal, others not those that are no more than news.
 
     With *heeds_flags* EAGAIN, when fcntl(2) has made the descriptor non-blocking: FUSE tells the flags of the open alone.
     """
     results: list[T] = []
     failure: Exception | None = None
+    spared = 0 if reading else _NEWS
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
             nonlocal failure
             await trio.sleep(_SOON if heeds_flags else first)
             # It is in another process: no event tells.
-            while (found := await caller.refusal(heeds_flags=heeds_flags)) is None:  # noqa: ASYNC110
+            while (found := await caller.refusal(heeds_flags=heeds_flags, spared=spared)) is None:  # noqa: ASYNC110
                 await trio.sleep(PERIOD)
             failure = found
             nursery.cancel_scope.cancel()

@@ -169,7 +169,7 @@ class StreamHandle(Handle):
             return await self.channel.receive()
         if self.nonblocking:
             raise Refused(errno.EAGAIN, "")
-        return await interruptible(self.caller, self.channel.receive, heeds_flags=True)
+        return await interruptible(self.caller, self.channel.receive, heeds_flags=True, reading=True)
 
     async def write(self, offset: int, data: bytes) -> int:
         self.written = True

@@ -134,6 +134,18 @@ def test_a_signal_ends(running: Path, command: str, number: signal.Signals) -> N
     assert (running / "state").read_text() == "running\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT], ids=lambda number: number.name)
+def test_news_do_not_end_a_command(running: Path, number: signal.Signals) -> None:
+    """bash has handlers for these, so that they interrupt its calls, and takes EINTR of a write for a failure."""
+    (running / "stop_timeout").write_text("2")
+    script = f"trap : {number.name.removeprefix('SIG')}; echo stop > c/ctl; echo $?"
+    with blocked(["bash", "-c", script], running.parent) as process:
+        for _ in range(3):
+            os.kill(process.pid, number)
+        assert process.communicate(timeout=60)[0] == "0\n"
+    assert (running / "state").read_text() == "exited\n"
+
+
 @pytest.mark.parametrize("command", READERS.values(), ids=READERS)
 def test_ctrl_c_ends(running: Path, command: str) -> None:
     with blocked(command, running.parent) as process:
