@@ -77,7 +77,7 @@ from pydock.runtime.wire import Message
 log = logging.getLogger("pydockd")
 
 _TASKS: Final = 4096  # requests at once: a blocked reader holds one
-_PARTING: Final = 1.0  # seconds from the unmount to the end for those who have files open
+_PARTING: Final = 1.0  # seconds from the unmount to the end for those who have files open, and then for what is being done
 
 
 class Daemon:
@@ -295,11 +295,13 @@ class Daemon:
             async with trio.open_nursery() as serving:
                 serving.start_soon(self._signals)
                 serving.start_soon(watch_mount, self.mountpoint, self._shutdown)
-                serving.start_soon(self._end)
+                answering = trio.CancelScope()
+                serving.start_soon(self._end, answering)
                 log.info("pydock %s serves %s", version(), self.mountpoint)
                 tell_ready()
                 pyfuse3.trio = taking_in()  # type: ignore[attr-defined]
-                await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
+                with answering:
+                    await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
                 serving.cancel_scope.cancel()
         finally:
             notify("STOPPING=1")
@@ -314,7 +316,7 @@ class Daemon:
                     continue
 
     async def _signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             async for _ in received:
                 self._shutdown()
 
@@ -324,11 +326,14 @@ class Daemon:
             self._stopping.set()
             release_mountpoint(self.mountpoint)
 
-    async def _end(self) -> None:
-        """The loop ends by itself when nobody holds a file open any more; whoever asked for the end is to get the answer first."""
+    async def _end(self, answering: trio.CancelScope) -> None:
+        """The loop ends by itself when nobody holds a file open any more; whoever asked for the end is to get the answer first. Those
+        who wait for something yet (``cat events``) get ECONNABORTED from the kernel, when it is over."""
         await self._stopping.wait()
         await trio.sleep(_PARTING)
         pyfuse3.terminate()
+        await trio.sleep(_PARTING)
+        answering.cancel()
 
     def _clean_up(self) -> None:
         """Nothing runs: the small processes end by themselves, and then their cgroup can go."""

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ def test_the_mount_of_a_dead_engine_is_taken_away(own_engine: Engine) -> None:
     assert not is_mounted(own_engine.tree)
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "ctl", "umount"])
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "SIGHUP", "ctl", "umount"])
 def test_the_end_unmounts_and_containers_go_on(own_engine: Engine, way: str) -> None:
     assert own_engine.process is not None
     c = own_engine.tree / "containers/c"
@@ -150,6 +151,44 @@ def test_a_signal_ends_it_also_while_somebody_stands_in_the_tree(own_engine: Eng
         assert own_engine.process.wait(60) == 0
         assert not is_mounted(own_engine.tree)
         inside.kill()
+
+
+@pytest.mark.parametrize(
+    ("way", "command"),
+    [
+        ("terminate", "cat wait"),
+        ("shutdown", "cat stdout"),
+        ("umount -l", "cat ../../events"),
+        ("umount -l", "cat /dev/zero > stdin"),
+        ("umount -f", "cat wait"),
+    ],
+)
+def test_whoever_waits_for_something_does_not_keep_it_from_ending(own_engine: Engine, way: str, command: str) -> None:
+    assert own_engine.process is not None
+    own_engine.sh("cd containers; mkdir c; echo busybox > c/image; echo 'sleep 1000' > c/command; echo start > c/ctl")
+    with subprocess.Popen(["sh", "-c", command], cwd=own_engine.tree / "containers/c", stderr=subprocess.PIPE) as waiting:
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{waiting.pid}/wchan").read_text() != "request_wait_answer":
+            children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text().split()
+            if any(Path(f"/proc/{child}/wchan").read_text() == "request_wait_answer" for child in children):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        match way.split():
+            case ["terminate"]:
+                own_engine.process.terminate()
+            case ["shutdown"]:
+                (own_engine.tree / "ctl").write_text("shutdown")
+            case ["umount", "-f"]:  # which ends the connection, and finds the mount busy in that moment
+                subprocess.run(["umount", "-f", own_engine.tree], check=False)
+                subprocess.run(["umount", "-l", own_engine.tree], check=False)
+            case _:
+                subprocess.run(["umount", "-l", own_engine.tree], check=True)
+        assert own_engine.process.wait(60) == 0
+        assert waiting.wait(60) != 0
+    assert "Traceback" not in own_engine.log
+    own_engine.start()
+    assert (own_engine.tree / "containers/c/state").read_text() == "running\n"
 
 
 def test_data_of_a_newer_layout_are_refused(place: Path) -> None:
