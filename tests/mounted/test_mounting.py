@@ -166,7 +166,9 @@ def test_a_signal_ends_it_also_while_somebody_stands_in_the_tree(own_engine: Eng
 def test_whoever_waits_for_something_does_not_keep_it_from_ending(own_engine: Engine, way: str, command: str) -> None:
     assert own_engine.process is not None
     own_engine.sh("cd containers; mkdir c; echo busybox > c/image; echo 'sleep 1000' > c/command; echo start > c/ctl")
-    with subprocess.Popen(["sh", "-c", command], cwd=own_engine.tree / "containers/c", stderr=subprocess.PIPE) as waiting:
+    with subprocess.Popen(
+        ["sh", "-c", command], cwd=own_engine.tree / "containers/c", stderr=subprocess.PIPE
+    ) as waiting:
         deadline = time.monotonic() + 60
         while Path(f"/proc/{waiting.pid}/wchan").read_text() != "request_wait_answer":
             children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text().split()
