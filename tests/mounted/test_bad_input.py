@@ -525,6 +525,8 @@ def test_a_limit_above_that_of_the_parent_is_einval(
         ("envv", "env"),
         ("stop-signal", "stop_signal"),
         ("cgroup/cpu.share", "cpu.shares"),
+        ("cpus", "cgroup/cpu.max"),
+        ("ENV", "env"),
     ],
 )
 def test_writing_to_an_unknown_name_is_eperm_and_error_has_the_nearest(make: Make, name: str, meant: str) -> None:
