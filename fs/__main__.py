@@ -297,13 +297,11 @@ class Daemon:
             async with trio.open_nursery() as serving:
                 serving.start_soon(self._signals)
                 serving.start_soon(watch_mount, self.mountpoint, self._shutdown)
-                answering = trio.CancelScope()
-                serving.start_soon(self._end, answering)
+                serving.start_soon(self._end, serving.cancel_scope)
                 log.info("pydock %s serves %s", version(), self.mountpoint)
                 tell_ready()
                 pyfuse3.trio = taking_in()  # type: ignore[attr-defined]
-                with answering:
-                    await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
+                await pyfuse3.main(min_tasks=4, max_tasks=_TASKS)
                 serving.cancel_scope.cancel()
         finally:
             notify("STOPPING=1")
@@ -328,14 +326,14 @@ class Daemon:
             self._stopping.set()
             release_mountpoint(self.mountpoint)
 
-    async def _end(self, answering: trio.CancelScope) -> None:
+    async def _end(self, serving: trio.CancelScope) -> None:
         """The loop ends by itself when nobody holds a file open any more; whoever asked for the end is to get the answer first. Those
         who wait for something yet (``cat events``) get ECONNABORTED from the kernel, when it is over."""
         await self._stopping.wait()
         await trio.sleep(_PARTING)
         pyfuse3.terminate()
         await trio.sleep(_PARTING)
-        answering.cancel()
+        serving.cancel()
 
     def _clean_up(self) -> None:
         """Nothing runs: the small processes end by themselves, and then their cgroup can go."""
