@@ -59,9 +59,12 @@ class BlobHandle(Handle):
             self.buffer += bytes(size - len(self.buffer))
         self.dirty = True
 
+    @property
+    def unfinished(self) -> bool:
+        return self.dirty and bool(self.buffer) and not self.refused
+
     async def flush(self) -> None:
-        # A shell flushes once before its first write (dup2): nothing written is nothing to store yet.
-        if self.dirty and self.buffer and not self.refused:
+        if self.unfinished:
             with self._closing():
                 await self._take()
 

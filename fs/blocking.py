@@ -22,7 +22,8 @@ import errno
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import trio
@@ -72,8 +73,13 @@ def waits_on(task: str, number: int) -> bool:
 
 def nonblocking(task: str, number: int) -> bool:
     """Whether it is, on a descriptor that fcntl(2) has given O_NONBLOCK since the open."""
-    flags = re.search(r"^flags:\t([0-7]+)$", _descriptor(task, number), re.MULTILINE)
-    return flags is not None and bool(int(flags[1], 8) & os.O_NONBLOCK)
+    return bool(_flags(_descriptor(task, number)) & os.O_NONBLOCK)
+
+
+def _flags(fdinfo: str) -> int:
+    """Those of a descriptor; 0 of none."""
+    found = re.search(r"^flags:\t([0-7]+)$", fdinfo, re.MULTILINE)
+    return 0 if found is None else int(found[1], 8)
 
 
 def signalled(task: str, spared: int = 0) -> bool:
@@ -169,23 +175,31 @@ class WriterOrCloser(Caller):
         return []
 
 
-def held(number: int, name: str) -> bool:
-    """Whether any process has the file with inode *number*, whose path has *name* in it, open. Blocks, for some milliseconds."""
-    for process in os.listdir("/proc"):
-        if not process.isdigit() or int(process) == os.getpid():
-            continue
-        try:
-            descriptors = os.listdir(f"/proc/{process}/fd")
-        except OSError:
-            continue
-        for descriptor in descriptors:
-            try:
-                target = os.readlink(f"/proc/{process}/fd/{descriptor}")
-            except OSError:
-                continue
-            if name in target and f"ino:\t{number}\n" in _read(f"/proc/{process}/fdinfo/{descriptor}"):
-                return True
+def held(opener: int, number: int, name: str) -> bool:
+    """Whether the file with inode *number*, whose path has *name* in it, is open for writing yet: in the *opener*'s process or one that
+    comes from it, or, when that is no more, in any. FUSE tells of each close(2) of a descriptor, of which there may be many. Blocks."""
+    for process in _heirs(opener):
+        with suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{process}/fd"):
+                with suppress(OSError):
+                    if name in os.readlink(f"/proc/{process}/fd/{descriptor}"):
+                        found = _read(f"/proc/{process}/fdinfo/{descriptor}")
+                        if f"ino:\t{number}\n" in found and _flags(found) & os.O_ACCMODE != os.O_RDONLY:
+                            return True
     return False
+
+
+def _heirs(opener: int) -> Iterator[str]:
+    """Those who may have a descriptor of the *opener*'s, this process not among them."""
+    if not os.path.exists(f"/proc/{opener}/task/{opener}/children"):
+        yield from (each for each in os.listdir("/proc") if each.isdigit() and int(each) != os.getpid())
+        return
+    family = [str(opener)]
+    for process in family:  # grows meanwhile
+        yield process
+        with suppress(OSError):
+            for task in os.listdir(f"/proc/{process}/task"):
+                family += _read(f"/proc/{process}/task/{task}/children").split()
 
 
 async def interruptible(

@@ -129,6 +129,11 @@ class Handle:
             self.unread = True
         return self
 
+    @property
+    def length(self) -> int | None:
+        """The bytes of what is read, as far as it is known."""
+        return None if self.snapshot is None else len(self.snapshot)
+
     @contextmanager
     def _closing(self) -> Iterator[None]:
         """What is left to store at the close: a time that was set since the last write stands, as ``cp -p`` wants it."""
@@ -158,11 +163,16 @@ class Handle:
         """ftruncate(2) on this descriptor."""
         await truncate(self.file, size)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a part of what was written waits for the close."""
+        return False
+
     async def flush(self) -> None:
-        """A descriptor of this open file was closed, one of perhaps many."""
+        """The last descriptor of this open file that anybody is seen to have is being closed, and the caller gets what this raises."""
 
     async def release(self) -> None:
-        """The last descriptor was closed."""
+        """The last descriptor was closed; nobody gets what this raises."""
 
     def poll(self) -> int:
         """The poll(2) events that are there now."""
@@ -219,9 +229,14 @@ class ValueHandle(Handle):
         self.pending = bytearray()
         self.wrote = False
         self.caller = caller
+        self.unended = 0  # where a value without a newline ended
 
     async def write(self, offset: int, data: bytes) -> int:
         self.wrote = True
+        if data == b"\n" and offset == self.unended != 0:  # it comes by itself, from echo after printf or from Emacs
+            self.unended = 0
+            return len(data)
+        self.unended = 0 if data.endswith(b"\n") else offset + len(data)
         self.pending += data
         if len(self.pending) > LONGEST:
             self.pending.clear()
@@ -244,8 +259,12 @@ class ValueHandle(Handle):
             self.truncated = not self.wrote
         # else: rsync and others set the length of what they wrote; the value stands as written
 
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.pending)
+
     async def flush(self) -> None:
-        if self.pending:
+        if self.unfinished:
             with self._closing():
                 await self._take()
 
@@ -304,9 +323,13 @@ class DocumentHandle(Handle):
         self._draft(self.buffer)
         self.dirty = size != 0
 
+    @property
+    def unfinished(self) -> bool:
+        return self.dirty and self.buffer is not None and not self.refused  # its beginning alone is another document
+
     async def flush(self) -> None:
-        # A shell flushes once before its first write (dup2): nothing written is nothing to apply yet.
-        if self.dirty and self.buffer is not None and not self.refused:  # its beginning alone is another document
+        if self.unfinished:
+            assert self.buffer is not None
             self.dirty = False
             try:
                 async with self.file.lock:

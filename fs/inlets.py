@@ -14,8 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-import trio
-from pydock.fs.blocking import At, Interrupted, WriterOrCloser, held, interruptible
+from pydock.fs.blocking import At, Interrupted, WriterOrCloser, interruptible
 from pydock.fs.errors import translate
 from pydock.fs.flows import Inflow
 from pydock.fs.handle import Handle
@@ -82,9 +81,11 @@ class InletHandle(Handle):
             raise Refused(errno.EINVAL, f"{self._place} can't be cut to {size} bytes: {self.position} are taken")
         self.size = size
 
+    @property
+    def unfinished(self) -> bool:
+        return not self.over
+
     async def flush(self) -> None:
-        if self.over or await trio.to_thread.run_sync(held, self.caller.number, self.file.name):
-            return
         self.caller.at = At.CLOSE
         await self._end()
 

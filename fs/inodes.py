@@ -15,10 +15,12 @@ _REMEMBERED: Final = 10.0
 
 @dataclass(slots=True)
 class Known:
-    """An inode number that the kernel may hold: its node, and how often it was looked up."""
+    """An inode number that the kernel may hold: its node, and how often it was looked up; the *size* that the kernel was told, as long
+    as it has not made another of it itself."""
 
     node: Node
     count: int = 0
+    size: int | None = None
 
 
 class Removal:
@@ -85,6 +87,11 @@ class Inodes:
             return self.known[number].node
         except KeyError:
             raise Refused(errno.ESTALE, "") from None
+
+    def told(self, number: int, size: int | None) -> None:
+        """The kernel takes the file for *size* bytes; None: it knows better, as somebody has written."""
+        if (known := self.known.get(number)) is not None:
+            known.size = size
 
     def looked_up(self, number: int) -> None:
         self.known[number].count += 1

@@ -143,8 +143,12 @@ class ListHandle(Handle):
         if size == 0 and not self.transaction:
             self._begin()
 
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.pending) and self.refusal is None
+
     async def flush(self) -> None:
-        if self.pending and self.refusal is None:
+        if self.unfinished:
             data, self.pending = self.pending, b""
             with self._closing():
                 await self._take(data, already=0, total=len(data))

@@ -36,8 +36,9 @@ from pydock.fs.node import (
     Scratch,
     Subject,
 )
+from pydock.fs.opens import Opens, Writer
 from pydock.fs.scratch import ScratchHandle, may_scratch, new_scratch, resize
-from pydock.fs.status import BLOCK, of_its_own, stat_of
+from pydock.fs.status import BLOCK, is_fleeting, of_its_own, stat_of
 from pydock.fs.waiting import ControlHandle
 from pydock.runtime.errors import Forbidden
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, InodeT, ModeT, RequestContext
@@ -77,10 +78,9 @@ class Operations(pyfuse3.Operations):
         self.root = root
         self.nursery = nursery
         self.inodes = Inodes(root)
-        self.handles: dict[int, Handle] = {}
+        self.opens = Opens(self.inodes)
         self.directories: dict[int, list[tuple[str, Node]]] = {}
         self._removals: dict[int, Removal] = {}  # by process
-        self._next_handle = 0
         self.supports_dot_lookup = True
 
     # attributes
@@ -88,6 +88,7 @@ class Operations(pyfuse3.Operations):
     def entry_of(self, node: Node, number: int) -> EntryAttributes:
         """The attributes of *node* under inode number *number*."""
         found = stat_of(node)
+        self.inodes.told(number, found.size)
         entry = EntryAttributes()
         entry.st_ino = number
         entry.generation = 0
@@ -110,8 +111,9 @@ class Operations(pyfuse3.Operations):
     # changes that pydock makes itself
 
     def changed(self, node: Node) -> None:
-        """The attributes of *node* changed without the kernel's doing."""
-        if self.inodes.kernel_knows(node):
+        """The attributes of *node* changed without the kernel's doing. Of a file that it asks for each time it is not told: it would
+        not believe the answer that is on its way just then."""
+        if self.inodes.kernel_knows(node) and not (isinstance(node, File) and is_fleeting(node)):
             with suppress(OSError):  # the kernel has just dropped it
                 pyfuse3.invalidate_inode(node.number, attr_only=True)
 
@@ -144,7 +146,7 @@ class Operations(pyfuse3.Operations):
             return await action()
         except Exception as error:
             number, words = translate(error)
-            if words and number not in (errno.EINTR, errno.EAGAIN):
+            if words and number != errno.EINTR:
                 subject.failed(words)
             raise pyfuse3.FUSEError(number) from None
 
@@ -222,7 +224,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self.inodes[inode]
         self._only_root(ctx)  # an owner by chown has no say yet
-        handle = self.handles.get(fh) if fh is not None else None
+        handle = self.opens.get(fh)
         if isinstance(node, Scratch):
             if fields.update_size:
                 resize(node, attr.st_size)
@@ -270,11 +272,11 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         directory = self._directory(inode)
         await directory.settled()
-        self._next_handle += 1
-        self.directories[self._next_handle] = list(directory.children())
+        number = self.opens.new()
+        self.directories[number] = list(directory.children())
         self._removals = {pid: each for pid, each in self._removals.items() if each.fresh()}
         self._removals.setdefault(ctx.pid, Removal()).listed.add(directory)
-        return self._next_handle
+        return number
 
     @guarded
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -532,7 +534,8 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self.inodes[inode]
         if flags & os.O_ACCMODE == os.O_RDONLY:
-            return await self._opened(node, flags, ctx, inode)
+            handle = await self.opens.to_read(node, ctx.pid, inode, lambda: self._handle(node, flags, ctx, inode))
+            return FileInfo(fh=self.opens.add(handle), direct_io=True, keep_cache=False)
 
         async def opened() -> FileInfo:
             if not isinstance(node, Scratch):
@@ -545,50 +548,58 @@ class Operations(pyfuse3.Operations):
     async def _opened(
         self, node: Node, flags: int, ctx: RequestContext, number: int, *, fresh: bool = False
     ) -> FileInfo:
-        handle: Handle
+        handle = await self._handle(node, flags, ctx, number, fresh=fresh)
+        if flags & os.O_TRUNC:
+            self.inodes.told(number, None)
+        return FileInfo(fh=self.opens.add(handle, Writer(ctx.pid, number)), direct_io=True, keep_cache=False)
+
+    async def _handle(self, node: Node, flags: int, ctx: RequestContext, number: int, *, fresh: bool = False) -> Handle:
         if isinstance(node, Scratch):
-            handle = ScratchHandle(node, truncated=bool(flags & os.O_TRUNC))
-        elif isinstance(node, File):
-            await self._settled(node)
-            handle = await files.open_file(node, flags, ctx.pid, number, self.nursery, fresh=fresh)
-        else:
+            return ScratchHandle(node, truncated=bool(flags & os.O_TRUNC))
+        if not isinstance(node, File):
             raise Refused(errno.EISDIR, "")
-        self._next_handle += 1
-        self.handles[self._next_handle] = handle
-        return FileInfo(fh=self._next_handle, direct_io=True, keep_cache=False)
+        await self._settled(node)
+        return await files.open_file(node, flags, ctx.pid, number, self.nursery, fresh=fresh)
 
     def _subject(self, handle: Handle) -> Subject | None:
         """Whom it tells of what fails; None when a close does nothing, as with whoever only reads (a fifth of such a round)."""
         return None if type(handle) is Handle or isinstance(handle, ScratchHandle) else handle.file.subject
 
+    @staticmethod
+    def _told(handle: Handle) -> Subject:
+        """Whom it tells of a write that fails."""
+        if not isinstance(handle, ScratchHandle):
+            return handle.file.subject
+        return cast(Directory, handle.scratch.parent).subject
+
     @guarded
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self.handles[fh].read(off, size)
+        return await self.opens[fh].read(off, size)
 
     @guarded
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        handle = self.handles[fh]
-        subject = self._subject(handle)
-        if subject is None:
-            return await handle.write(off, buf)
+        handle = self.opens.writes(fh)
+        subject = self._told(handle)
         if isinstance(handle, ControlHandle):
             await subject.metadata.settled()
         return await self._reporting(subject, lambda: handle.write(off, buf))
 
     @guarded
     async def flush(self, fh: FileHandleT) -> None:
-        handle = self.handles[fh]
+        handle = self.opens[fh]
         subject = self._subject(handle)
-        if subject is not None:
+        if subject is None or not handle.unfinished:
+            return
+        if not await self.opens.is_held(fh):
             await self._reporting(subject, handle.flush)
 
     @guarded
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self.flush(fh)
+        """Nothing is half written, and what is taken is as safe as it gets: what waits for the close waits for that."""
 
     @guarded
     async def release(self, fh: FileHandleT) -> None:
-        handle = self.handles.pop(fh)
+        handle = self.opens.pop(fh)
         subject = self._subject(handle)
         if subject is None:
             return
@@ -606,7 +617,7 @@ class Operations(pyfuse3.Operations):
     async def poll(
         self, inode: InodeT, fh: FileHandleT, poll_handle: pyfuse3.PollHandle | None, ctx: RequestContext
     ) -> int:
-        handle = self.handles.get(fh)
+        handle = self.opens.get(fh)
         if handle is None:
             return 0
         if poll_handle is not None:

@@ -56,6 +56,10 @@ class ScratchHandle(Handle):
         if truncated:
             scratch.content.clear()
 
+    @property
+    def length(self) -> int:
+        return len(self.scratch.content)
+
     async def read(self, offset: int, size: int) -> bytes:
         return bytes(self.scratch.content[offset : offset + size])
 

@@ -51,6 +51,13 @@ def stat_of(node: Node) -> Status:
     return _of_file(node)
 
 
+def is_fleeting(node: File) -> bool:
+    """Whether the kernel asks each time."""
+    return node.entry.volatile or isinstance(
+        node.entry, Report | Document | Inlet
+    )  # a document changes with any setting
+
+
 def _of_file(node: File) -> Status:
     row, metadata = node.entry, node.subject.metadata
     own = metadata.files.get(node.path)
@@ -65,7 +72,7 @@ def _of_file(node: File) -> Status:
         _size(node),
         mtime,
         block=_BULK_BLOCK if isinstance(row, Bulk | Inlet) else BLOCK,
-        fleeting=row.volatile or isinstance(row, Report | Document | Inlet),  # a document changes with any setting
+        fleeting=is_fleeting(node),
         name_fleeting=of_its_own(node) or node.directory.unsteady,
     )
 

@@ -119,8 +119,12 @@ class ControlHandle(Handle):
         if errors:
             self.file.subject.failed(translate(errors[0])[1])
 
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.pending)
+
     async def flush(self) -> None:
-        if self.pending:
+        if self.unfinished:
             line, self.pending = self.pending, b""
             await self._command(text_of(line, self.file.path))
 

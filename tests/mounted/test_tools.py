@@ -423,6 +423,7 @@ def test_a_scratch_file_holds_a_mebibyte(make: Make) -> None:
     with pytest.raises(OSError, match="File too large") as caught, open(c / ".x", "ab", buffering=0) as file:
         file.write(b"x")
     assert caught.value.errno == errno.EFBIG
+    assert "1048576" in (c / "error").read_text()
     with pytest.raises(OSError, match="File too large"):
         os.truncate(c / ".x", (1 << 20) + 1)
 
