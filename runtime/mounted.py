@@ -20,7 +20,8 @@ from pydock.runtime.confine.userns import IdMap
 from pydock.runtime.engine import Engine, persistently
 from pydock.runtime.errors import Busy, Failed, PydockError, Unsupported
 from pydock.runtime.monitor.launch import Launch
-from pydock.runtime.monitor.visit import Addition, MountId, Task
+from pydock.runtime.monitor.removal import MountId
+from pydock.runtime.monitor.visit import Addition, Task
 from pydock.runtime.procfs import mounts_of
 from pydock.runtime.record import Record, RecordFile
 from pydock.runtime.shifting import Shift, show_shifted

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from pydock.runtime import syscalls
-from pydock.runtime.monitor.visit import Addition, MountId, Task, answered, to_message
+from pydock.runtime.monitor.removal import MountId
+from pydock.runtime.monitor.visit import Addition, Task, answered, to_message
 
 CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
 pytestmark = pytest.mark.mount
@@ -59,6 +61,10 @@ class Box:
         assert outcome.refused == 0, outcome.words
         return outcome.ids[0]
 
+    def places(self) -> list[str]:
+        """Where something is mounted in it, each as often as that is."""
+        return [line.split()[4] for line in Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()]
+
     def mounts(self) -> dict[str, int]:
         """The ids of its mounts by their places."""
         lines = Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()
@@ -71,6 +77,31 @@ def source(tmp_path: Path) -> Path:
     (path / "inner").mkdir(parents=True)
     (path / "file").write_text("of the machine\n")
     return path
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A mount of the machine's that is shared, as all are under systemd, with one in it."""
+    path = tmp_path / "shared"
+    path.mkdir()
+    syscalls.mount("shared", str(path), "tmpfs", 0)
+    syscalls.mount("", str(path), None, syscalls.MS_SHARED)
+    (path / "inner").mkdir()
+    syscalls.mount("inner", str(path / "inner"), "tmpfs", 0)
+    (path / "inner/file").touch()
+    yield path
+    syscalls.mount("", str(path), None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.umount2(str(path), syscalls.MNT_DETACH)
+
+
+def machine() -> list[str]:
+    """The machine's mounts."""
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def machine_places() -> list[str]:
+    """Where they are, each as often as that is."""
+    return [line.split()[4] for line in machine()]
 
 
 def test_a_mount_comes_and_goes(containers, source: Path) -> None:
@@ -147,6 +178,71 @@ def test_what_is_mounted_below_goes_along_unless_it_is_kept(containers, source: 
     assert (kept.refused, kept.words) == (errno.EBUSY, "/v/inner is mounted in it")
     assert box.change(remove=[outer]).refused == 0
     assert not {"/v", "/v/inner"} & set(box.mounts())
+
+
+def test_what_the_machine_has_mounted_in_a_shared_one_stays_there(containers, shared: Path) -> None:
+    box, before = Box(containers), machine()
+    number = box.add(shared, "/v")
+    assert "/v/inner" in box.mounts()
+    with subprocess.Popen(
+        ["sleep", "1000"], cwd=shared / "inner"
+    ) as user:  # it is in use there, which is nothing to the container
+        outcome = box.change(remove=[number])
+        user.kill()
+    assert (outcome.refused, outcome.words) == (0, "")
+    assert not {"/v", "/v/inner"} & set(box.mounts())
+    assert machine() == before
+
+
+def test_what_covers_another_in_a_shared_one_stays_there(containers, shared: Path) -> None:
+    syscalls.mount("upper", str(shared / "inner"), "tmpfs", 0)
+    box, before = Box(containers), machine()
+    assert box.change(remove=[box.add(shared, "/v")]).refused == 0
+    assert machine() == before
+
+
+def test_what_would_uncover_the_machine_s_own_is_busy(containers, shared: Path) -> None:
+    box = Box(containers)
+    number = box.add(shared, "/v")
+    syscalls.mount("over", str(shared), "tmpfs", 0)
+    before = machine()
+    try:
+        assert box.change(remove=[number]).refused == errno.EBUSY
+        assert machine() == before
+    finally:
+        syscalls.umount2(str(shared), syscalls.MNT_DETACH)
+    assert box.change(remove=[number]).refused == 0
+
+
+@pytest.mark.parametrize("where", ["/v", "/v/inner", ""])
+def test_a_shared_one_whose_removal_is_refused_is_shared_as_before(containers, shared: Path, where: str) -> None:
+    box = Box(
+        containers, f"until [ -e /v/inner/file ]; do sleep 0.01; done; cd {where or '/'}; echo > /tmp/in; sleep 1000"
+    )
+    (shared / "empty").mkdir()
+    before = machine()
+    number = box.add(shared, "/v")
+    while where and not (box.root / "tmp/in").exists():
+        os.sched_yield()
+    outcome = box.change(remove=[number], add=[(shared / "empty", "/etc/passwd/no")])
+    assert outcome.refused == (errno.EBUSY if where else errno.ENOTDIR)
+    assert machine() == before
+    assert len([place for place in box.places() if place.startswith("/v")]) == 2
+    for place in ("empty", "inner"):
+        syscalls.mount("late", str(shared / place), "tmpfs", 0)
+        assert box.places().count(f"/v/{place}") == machine_places().count(str(shared / place))
+        syscalls.umount2(str(shared / place), syscalls.MNT_DETACH)
+    assert machine() == before
+    assert len([place for place in box.places() if place.startswith("/v")]) == 2
+
+
+def test_what_was_put_into_a_shared_one_goes_from_the_machine_as_well(containers, shared: Path, source: Path) -> None:
+    (shared / "empty").mkdir()
+    box, before = Box(containers), machine()
+    outer, inner = box.add(shared, "/v"), box.add(source, "/v/empty")
+    assert (shared / "empty/file").exists()
+    assert box.change(remove=[outer, inner]).refused == 0
+    assert machine() == before
 
 
 def test_what_is_gone_already_is_no_failure(containers) -> None:
