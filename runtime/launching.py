@@ -27,6 +27,7 @@ from pydock.runtime.spec import Spec
 #: What a shell finds when nobody said otherwise: docker's PATH.
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM: Final = plain.DEFAULT_SHM
+_SHM: Final = "/dev/shm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +355,8 @@ def _sysctl(text: str, new: tuple[str, ...]) -> tuple[str, str]:
 def _tmpfs(mount: volumes.Tmpfs) -> plain.Tmpfs:
     """docker's defaults (noexec, nosuid, nodev) with the options on top."""
     flags = {"noexec": True, "nosuid": True, "nodev": True}
-    mode, uid, gid, read_only = 0o1777, 0, 0, False
+    mode = 0o1777 if mount.target == _SHM else None  # whose place is always there
+    uid, gid, read_only = 0, 0, False
     room: dict[str, str] = {}  # by bytes or by blocks: the last counts
     others: dict[str, str] = {}
     for option in mount.options:

@@ -123,7 +123,8 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         key=lambda item: item.partition(":")[0],
         doc="File systems in memory, TARGET[:OPTION,…] a line: size=BYTES or size=N% of the memory, nr_inodes=N, nr_blocks=N, "
         "mode=OCTAL, uid=, gid=, mpol= (a policy of memory nodes), ro, exec, suid, dev, noatime, nodiratime, strictatime and their "
-        "opposites; see tmpfs(5) and mount(8). The defaults are noexec,nosuid,nodev.",
+        "opposites; see tmpfs(5) and mount(8). The defaults are noexec,nosuid,nodev, and the mode of the directory that is there; "
+        "one that is missing is made, with 1777.",
     ),
     Value(
         name="shm_size",

@@ -43,12 +43,12 @@ class Made(NamedTuple):
 
 
 class Tmpfs(NamedTuple):
-    """A new tmpfs(5). *size* in bytes, None leaves it to the kernel (half of the memory); *options* are
-    further ones of the file system, NAME=VALUE."""
+    """A new tmpfs(5). *size* in bytes, None leaves it to the kernel (half of the memory); *mode* None is that of the directory it is
+    mounted on; *options* are further ones of the file system, NAME=VALUE."""
 
     target: str
     size: int | None = None
-    mode: int = 0o1777
+    mode: int | None = None
     uid: int = 0
     gid: int = 0
     flags: tuple[str, ...] = ("noexec", "nosuid", "nodev")

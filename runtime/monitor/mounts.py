@@ -19,12 +19,14 @@ from pydock.runtime.monitor.inside import (
     make_plain,
     new_mount,
     open_beneath,
+    open_inside,
     set_attributes,
 )
 from pydock.runtime.monitor.launch import CgroupMount, Tmpfs, Volume
 from pydock.runtime.monitor.step import Context
 
 PLAIN = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+_FOR_ALL = 0o1777
 CGROUPS = "sys/fs/cgroup"
 NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (
@@ -272,8 +274,11 @@ class MountTmpfs(NamedTuple):
 
     def execute(self, context: Context) -> None:
         wanted = self.tmpfs
+        place, mode = _find_place(context.root, wanted.target)
+        if wanted.mode is not None:
+            mode = wanted.mode
         options: tuple[tuple[str, str | None], ...] = (
-            ("mode", f"{wanted.mode:o}"),
+            ("mode", f"{mode:o}"),
             ("uid", str(wanted.uid)),
             ("gid", str(wanted.gid)),
         )
@@ -282,11 +287,27 @@ class MountTmpfs(NamedTuple):
         for option in wanted.options:
             name, _, value = option.partition("=")
             options += ((name, value),)
-        place = make_inside(context.root, wanted.target, directory=True)
         mount = new_mount("tmpfs", attributes(wanted.flags, read_only=wanted.read_only), options)
         attach(mount, place)
         os.close(place)
         os.close(mount)
+
+
+def _find_place(root: int, target: str) -> tuple[int, int]:
+    """The directory that a tmpfs is to be mounted on, and its mode. One that is missing is made for everybody, as /tmp is.
+
+    In the root it has that mode itself, for the next start finds it. In a volume, which may be the machine's, it has not.
+    """
+    try:
+        place = open_inside(root, target, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        place = make_inside(root, target, directory=True)
+        if syscalls.mount_id(place) == syscalls.mount_id(root):
+            made = open_beneath(place, ".", os.O_RDONLY | os.O_DIRECTORY)
+            os.fchmod(made, _FOR_ALL)
+            os.close(made)
+        return place, _FOR_ALL
+    return place, stat.S_IMODE(os.fstat(place).st_mode)
 
 
 class MountVolume(NamedTuple):

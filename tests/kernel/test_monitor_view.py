@@ -134,6 +134,11 @@ SEEN = {
         {"read_only": True, "tmpfs": (("/tmp",),)},
         "touch: /x: Read-only file system\nok\n",
     ),
+    "a tmpfs on a directory": (
+        "stat -c %a /etc /tmp /new/place",
+        {"tmpfs": (("/bin/../etc",), ("/tmp",), ("/new/place",))},
+        "755\n1777\n1777\n",
+    ),
     "a tmpfs instead of /dev/shm": ("grep -c /dev/shm /proc/mounts", {"tmpfs": (("/dev/shm/",),)}, "1\n"),
 }
 

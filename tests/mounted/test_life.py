@@ -106,6 +106,18 @@ def test_a_tmpfs_takes_docker_s_options(make: Make, options: str, shown: str) ->
     assert set(shown.split()) == {each for each in found if each not in ("rw", "inode64")}
 
 
+@pytest.mark.parametrize("userns", ["", "auto"])
+def test_a_tmpfs_has_the_mode_of_what_it_covers_unless_one_is_given(make: Make, userns: str) -> None:
+    places = "/root /var/tmp /etc /new/place /dev/shm"
+    tmpfs = "/root\n/var/tmp:size=1M\n/etc:mode=750\n/new/place\n/dev/shm\n"
+    c = make(command=f"stat -c %a:%u {places} /new", tmpfs=tmpfs, userns=userns)
+    for _ in range(2):  # the directory is there the second time
+        (c / "ctl").write_text("start")
+        assert (c / "wait").read_text() == "0\n"
+    assert (c / "log").read_text() == "700:0\n1777:0\n750:0\n1777:0\n1777:0\n755:0\n" * 2
+    assert (c / "changes").read_text() == ""
+
+
 def test_a_tmpfs_may_have_a_share_of_the_memory(make: Make) -> None:
     c = make(command="sh -c 'df -k /all /half | tail -n 2'", tmpfs="/all:size=100%\n/half:size=50%\n")
     (c / "ctl").write_text("start")
