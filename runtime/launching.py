@@ -266,6 +266,7 @@ def prepare(
         made=tuple(made),
         tmpfs=_memory(spec, mounts),
         volumes=tuple(mounts),
+        places=defaults.volumes,
         devices=tuple(made_devices),
         warnings=tuple(warnings),
         id_map=None if given.shift is None else given.shift.ids,

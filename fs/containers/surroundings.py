@@ -145,7 +145,7 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         "refused and changes nothing; EBUSY if a process uses what is to go, as with umount(8), or if the new one would cover "
         "another. TARGET is resolved inside the container and made where it is missing (EROFS if it can't be). An empty named "
         "volume is filled, at its first use, with what the image has at TARGET, its owner and mode as well. What an image declares "
-        "as VOLUME gets none by itself and is in the writable layer.",
+        "as VOLUME gets none by itself: it is a directory of the writable layer, made at the start where it is missing.",
     ),
     List(
         name="network",

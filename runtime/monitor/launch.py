@@ -126,6 +126,7 @@ class Launch(NamedTuple):
     made: tuple[Made, ...] = ()  # these are attached; the other usual ones are made inside
     tmpfs: tuple[Tmpfs, ...] = ()
     volumes: tuple[Volume, ...] = ()
+    places: tuple[str, ...] = ()  # directories that are made where there is nothing
     devices: tuple[Device, ...] = ()  # besides null zero full random urandom tty
     cgroup_mounts: tuple[CgroupMount, ...] = ()
     cgroups_writable: bool = False  # as they are for a privileged one

@@ -310,6 +310,27 @@ def _find_place(root: int, target: str) -> tuple[int, int]:
     return place, stat.S_IMODE(os.fstat(place).st_mode)
 
 
+class MakePlaces(NamedTuple):
+    """What an image declares as a volume is a directory. One that can't be made is told, and is not there, as before."""
+
+    places: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "make the image's volumes"
+
+    def execute(self, context: Context) -> None:
+        for place in self.places:
+            try:
+                try:
+                    found = open_inside(context.root, place, os.O_PATH)  # a file will do as well
+                except FileNotFoundError:
+                    found = make_inside(context.root, place, directory=True)
+                os.close(found)
+            except (OSError, ValueError) as error:  # ValueError: no path at all
+                words = getattr(error, "strerror", None) or error
+                context.warn(f"the image's volume {place!r} can't be made: {words}")
+
+
 class MountVolume(NamedTuple):
     """A volume, or one of the files that pydock writes for the container (hosts, resolv.conf)."""
 

@@ -168,6 +168,8 @@ def _inside(launch: Launch, usual: list[tuple[str, Step]], host_devices: list[De
     steps = [step for place, step in usual if not any(place == t or place.startswith(f"{t}/") for t in taken)]
     wanted.sort(key=lambda item: posixpath.normpath(item[0]).count("/"))
     steps += [step for _, step in wanted]
+    if launch.places:
+        steps.append(mounts.MakePlaces(launch.places))
     steps += [nodes.MakeDevice(device) for device in launch.devices]
     if launch.privileged:
         steps.append(nodes.MakeHostDevices(host_devices))
