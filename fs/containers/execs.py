@@ -134,7 +134,7 @@ _TABLE: tuple[Entry[E], ...] = (
         name="workdir",
         show=_show_text("workdir"),
         store=_store("workdir", parse_workdir),
-        doc="The working directory inside. Unset it shows the container's; empty it is /.",
+        doc="The working directory inside; ENOENT at the start if it is not there. Unset it shows the container's; empty it is /.",
     ),
     _boolean("tty", "1 gives it a terminal, console, and TERM=xterm unless env has one. The default is 0."),
     _boolean("privileged", "1 gives it all capabilities and no filter of system calls. The default is 0."),

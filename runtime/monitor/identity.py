@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydock.runtime import syscalls
 from pydock.runtime.confine.user import resolve
-from pydock.runtime.monitor.inside import make_inside, read_inside
+from pydock.runtime.monitor.inside import make_inside, open_inside, read_inside
 from pydock.runtime.monitor.launch import Join, Rlimit
 from pydock.runtime.monitor.protect import open_null
 from pydock.runtime.monitor.step import Context
@@ -219,15 +219,20 @@ class TakeStdio(NamedTuple):
 
 
 class ChangeDirectory(NamedTuple):
-    """Goes into the working directory, by a descriptor that was resolved inside the root; makes it if need be."""
+    """Goes into the working directory, by a descriptor that was resolved inside the root. What a container begins in is made if need
+    be; who comes later finds it, or has misspelt it."""
 
     path: str
+    make: bool
 
     def describe(self) -> str:
         return f"change to the working directory {self.path}"
 
     def execute(self, context: Context) -> None:
-        directory = make_inside(context.root, self.path, directory=True)
+        if self.make:
+            directory = make_inside(context.root, self.path, directory=True)
+        else:
+            directory = open_inside(context.root, self.path, os.O_PATH | os.O_DIRECTORY)
         os.fchdir(directory)
         os.close(directory)
 

@@ -104,7 +104,7 @@ class Launch(NamedTuple):
     id: str
     argv: tuple[str, ...]
     env: tuple[str, ...] = ()  # NAME=VALUE; of several with one name the last counts
-    workdir: str = "/"  # inside; made if it is missing
+    workdir: str = "/"  # inside; with *root* it is made if it is missing
     user: str = ""  # USER[:GROUP], names or numbers, by the container's own /etc/passwd and /etc/group
     groups: tuple[int, ...] = ()  # supplementary, besides those of /etc/group
     hostname: str = ""

@@ -104,7 +104,7 @@ def later_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
         steps.append(terminal.OpenTerminal())
     steps.append(identity.ResolveUser(launch.user, launch.groups, None if launch.id_map is None else launch.id_map[2]))
     steps.append(terminal.TakeTerminal() if launch.terminal else identity.TakeStdio())
-    steps.append(identity.ChangeDirectory(launch.workdir))
+    steps.append(identity.ChangeDirectory(launch.workdir, make=mounted))
     if mounted and launch.read_only:
         steps.append(protect.ProtectRoot(tuple(part for part in launch.parts if f"/{part}" not in _taken(launch))))
     steps.append(identity.JoinKeyring())

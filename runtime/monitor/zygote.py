@@ -138,7 +138,7 @@ def _warm_up(ready: Ready, run_directory: str) -> None:
     harmless = (
         (identity.LimitCapabilities(_ALL), context),
         (identity.ResolveUser("", ()), other),  # whatever the machine calls root
-        (identity.ChangeDirectory("/"), other),
+        (identity.ChangeDirectory("/", make=True), other),
         (identity.DropPrivileges(capabilities, False, None), context),
     )
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -141,6 +141,21 @@ def test_settings_of_its_own(running: Path, setting: str, value: str, command: s
     assert run(running, command, **{setting: value}) == shown
 
 
+@pytest.mark.parametrize(
+    ("place", "refused"), [("/not/there", errno.ENOENT), ("/etc/passwd", errno.ENOTDIR), ("/link", errno.ENOENT)]
+)
+def test_a_working_directory_that_is_not_there_is_refused(
+    make: Make, errno_of: ErrnoOf, place: str, refused: int
+) -> None:
+    c = make(command="sh -c 'ln -s /nowhere /link; sleep 1000'", workdir="/made")
+    start(c)
+    assert run(c, "sh -c 'until [ -h /link ]; do sleep 0.01; done; pwd'") == "/made\n"
+    x = new(c, command="true", workdir=place)
+    assert errno_of(x / "ctl", "start") == refused
+    assert place in (x / "error").read_text()
+    assert (c / "changes").read_text() == "A /link\nA /made\n"
+
+
 def test_unset_settings_are_the_container_s(make: Make) -> None:
     c = make(command="sleep 1000", env="A=1\nB=2\n", user="nobody", workdir="/proc")
     start(c)
