@@ -252,21 +252,6 @@ def test_nothing_of_volumes_secrets_and_kernel_is_in_it(engine: Engine, tree: Pa
         (tree / "volumes/made").rmdir()
 
 
-@pytest.mark.parametrize("userns", ["", "auto"])
-def test_what_an_image_declares_as_a_volume_is_there(make: Make, userns: str) -> None:
-    c = make()
-    tell(c, "commit made:1 volume=/data/in volume=/etc volume=/etc/passwd volume=/etc/passwd/x")
-    script = "echo kept > /data/in/file; stat -c '%a %u %F' /data /data/in /etc/passwd"
-    d = make("d", image="made:1", command=f'sh -c "{script}"', userns=userns)
-    assert run(d) == "755 0 directory\n755 0 directory\n644 0 regular file\n"
-    assert (d / "error").read_text() == "the image's volume '/etc/passwd/x' can't be made: Not a directory\n"
-    assert (d / "changes").read_text() == "A /data\nA /data/in\nA /data/in/file\n"
-    (d / "ctl").write_text("reset")
-    (d / "readonly").write_text("1")
-    run(d)
-    assert (d / "changes").read_text() == "A /data\nA /data/in\n"
-
-
 def test_the_same_changes_are_the_same_layer(tree: Path, make: Make) -> None:
     c = make(command="touch /x")
     run(c)

@@ -68,6 +68,37 @@ def volume(engine: Engine) -> Iterator[Path]:
         each.rmdir()
 
 
+# of an image
+
+
+@pytest.fixture
+def declaring(engine: Engine, make: Make) -> Iterator[str]:
+    """An image that declares volumes, one of which is not there and one can't be."""
+    places = "volume=/data/in volume=/etc volume=/etc/passwd volume=/etc/passwd/x"
+    (make("of") / "ctl").write_text(f"commit declaring:1 {places}")
+    yield "declaring:1"
+    engine.clear()
+    (engine.tree / "images/declaring:1").rmdir()
+
+
+@pytest.mark.parametrize("userns", ["", "auto"])
+def test_what_an_image_declares_as_a_volume_is_there(make: Make, declaring: str, userns: str) -> None:
+    script = "echo kept > /data/in/file; stat -c '%a %u %F' /data /data/in /etc/passwd"
+    c = make(command=f'sh -c "{script}"', image=declaring, userns=userns)
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "log").read_text() == "755 0 directory\n755 0 directory\n644 0 regular file\n"
+    assert (c / "error").read_text() == "the image's volume '/etc/passwd/x' can't be made: Not a directory\n"
+    assert (c / "changes").read_text() == "A /data\nA /data/in\nA /data/in/file\n"
+
+
+def test_what_an_image_declares_as_a_volume_is_there_in_a_read_only_root(make: Make, declaring: str) -> None:
+    c = make(command="ls -d /data/in", image=declaring, readonly="1")
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "changes").read_text() == "A /data\nA /data/in\n"
+
+
 # in a container that runs
 
 
