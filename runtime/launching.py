@@ -215,6 +215,7 @@ def prepare(
         mounts.append(plain.Volume(owned(_cloned(path)), target, False))
     for text in spec.volumes or ():
         volume = volumes.Volume.parse(text)
+        volumes.checked_target(volume.target)
         fd, is_directory = volumes.open_source(volume, outside=place.mountpoint, named=place.volumes)
         mounts.append(plain.Volume(owned(fd), volume.target, is_directory, volume.readonly, volume.propagation))
         if given.shift is not None and (words := shifting.show_shifted(fd, volume.target, given.shift)):
@@ -384,7 +385,7 @@ def _tmpfs(mount: volumes.Tmpfs) -> plain.Tmpfs:
                 flags |= {each: each == name for each in ("noatime", "strictatime")}
     size = int(room.pop("size")) or None if room.get("size", "").isdecimal() else None
     return plain.Tmpfs(
-        mount.target,
+        volumes.checked_target(mount.target),
         size,
         mode,
         uid,

@@ -97,6 +97,9 @@ MOUNT_ATTR_NODIRATIME: Final = 0x80
 MOUNT_ATTR_IDMAP: Final = 0x00100000
 MOUNT_ATTR_NOSYMFOLLOW: Final = 0x00200000
 
+# statfs(2)
+PROC_SUPER_MAGIC: Final = 0x9FA0
+
 # openat2(2)
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -286,6 +289,16 @@ def mount_id(fd: int, *, unique: bool = False) -> int:
     (known,) = struct.unpack_from("=I", status, 0)
     (number,) = struct.unpack_from("=Q", status, 144)
     return int(number) if known & wanted else 0
+
+
+def fstatfs(fd: int) -> int:
+    """fstatfs(2), of which only f_type is told: what kind of file system *fd* is on."""
+    status = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(ctypes.c_int(fd), status):
+        raise _error()
+    # struct statfs: f_type (long) is its first field
+    (kind,) = struct.unpack_from("@l", status, 0)
+    return int(kind)
 
 
 def unshare(flags: int) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from pydock.runtime import syscalls
+from pydock.runtime.confine.masks import COVERABLE
 from pydock.runtime.errors import Invalid, NotFound
 from pydock.runtime.formats import checked_name, parse_size, quote
 from pydock.runtime.monitor.inside import set_attributes
@@ -132,6 +133,14 @@ def target_path(text: str) -> str:
     if not text.startswith("/") or path in ("/", "//") or ".." in text.split("/"):
         raise Invalid(f"{quote(text)} is not a place in the container: an absolute path below / without ..")
     return "/" + path.lstrip("/")
+
+
+def checked_target(target: str) -> str:
+    """*target*, unless nothing may be mounted there by its name; Invalid then. Where its name leads is seen when it is mounted."""
+    if target not in COVERABLE and (target == "/proc" or target.startswith("/proc/")):
+        files = ", ".join(path.removeprefix("/proc/") for path in COVERABLE)
+        raise Invalid(f"{quote(target)} is in /proc, where nothing may be mounted but on {files}")
+    return target
 
 
 def open_source(volume: Volume, *, outside: str, named: Path) -> tuple[int, bool]:

@@ -37,6 +37,7 @@ def _show_shm_size(subject: C) -> str:
 
 def _volume(subject: C, line: str) -> tuple[str, ...]:
     volume = volumes.Volume.parse(line)
+    volumes.checked_target(volume.target)
     if volume.named:
         subject.engine.volumes.find(volume.source)
     else:
@@ -53,7 +54,9 @@ def _volume_key(item: str) -> str:
 
 
 def _tmpfs(subject: C, line: str) -> tuple[str, ...]:
-    return (str(volumes.Tmpfs.parse(line)),)
+    tmpfs = volumes.Tmpfs.parse(line)
+    volumes.checked_target(tmpfs.target)
+    return (str(tmpfs),)
 
 
 def _network(subject: C, line: str) -> tuple[str, ...]:
@@ -124,7 +127,7 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         doc="File systems in memory, TARGET[:OPTION,…] a line: size=BYTES or size=N% of the memory, nr_inodes=N, nr_blocks=N, "
         "mode=OCTAL, uid=, gid=, mpol= (a policy of memory nodes), ro, exec, suid, dev, noatime, nodiratime, strictatime and their "
         "opposites; see tmpfs(5) and mount(8). The defaults are noexec,nosuid,nodev, and the mode of the directory that is there; "
-        "one that is missing is made, with 1777.",
+        "one that is missing is made, with 1777. None may be in /proc.",
     ),
     Value(
         name="shm_size",
@@ -143,7 +146,8 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         "``-TARGET`` or the whole line takes one away. ENOENT if there is no such source (a name is not made by its use: mkdir "
         "volumes/NAME), EINVAL if it leads into the mount itself. Live: a line comes to and goes from the running container, or is "
         "refused and changes nothing; EBUSY if a process uses what is to go, as with umount(8), or if the new one would cover "
-        "another. TARGET is resolved inside the container and made where it is missing (EROFS if it can't be). An empty named "
+        "another. TARGET is resolved inside the container and made where it is missing (EROFS if it can't be); EINVAL for what "
+        "is in /proc, but for files that only count, such as /proc/cpuinfo and /proc/meminfo. An empty named "
         "volume is filled, at its first use, with what the image has at TARGET, its owner and mode as well. What an image declares "
         "as VOLUME gets none by itself: it is a directory of the writable layer, made at the start where it is missing.",
     ),

@@ -1,4 +1,4 @@
-"""What of /proc and /sys an unprivileged container does not get to see or to write; docker's lists."""
+"""What of /proc and /sys a container does not get to see or to write, and what of it may be mounted on; docker's and runc's lists."""
 
 from __future__ import annotations
 
@@ -28,4 +28,20 @@ READ_ONLY: Final = (
     "/proc/irq",
     "/proc/sys",
     "/proc/sysrq-trigger",
+)
+
+# All of /proc where a volume may be. What the program itself, and who executes another in the container, reads and writes of a
+# process there (attr, mountinfo, ns, fd) must be the kernel's; these only count, and some like to tell a container its own figures.
+COVERABLE: Final = (
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
 )

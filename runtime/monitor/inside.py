@@ -11,8 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 
 from pydock.runtime import syscalls
+from pydock.runtime.confine.masks import COVERABLE
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -86,6 +88,20 @@ def make_plain(root: int, path: str) -> int:
         if error.errno != errno.ELOOP:
             raise
         raise OSError(errno.ELOOP, f"{path} is a symlink in the image, where a directory is needed") from None
+
+
+def refuse_proc(root: int, place: int) -> None:
+    """EINVAL when *place*, where something is to be mounted, is in a procfs, but for what may be covered, by whatever links."""
+    if syscalls.fstatfs(place) != syscalls.PROC_SUPER_MAGIC:
+        return
+    for path in COVERABLE:
+        with suppress(OSError):  # not every kernel has all of them
+            found = open_inside(root, path, os.O_PATH)
+            same = os.path.samestat(os.fstat(found), os.fstat(place))
+            os.close(found)
+            if same:
+                return
+    raise OSError(errno.EINVAL, "it is in /proc, where nothing may be mounted")
 
 
 def _make(root: int, path: str, *, directory: bool) -> None:

@@ -20,6 +20,7 @@ from pydock.runtime.monitor.inside import (
     new_mount,
     open_beneath,
     open_inside,
+    refuse_proc,
     set_attributes,
 )
 from pydock.runtime.monitor.launch import CgroupMount, Tmpfs, Volume
@@ -275,6 +276,7 @@ class MountTmpfs(NamedTuple):
     def execute(self, context: Context) -> None:
         wanted = self.tmpfs
         place, mode = _find_place(context.root, wanted.target)
+        refuse_proc(context.root, place)
         if wanted.mode is not None:
             mode = wanted.mode
         options: tuple[tuple[str, str | None], ...] = (
@@ -344,5 +346,6 @@ class MountVolume(NamedTuple):
         tree = context.fds[volume.source]
         set_attributes(tree, volume.propagation, attributes(volume.flags, read_only=volume.read_only))
         place = make_inside(context.root, volume.target, directory=volume.is_directory)
+        refuse_proc(context.root, place)
         attach(tree, place)
         os.close(place)

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor.child import begin
-from pydock.runtime.monitor.inside import attach, make_inside
+from pydock.runtime.monitor.inside import attach, make_inside, refuse_proc
 from pydock.runtime.monitor.removal import MountId, Removal, below, mountinfo
 from pydock.runtime.monitor.userspace import become_root
 from pydock.runtime.wire import Message
@@ -132,6 +132,7 @@ def _enter(pidfd: int) -> None:
 def _put(root: int, mount: int, item: Addition) -> None:
     try:
         place = make_inside(root, item.target, directory=item.is_directory)
+        refuse_proc(root, place)
     except OSError as error:
         raise OSError(error.errno, error.strerror, item.target) from None
     attach(mount, place)

@@ -98,13 +98,17 @@ SETTINGS = {
     "sysctls": Setting(
         "kernel.msgmax=8192\n", ("kernel.msgmax", "kernel.msgmax=", "kernel.panic=1", "../x=1", "vm.swappiness=1")
     ),
-    "tmpfs": Setting("/t\n", ("t", "/", "/a/../b", "/t:size=many", "/t:size=-1", "/t:mode=9", "/t:nope", "/t:uid=x")),
+    "tmpfs": Setting(
+        "/t\n", ("t", "/", "/a/../b", "/t:size=many", "/t:size=-1", "/t:mode=9", "/t:nope", "/t:uid=x", "/proc/1")
+    ),
     "shm_size": Setting("1048576\n", (*SIZE, "", "0", "max")),
     "volumes": Setting(
         "/usr:/u:ro\n",
         (
             "x",
             ":/x",
+            "/usr:/proc",
+            "/usr:/proc/sys/net",
             "/usr",
             "/usr:relative",
             "/usr:/",

@@ -443,7 +443,7 @@ def state_of(c: Path) -> list[str]:
         ('"front"', '"host"', errno.EBUSY),
         ('"x 192.0.2.1"', '"x"', errno.EINVAL),
         ('hosts = ["x', 'dns = ["nobody"]\nhosts = ["x', errno.EINVAL),
-        ('"/usr:/u"', '"/usr:/u", "/usr:/proc/sys/u"', errno.ENOENT),
+        ('"/usr:/u"', '"/usr:/u", "/usr:/dev/null/u"', errno.ENOTDIR),
         ("image = ", "tty = true\nimage = ", errno.EBUSY),
     ],
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from conftest import Engine
 
 Make = Callable[..., Path]
+ErrnoOf = Callable[[Path, str], int]
 
 
 def refusal(path: Path, text: str, flags: int = os.O_WRONLY | os.O_APPEND) -> int:
@@ -136,6 +137,37 @@ def test_a_read_only_volume_can_t_be_written(running: Path, source: Path) -> Non
     (running / "volumes").write_text(f"{source}:/v:ro\n")
     with pytest.raises(OSError, match="Read-only"):
         (inside(running) / "v/x").touch()
+
+
+@pytest.mark.parametrize("privileged", ["0", "1"])
+def test_no_link_leads_a_volume_into_proc(make: Make, source: Path, errno_of: ErrnoOf, privileged: str) -> None:
+    script = "ln -s /proc /lp; ln -s /proc/cpuinfo /ci; ln -s / /top; exec sleep 1000"
+    c = make(command=f'sh -c "{script}"', privileged=privileged)
+    (c / "ctl").write_text("start")
+    while not os.path.lexists(inside(c) / "top"):
+        os.sched_yield()
+    assert refusal(c / "volumes", f"{source}/file:/ci\n") == 0
+    assert (inside(c) / "proc/cpuinfo").read_text() == "of the machine\n"
+    before = mounted(c)
+    for place in ("/lp", "/lp/1", "/lp/sys/net", "/top/proc/bus"):
+        assert refusal(c / "volumes", f"{source}:{place}\n") == errno.EINVAL
+        assert place in (c / "error").read_text()
+    assert mounted(c) == before
+    (c / "ctl").write_text("kill")
+    (c / "volumes").write_text("")
+    for setting, text in (("volumes", f"{source}:/lp/1\n"), ("volumes", f"{source}:/lp\n"), ("tmpfs", "/lp/sys\n")):
+        (c / setting).write_text(text)
+        assert errno_of(c / "ctl", "start") == errno.EINVAL
+        (c / setting).write_text("")
+
+
+def test_files_of_proc_that_only_count_may_be_covered(make: Make, source: Path) -> None:
+    places = ("cpuinfo", "meminfo", "stat", "uptime")
+    c = make(command=f"cat {' '.join(f'/proc/{place}' for place in places)}")
+    (c / "volumes").write_text("".join(f"{source}/file:/proc/{place}\n" for place in places))
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "log").read_text() == "of the machine\n" * len(places)
 
 
 @pytest.mark.mount
