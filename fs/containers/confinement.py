@@ -9,6 +9,7 @@ from pydock.fs.containers.rows import C, boolean, own_items, parsed, show_list, 
 from pydock.fs.node import Entry, List, Value
 from pydock.runtime import launching
 from pydock.runtime.confine import capabilities, devices, rlimits, seccomp, sysctls
+from pydock.runtime.confine.seccomp_profile import read_profile
 from pydock.runtime.paths import checked_source
 
 
@@ -17,7 +18,7 @@ async def _store_seccomp(subject: C, text: str | None, caller: int) -> None:
         profile = seccomp.parse(text)
         if profile.startswith("/"):
             checked_source(profile, outside=subject.engine.mountpoint)
-            seccomp.read_profile(Path(profile))
+            read_profile(Path(profile))
         return profile
 
     await subject.container.configuration.change("seccomp", parsed("seccomp", checked, text))
@@ -78,7 +79,8 @@ CONFINEMENT: tuple[Entry[C], ...] = (
         show=lambda c: spec_of(c).seccomp or seccomp.DEFAULT,
         store=_store_seccomp,
         doc="The filter of system calls: ``default`` (docker's allow-list), ``unconfined``, or the absolute path of a profile in "
-        "docker's JSON format.",
+        "docker's JSON format; EINVAL for one that is none, or names an action, a comparison or an architecture that is not known. "
+        "System calls that are not known are passed over.",
     ),
     List(
         name="devices",

@@ -1,8 +1,8 @@
 """System call filters: a profile and a set of capabilities to a BPF program for seccomp(2).
 
-A profile is ``default`` (``seccomp_default``), ``unconfined``, or the absolute path of a JSON file in docker's or OCI's
-format. libseccomp compiles it, in 4 to 25 ms, without loading anything into this process; programs are kept on disk
-by a hash of all that goes into them. Blocking: call it from a thread.
+A profile is ``default``, ``unconfined``, or the absolute path of a JSON file (``seccomp_profile``). libseccomp compiles it, in
+4 to 25 ms, without loading anything into this process; programs are kept on disk by a hash of all that goes into them.
+Blocking: call it from a thread.
 
 System calls that are newer than libseccomp get ENOSYS instead of the profile's EPERM, so that a C library which tries a
 new call first goes on to the old one.
@@ -14,7 +14,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import re
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,84 +22,26 @@ from typing import Final
 
 import msgspec
 from pydock.runtime.confine import seccomp_default
-from pydock.runtime.errors import Failed, Invalid, NotFound, Unsupported
-from pydock.runtime.paths import read_plain
+from pydock.runtime.confine.seccomp_profile import (
+    ACTIONS,
+    COMPARISONS,
+    Argument,
+    Profile,
+    Rule,
+    default_profile,
+    number_of,
+    read_profile,
+    select,
+)
+from pydock.runtime.errors import Failed, Invalid, Unsupported
 
 DEFAULT: Final = "default"
 UNCONFINED: Final = "unconfined"
 
-_ACTIONS: Final = {
-    "SCMP_ACT_KILL": 0x00000000,
-    "SCMP_ACT_KILL_THREAD": 0x00000000,
-    "SCMP_ACT_KILL_PROCESS": 0x80000000,
-    "SCMP_ACT_TRAP": 0x00030000,
-    "SCMP_ACT_ERRNO": 0x00050000,
-    "SCMP_ACT_TRACE": 0x7FF00000,
-    "SCMP_ACT_LOG": 0x7FFC0000,
-    "SCMP_ACT_ALLOW": 0x7FFF0000,
-}
-_COMPARISONS: Final = {
-    "SCMP_CMP_NE": 1,
-    "SCMP_CMP_LT": 2,
-    "SCMP_CMP_LE": 3,
-    "SCMP_CMP_EQ": 4,
-    "SCMP_CMP_GE": 5,
-    "SCMP_CMP_GT": 6,
-    "SCMP_CMP_MASKED_EQ": 7,
-}
-_GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _CTL_OPTIMIZE: Final = (
     8  # SCMP_FLTATR_CTL_OPTIMIZE; 2 is a binary tree, which a system call walks in a tenth of the steps
 )
 _FORMAT: Final = b"pydock seccomp 1\n"
-_EPERM: Final = 1
-_LONGEST: Final = 4 << 20  # bytes of a profile; docker's own has 20 KB
-
-
-class Argument(msgspec.Struct, frozen=True, rename="camel"):
-    """A condition on one argument; for MASKED_EQ *value* is the mask."""
-
-    index: int
-    value: int
-    op: str
-    value_two: int = 0
-
-
-class Condition(msgspec.Struct, frozen=True, rename="camel"):
-    """When a rule is for (or, as ``excludes``, not for) a container; each part that is given must hold."""
-
-    caps: tuple[str, ...] | None = None
-    arches: tuple[str, ...] | None = None
-    min_kernel: str | None = None
-
-
-class Rule(msgspec.Struct, frozen=True, rename="camel"):
-    """What happens to some system calls."""
-
-    action: str
-    names: tuple[str, ...] | None = None
-    name: str = ""
-    errno_ret: int | None = None
-    args: tuple[Argument, ...] | None = None
-    includes: Condition | None = None
-    excludes: Condition | None = None
-
-
-class ArchitectureMap(msgspec.Struct, frozen=True, rename="camel"):
-    """An architecture and those whose programs it also runs."""
-
-    architecture: str
-    sub_architectures: tuple[str, ...] | None = None
-
-
-class Profile(msgspec.Struct, frozen=True, rename="camel"):
-    """A profile as docker's JSON has it; OCI's is the part without conditions."""
-
-    default_action: str
-    default_errno_ret: int | None = None
-    architectures: tuple[str, ...] | None = None
-    arch_map: tuple[ArchitectureMap, ...] | None = None
-    syscalls: tuple[Rule, ...] | None = None
 
 
 def parse(text: str) -> str:
@@ -109,46 +50,6 @@ def parse(text: str) -> str:
     if value not in (DEFAULT, UNCONFINED) and not value.startswith("/"):
         raise Invalid(f'seccomp: "{text}" is neither default, unconfined nor the absolute path of a profile')
     return value
-
-
-def default_profile() -> Profile:
-    """The built-in profile."""
-    allow = "SCMP_ACT_ALLOW"
-    admin = Condition(caps=("CAP_SYS_ADMIN",))
-
-    def when(names: str, condition: Condition) -> Rule:
-        return Rule(allow, tuple(names.split()), includes=condition)
-
-    def argument(name: str, value: int, op: str, excludes: Condition | None = None) -> Rule:
-        return Rule(allow, (name,), args=(Argument(0, value, op),), excludes=excludes)
-
-    return Profile(
-        default_action="SCMP_ACT_ERRNO",
-        default_errno_ret=_EPERM,
-        arch_map=tuple(ArchitectureMap(main, sub) for main, sub in seccomp_default.SUB_ARCHITECTURES.items()),
-        syscalls=(
-            Rule(allow, tuple(seccomp_default.ALLOWED.split())),
-            *(when(names, Condition(min_kernel=kernel)) for kernel, names in seccomp_default.SINCE_KERNEL),
-            *(when(names, Condition(arches=arches)) for arches, names in seccomp_default.BY_ARCHITECTURE),
-            *(when(names, Condition(caps=(capability,))) for capability, names in seccomp_default.BY_CAPABILITY),
-            *(argument("personality", value, "SCMP_CMP_EQ") for value in seccomp_default.PERSONALITIES),
-            argument("socket", seccomp_default.AF_VSOCK, "SCMP_CMP_NE"),
-            argument("clone", seccomp_default.NAMESPACE_FLAGS, "SCMP_CMP_MASKED_EQ", admin),
-            Rule("SCMP_ACT_ERRNO", ("clone3",), errno_ret=seccomp_default.ENOSYS, excludes=admin),
-        ),
-    )
-
-
-def read_profile(path: Path) -> Profile:
-    """A JSON file in docker's or OCI's format."""
-    try:
-        return msgspec.json.decode(read_plain(str(path), _LONGEST), type=Profile)
-    except Invalid as error:
-        raise Invalid(f"seccomp: {error}") from None
-    except msgspec.MsgspecError as error:
-        raise Invalid(f"seccomp: {path} is not a profile in docker's or OCI's format: {error}") from error
-    except OSError as error:
-        raise NotFound(f"seccomp: {path} can't be read: {error.strerror}") from error
 
 
 def compile_filter(
@@ -173,44 +74,6 @@ def compile_filter(
         if path is not None:
             _keep(path, program)
     return program
-
-
-def select(profile: Profile, capabilities: frozenset[str], release: str) -> Profile:
-    """The profile without its conditions: what is left holds for this container on this machine."""
-    machine = platform.machine()
-
-    def holds(condition: Condition, *, default: bool) -> bool:
-        tests = []
-        if condition.caps is not None:
-            wanted = set(condition.caps)
-            tests.append(wanted <= capabilities if default else bool(wanted & capabilities))
-        if condition.arches is not None:
-            tests.append(_GO_ARCHITECTURES.get(machine, machine) in condition.arches)
-        if condition.min_kernel is not None:
-            tests.append(_kernel(release) >= _kernel(condition.min_kernel))
-        if not tests:
-            return default
-        # Docker's reading: every include must hold, any exclude is enough.
-        return all(tests) if default else any(tests)
-
-    rules = tuple(
-        Rule(rule.action, (rule.names or ()) + ((rule.name,) if rule.name else ()), "", rule.errno_ret, rule.args)
-        for rule in profile.syscalls or ()
-        if holds(rule.includes or Condition(), default=True) and not holds(rule.excludes or Condition(), default=False)
-    )
-    architectures = profile.architectures or ()
-    native = f"SCMP_ARCH_{machine.upper()}"
-    for entry in profile.arch_map or ():
-        if entry.architecture == native:
-            architectures += (entry.architecture, *(entry.sub_architectures or ()))
-    return Profile(profile.default_action, profile.default_errno_ret, architectures, None, rules)
-
-
-def _kernel(release: str) -> tuple[int, int]:
-    match = re.match(r"(\d+)\.(\d+)", release)
-    if match is None:
-        raise Invalid(f'seccomp: "{release}" is not a kernel version such as 4.8')
-    return int(match[1]), int(match[2])
 
 
 def _cached(path: Path) -> bytes | None:
@@ -279,7 +142,7 @@ class _Library:
         return f"{found.major}.{found.minor}.{found.micro}".encode()
 
     def compile(self, profile: Profile) -> bytes:
-        default = _action(profile.default_action, profile.default_errno_ret)
+        default = number_of(profile.default_action, profile.default_errno_ret)
         context = self._lib.seccomp_init(default)
         if not context:
             raise Invalid(f"seccomp: {profile.default_action} can't be a profile's default action")
@@ -288,7 +151,7 @@ class _Library:
             # Older libraries don't know it; the program is just slower then.
             self._lib.seccomp_attr_set(context, _CTL_OPTIMIZE, 2)
             for rule in profile.syscalls or ():
-                action = _action(rule.action, rule.errno_ret)
+                action = number_of(rule.action, rule.errno_ret)
                 if action != default:  # which the library takes for a mistake
                     self._add_rule(context, action, rule)
             program = self._export(context)
@@ -314,7 +177,7 @@ class _Library:
             if number == -1:  # newer than the library
                 continue
             for arguments in _alternatives(rule.args or ()):
-                compares = (_Compare * len(arguments))(*(_compare(name, argument) for argument in arguments))
+                compares = (_Compare * len(arguments))(*(_compare(argument) for argument in arguments))
                 result = self._lib.seccomp_rule_add_array(context, action, number, len(arguments), compares)
                 if result < 0:
                     raise Invalid(f"seccomp: the rule for {name} is refused: {os.strerror(-result)}")
@@ -345,7 +208,7 @@ class _Library:
                 _bpf(_JGT, last, 0, 3),
                 _bpf(_JGT, high, 2, 0),
                 _bpf(_JGE, low, 0, 1),
-                _bpf(_RET, _ACTIONS["SCMP_ACT_ERRNO"] | seccomp_default.ENOSYS),
+                _bpf(_RET, ACTIONS["SCMP_ACT_ERRNO"] | seccomp_default.ENOSYS),
             ]
         return b"".join(code)
 
@@ -369,18 +232,8 @@ def _bpf(code: int, operand: int, true: int = 0, false: int = 0) -> bytes:
     return struct.pack("=HBBI", code, true, false, operand)
 
 
-def _action(name: str, errno: int | None) -> int:
-    if name not in _ACTIONS:
-        raise Invalid(f'seccomp: the action "{name}" is none of {", ".join(_ACTIONS)}')
-    if name in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
-        return _ACTIONS[name] | (_EPERM if errno is None else errno & 0xFFFF)
-    return _ACTIONS[name]
-
-
-def _compare(name: str, argument: Argument) -> _Compare:
-    if argument.op not in _COMPARISONS or not 0 <= argument.index <= 5:
-        raise Invalid(f'seccomp: the condition on {name} is unknown: argument {argument.index}, "{argument.op}"')
-    return _Compare(argument.index, _COMPARISONS[argument.op], argument.value, argument.value_two)
+def _compare(argument: Argument) -> _Compare:
+    return _Compare(argument.index, COMPARISONS[argument.op], argument.value, argument.value_two)
 
 
 def _alternatives(arguments: tuple[Argument, ...]) -> Iterator[tuple[Argument, ...]]:

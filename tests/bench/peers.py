@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime.confine import capabilities, masks, seccomp
+from pydock.runtime.confine import capabilities, masks, seccomp_profile
 
 MEMORY: Final = 64 << 20
 PIDS: Final = 100
@@ -15,7 +15,7 @@ PIDS: Final = 100
 
 def oci_filter() -> dict[str, object]:
     """The same filter as the container's, as an OCI runtime wants it."""
-    chosen = seccomp.select(seccomp.default_profile(), capabilities.DEFAULT, platform.release())
+    chosen = seccomp_profile.select(seccomp_profile.default_profile(), capabilities.DEFAULT, platform.release())
     rules = []
     for rule in chosen.syscalls or ():
         values: dict[str, object] = {"names": list(rule.names or ()), "action": rule.action}

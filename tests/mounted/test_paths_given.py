@@ -71,6 +71,19 @@ def test_a_directory_of_a_hundred_thousand_files_is_no_directory_of_devices(make
     assert "more than" in (c / "error").read_text()
 
 
+@pytest.mark.parametrize(("setting", "text"), [("seccomp", "{}"), ("spec.toml", "seccomp = '{}'\n")])
+def test_a_profile_that_can_t_be_compiled_is_refused_when_it_is_named(
+    make: Make, tmp_path: Path, errno_of: ErrnoOf, setting: str, text: str
+) -> None:
+    path = tmp_path / "profile.json"
+    rule = '{"names": ["mkdir", "no_such_call"], "action": "SCMP_ACT_%s"}'
+    c = make()
+    for action, number in (("FOO", errno.EINVAL), ("LOG", 0)):
+        path.write_text(f'{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule % action}]}}')
+        assert errno_of(c / setting, text.format(path)) == number
+        assert ("SCMP_ACT_FOO" in (c / "error").read_text()) == bool(number)
+
+
 @pytest.mark.parametrize("kind", ["fifo", "directory", "endless"])
 def test_a_profile_is_a_plain_file(make: Make, tmp_path: Path, errno_of: ErrnoOf, kind: str) -> None:
     os.mkfifo(tmp_path / "fifo")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydock.runtime.confine import capabilities, seccomp, seccomp_default
+from pydock.runtime.confine.seccomp_profile import read_profile
 from pydock.runtime.errors import Invalid, NotFound
 
 
@@ -81,25 +82,35 @@ def test_changed_profile_is_compiled_anew(tmp_path: Path) -> None:
     assert seccomp.compile_filter(path, (), cache) != first
 
 
+def rule(**changes: object) -> dict[str, object]:
+    return {"syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_KILL"} | changes]}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "word"),
     [
-        {"defaultAction": "SCMP_ACT_MAYBE"},
-        {"defaultAction": 7},
-        {"syscalls": [{"names": ["mkdir"], "action": "ALLOW"}]},
-        {"syscalls": [{"names": ["mkdir"]}]},
-        {"syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_KILL", "args": [{"index": 6, "value": 0, "op": "x"}]}]},
-        {"architectures": ["SCMP_ARCH_PDP11"]},
-        {
-            "syscalls": [
-                {"names": ["mkdir"], "action": "SCMP_ACT_KILL", "includes": {"minKernel": "new"}},
-            ]
-        },
+        ({"defaultAction": "SCMP_ACT_MAYBE"}, '"SCMP_ACT_MAYBE"'),
+        ({"defaultAction": 7}, "defaultAction"),
+        (rule(action="ALLOW"), '"ALLOW"'),
+        (rule(action="SCMP_ACT_FOO", includes={"caps": ["CAP_NONE"]}), '"SCMP_ACT_FOO"'),
+        ({"syscalls": [{"names": ["mkdir"]}]}, "action"),
+        (rule(args=[{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]), "argument 6"),
+        (rule(args=[{"index": 0, "value": 0, "op": "SCMP_CMP_X"}], includes={"arches": ["pdp11"]}), '"SCMP_CMP_X"'),
+        ({"architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_PDP11"]}, '"SCMP_ARCH_PDP11"'),
+        ({"archMap": [{"architecture": "SCMP_ARCH_ARM", "subArchitectures": ["SCMP_ARCH_VAX"]}]}, '"SCMP_ARCH_VAX"'),
+        (rule(includes={"minKernel": "new"}), '"new"'),
     ],
 )
-def test_profile_that_is_none_is_invalid(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(Invalid, match=r"^seccomp: "):
-        seccomp.compile_filter(profile(tmp_path / "p.json", **changes), ())
+def test_profile_with_a_word_that_means_nothing_is_invalid(
+    tmp_path: Path, changes: dict[str, object], word: str
+) -> None:
+    with pytest.raises(Invalid, match=f"^seccomp: .*{word}"):
+        read_profile(Path(profile(tmp_path / "p.json", **changes)))
+
+
+def test_profile_for_other_machines_is_read(tmp_path: Path) -> None:
+    others = [{"architecture": "SCMP_ARCH_LOONGARCH64", "subArchitectures": ["SCMP_ARCH_SHEB"]}]
+    assert seccomp.compile_filter(profile(tmp_path / "p.json", archMap=others), ())
 
 
 def test_profile_that_is_no_json_is_invalid(tmp_path: Path) -> None:
