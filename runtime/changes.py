@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pydock.runtime import syscalls, systemd
+from pydock.runtime.record import Record
 from pydock.runtime.spec import Spec
 from pydock.runtime.volumes import Tmpfs, Volume
 
@@ -63,11 +64,16 @@ def report(changes: Iterable[Change]) -> str:
     return "".join(f"{change}\n" for change in changes)
 
 
-def mounted_on(spec: Spec) -> tuple[str, ...]:
-    """Where something is mounted in a container with these settings."""
+def mounted_on(spec: Spec, record: Record) -> tuple[str, ...]:
+    """Where something is mounted in a container with these settings, or was on its writable layer."""
     targets = [Volume.parse(item).target for item in spec.volumes or ()]
     targets += [Tmpfs.parse(item).target for item in spec.tmpfs or ()]
-    return (*MOUNTED, *targets, *(item.target for item in (systemd.tmpfs(targets) if spec.systemd else ())))
+    return (
+        *MOUNTED,
+        *record.places,
+        *targets,
+        *(item.target for item in (systemd.tmpfs(targets) if spec.systemd else ())),
+    )
 
 
 def changes(upper: int, lower: int, targets: Iterable[str]) -> list[Change]:

@@ -65,6 +65,7 @@ class MountedVolumes:
         """It is about to be started with *items*, as *launch* has them."""
         places = {volume.target: fds[volume.source] for volume in launch.volumes}
         self._record.mounts = {item: _ids(places[Volume.parse(item).target]) for item in items}
+        self._record.mount_at([*(Volume.parse(item).target for item in items), *(item.target for item in launch.tmpfs)])
         self._record.mounting = False
 
     def ended(self) -> None:
@@ -111,6 +112,7 @@ class MountedVolumes:
                 opened = await self._opened(new, stack)
                 known = dict(self._record.mounts)
                 self._record.mounts = known | {item: _ids(fd) for item, (fd, _) in opened.items()}
+                self._record.mount_at(Volume.parse(item).target for item in opened)
                 self._record.mounting = True
                 await self._file.save()
                 removed = [known[item] for item in gone if item in known]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -60,6 +60,9 @@ class Record(Life):
     layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image
     mounts: dict[str, list[int]] = field(default_factory=dict)  # of the run: by volume, as written, its mount's ids
+    places: tuple[
+        str, ...
+    ] = ()  # where something was mounted since the writable layer was made: it has directories for that
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
     limiting: bool = False  # the limits of its cgroup are being changed: a death now leaves open which are in force
@@ -78,6 +81,10 @@ class Record(Life):
     def take(self, run: Run) -> None:
         Life.take(self, run)
         self.health, self.failing = "", 0
+
+    def mount_at(self, places: Iterable[str]) -> None:
+        """Something is about to be mounted at *places*."""
+        self.places = tuple(dict.fromkeys((*self.places, *places)))
 
     def publish(self, ports: tuple[str, ...]) -> None:
         """Its run has these *ports* from now on."""
@@ -128,7 +135,7 @@ def record_of(values: Mapping[str, object]) -> Record:
     known = {each.name for each in dataclasses.fields(Record)}
     record = Record(**cast("dict[str, str]", {key: each for key, each in values.items() if key in known}))  # type: ignore[arg-type]
     record.layers, record.namespaces = tuple(record.layers), tuple(record.namespaces)
-    record.ports = tuple(record.ports)
+    record.ports, record.places = tuple(record.ports), tuple(record.places)
     record.defaults = {key: tuple(each) if isinstance(each, list) else each for key, each in record.defaults.items()}
     return record
 

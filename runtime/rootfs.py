@@ -262,6 +262,7 @@ class RootFilesystem:
         if self._record.layers:
             await trio.to_thread.run_sync(self._delete)
             self._record.layers, self._record.image_id, self._record.defaults = (), "", {}
+            self._record.places = ()
 
     async def close(self) -> None:
         """Let go of the union; the writable layer stays."""

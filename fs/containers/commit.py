@@ -210,7 +210,7 @@ def _root(container: Container) -> tuple[making.Source, Defaults]:
         raise Unsupported(f"commit: the image {host.NAME} is the machine's own /usr, which is in no image")
     upper = container.root.upper if container.record.layers and container.root.upper.is_dir() else None
     layers = tuple(Path(layer) for layer in source.layers)
-    return making.Source(source.id, layers, upper, mounted_on(container.spec)), source.defaults
+    return making.Source(source.id, layers, upper, mounted_on(container.spec, container.record)), source.defaults
 
 
 async def commit(subject: ContainerSubject, words: tuple[str, ...]) -> str:

@@ -30,7 +30,7 @@ def _changes(container: Container) -> str:
     try:
         lower = container.engine.images.union(layers, None, None)
         try:
-            return report(changes(upper, lower, mounted_on(spec)))
+            return report(changes(upper, lower, mounted_on(spec, container.record)))
         finally:
             os.close(lower)
     finally:

@@ -139,6 +139,27 @@ def test_a_read_only_volume_can_t_be_written(running: Path, source: Path) -> Non
         (inside(running) / "v/x").touch()
 
 
+def test_what_was_made_to_mount_on_is_no_change_afterwards_either(own_engine: Engine, source: Path) -> None:
+    own_engine.sh(
+        f"cd containers; mkdir c; cd c; echo busybox > image; echo {source}:/first/mp > volumes; echo /memory > tmpfs;"
+        f"""echo "sh -c 'mkdir /own; sleep 1000'" > command; echo start > ctl; until grep -q own changes; do sleep 0.01; done;"""
+        f"echo {source}:/mp/x >> volumes; echo {source}/file:/file >> volumes; : > volumes"
+    )
+    c = own_engine.tree / "containers/c"
+    assert (c / "changes").read_text() == "A /own\n"
+    own_engine.kill()
+    own_engine.start()
+    assert (c / "changes").read_text() == "A /own\n"
+    (c / "ctl").write_text("kill")
+    (c / "tmpfs").write_text("")
+    assert (c / "changes").read_text() == "A /own\n"
+    (c / "ctl").write_text("reset")
+    (c / "command").write_text("mkdir -p /mp/x")
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "changes").read_text() == "A /mp\nA /mp/x\n"
+
+
 @pytest.mark.parametrize("privileged", ["0", "1"])
 def test_no_link_leads_a_volume_into_proc(make: Make, source: Path, errno_of: ErrnoOf, privileged: str) -> None:
     script = "ln -s /proc /lp; ln -s /proc/cpuinfo /ci; ln -s / /top; exec sleep 1000"
