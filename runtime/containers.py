@@ -23,6 +23,7 @@ from pydock.runtime.engine import Engine, persistently
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound, PydockError
 from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
+from pydock.runtime.launching import remove_files
 from pydock.runtime.logger.client import Logger
 from pydock.runtime.monitor.protocol import Exit, read_exits
 from pydock.runtime.network.words import DEFAULT, joined, named
@@ -291,7 +292,7 @@ class Containers:
             if self._process(gone.id) is None:
                 await self.engine.monitor.forget(gone.id, gone.pid)
         await self.let_go()
-        await trio.to_thread.run_sync(self._clear_run)
+        await trio.to_thread.run_sync(self._clear_runs)
         await self.engine.attachments.store.forget_all_but(self._by_id)
         await self._readdress()
         self.engine.adopted.set()
@@ -318,14 +319,16 @@ class Containers:
             if identity not in running:
                 await self.engine.logger.unfollow(identity)
 
-    def _clear_run(self) -> None:
-        """Remove what is left in the run directory of containers that do not run."""
+    def _clear_runs(self) -> None:
+        """Remove what runs have left of processes that do not run."""
         living = {process.id for process in self._processes() if process.running}
-        for place in ("io", "etc"):
-            directory = self.engine.run / place
-            for path in directory.iterdir() if directory.is_dir() else ():
-                if path.name not in living:
-                    shutil.rmtree(path, ignore_errors=True)
+        directory = self.engine.run / "io"
+        for path in directory.iterdir() if directory.is_dir() else ():
+            if path.name not in living:
+                shutil.rmtree(path, ignore_errors=True)
+        for container in self:
+            if container.id not in living:
+                remove_files(container.runs.place.files)
 
     async def take_exits(self) -> None:
         """Take note of every exit that the monitor tells, until cancelled."""

@@ -19,7 +19,7 @@ from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccom
 from pydock.runtime.engine import Defaults
 from pydock.runtime.errors import Invalid
 from pydock.runtime.monitor import launch as plain
-from pydock.runtime.network.etc import Etc, texts
+from pydock.runtime.network.etc import HOSTNAME, HOSTS, RESOLVER, Etc, texts
 from pydock.runtime.network.words import joined, memberships
 from pydock.runtime.shifting import Shift
 from pydock.runtime.spec import Spec
@@ -35,7 +35,7 @@ class Place:
     """Where one container lives on the machine."""
 
     id: str
-    files: Path  # generated files of /etc
+    files: Path  # where its files of /etc are, while it runs
     mountpoint: str  # what no source may lead into
     seccomp_cache: Path
     volumes: Path  # the named ones
@@ -99,29 +99,27 @@ def hostname(spec: Spec, identity: str) -> str:
 
 
 def _etc(place: Place, spec: Spec, given: Given) -> list[tuple[str, str]]:
-    """/etc/hostname, /etc/hosts and /etc/resolv.conf, which docker gives every container."""
-    try:
-        os.mkdir(place.files, 0o755)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        os.makedirs(place.files, 0o755)
+    """/etc/hostname, /etc/hosts and /etc/resolv.conf, which docker gives every container; new ones, whatever a death has left.
+
+    They are on disk, as the container may write as much into them as into any other file of its own.
+    """
     name = hostname(spec, place.id)
     made = []
-    for target, text in {"hostname": f"{name}\n", **texts(name, given.etc, spec.hosts, spec.dns)}.items():
+    for target, text in {HOSTNAME: f"{name}\n", **texts(name, given.etc, spec.hosts, spec.dns)}.items():
         file = f"{place.files}/{target}"
-        with open(file, "wb") as out:
+        with suppress(FileNotFoundError):
+            os.unlink(file)
+        with open(file, "xb") as out:
             out.write(text.encode())
         made.append((file, f"/etc/{target}"))
     return made
 
 
 def remove_files(files: Path) -> None:
-    """What ``prepare`` has written for a container, in ``Place.files``. What can't be removed is written over the next time."""
-    with suppress(OSError):
-        for name in os.listdir(files):
+    """What ``prepare`` has written for a container, in ``Place.files``. Blocks: a container may have made much of it."""
+    for name in (HOSTNAME, HOSTS, RESOLVER):
+        with suppress(OSError):  # the next start makes them anew
             os.unlink(f"{files}/{name}")
-        os.rmdir(files)
 
 
 def namespaces(spec: Spec) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class Runs:
         engine, identity = container.engine, container.id
         self.place = launching.Place(
             identity,
-            engine.run / "etc" / identity,
+            container.directory,
             engine.mountpoint,
             engine.root / "cache" / "seccomp",
             engine.volumes.directory,
@@ -198,10 +198,7 @@ class Runs:
         container = self._container
         container.volumes.ended()
         await container.network.unpublish()
-        if container.spec.systemd or container.spec.privileged or frozen(container.cgroup):
-            kills = await trio.to_thread.run_sync(self._clear)
-        else:  # some calls on file systems in memory: a thread's turn takes longer
-            kills = self._clear()
+        kills = await trio.to_thread.run_sync(self._clear)
         if kills > 0:
             limit = await trio.to_thread.run_sync(container.cgroup.read, "memory.max")
             container.failed(

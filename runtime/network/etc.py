@@ -11,6 +11,7 @@ from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import quote
 from pydock.runtime.network.words import checked_host
 
+HOSTNAME: Final = "hostname"
 HOSTS: Final = "hosts"
 RESOLVER: Final = "resolv.conf"
 _LOCAL: Final = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"

@@ -370,11 +370,13 @@ def left_behind(engine: Engine) -> list[str]:
     for key in ids - alive:
         if pids := hierarchy.cgroup(key).procs():
             left.append(f"processes in {key}: {pids}")
-    for place in ("io", "etc", "roots"):
+    for place in ("io", "roots"):
         directory = engine.run / place
         there = {path.name.partition(".")[0] for path in directory.iterdir()} if directory.is_dir() else set()
         if stray := there - (alive if place != "roots" else ids):
             left.append(f"{place}: {[(key, states.get(key)) for key in stray]}")
+    for key in ids - alive:
+        left += [f"a file of /etc: {path}" for path in (engine.root / "containers" / key).glob("hos*")]
     left += [f"half written: {path}" for path in engine.root.rglob("*.new")]
     return left
 

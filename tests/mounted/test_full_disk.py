@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import time
@@ -124,7 +125,10 @@ def test_what_ends_by_itself_is_started_again_when_there_is_room(small_engine: E
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "pydockd-dies"])
 def test_an_exit_is_told_though_it_can_t_be_written_down(small_engine: Engine, running: Path, killed: bool) -> None:
-    with small_engine.filled():
+    inside = Path(f"/proc/{(running / 'pid').read_text().strip()}/root/etc")
+    with contextlib.ExitStack() as held, small_engine.filled():
+        for name in ("hosts", "hostname", "resolv.conf"):  # whose room its end would free
+            held.enter_context(open(inside / name))
         (running / "stdin").write_text("end\n")
         assert (running / "wait").read_text() == "3\n"
         assert "could not be written down" in (running / "error").read_text()

@@ -235,7 +235,7 @@ def test_names_follow_what_becomes_of_containers(
     renamed = b.rename(b.with_name("c"))
     assert (answers(a, gateway, "b"), answers(a, gateway, "c")) == (elsewhere, (0, {address}))
     identity = (renamed / "id").read_text().strip()
-    assert f"{address}\t{identity[:12]} c\n" in (engine.run / "etc" / identity / "hosts").read_text()
+    assert f"{address}\t{identity[:12]} c\n" in (engine.root / "containers" / identity / "hosts").read_text()
     (renamed / "network").write_text("front\nback\n")
     (a / "network").write_text("front\nback\n")
     assert answers(a, gateways(back)[0], "c") == (0, {addresses(renamed, "back")[0]})

@@ -341,7 +341,7 @@ def test_dns_of_the_options_is_asked_instead(etc: Path, own_engine: Engine, upst
     for key, text in (("image", "busybox"), ("command", "sleep 1000"), ("network", "front"), ("ctl", "start")):
         (a / key).write_text(text)
     assert dig(a, f"@{gateway}", "example.com", "+short") == "192.0.2.53\n"
-    kept = own_engine.run / "etc" / (a / "id").read_text().strip() / "resolv.conf"
+    kept = own_engine.root / "containers" / (a / "id").read_text().strip() / "resolv.conf"
     assert kept.read_text().endswith("\noptions ndots:0\n")  # db is asked for before db.example.org
     (etc / "pydock.toml").write_text('dns = ["127.0.0.51"]\n')
     (own_engine.tree / "ctl").write_text("reload")
