@@ -210,7 +210,7 @@ def prepare(
     for path, target in _etc(place, spec, given):
         if given.shift is not None:
             os.chown(path, given.shift.ids.uid, given.shift.ids.gid)
-        mounts.append(plain.Volume(owned(_cloned(path)), target, False))
+        mounts.append(plain.Volume(owned(_cloned(path)), target, False, read_only=bool(spec.readonly)))
     for text in spec.volumes or ():
         volume = volumes.Volume.parse(text)
         volumes.checked_target(volume.target)

@@ -115,7 +115,9 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
         "(``reset`` discards it).",
     ),
     boolean(
-        "readonly", "1 makes the root file system read-only; volumes and tmpfs stay as they are. The default is 0."
+        "readonly",
+        "1 makes the root file system read-only, with /etc/hosts, hostname and resolv.conf; volumes and tmpfs stay as they are. "
+        "The default is 0.",
     ),
     List(
         name="tmpfs",

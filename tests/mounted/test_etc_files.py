@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from conftest import Engine
 
@@ -43,6 +45,24 @@ def test_what_a_container_writes_into_them_is_room_of_the_disk_and_free_at_its_e
     (c / "ctl").write_text("kill")
     assert kept(small_engine) == []
     assert os.statvfs(small_engine.root).f_bfree > before - (1 << 20) // 4096
+
+
+@pytest.mark.parametrize(("readonly", "options", "code"), [("0", "rw", "0\n"), ("1", "ro", "1\n")])
+def test_they_are_as_read_only_as_the_root(make: Make, readonly: str, options: str, code: str) -> None:
+    c = make(command="sh -c 'grep \" /etc/\" /proc/mounts; echo >> /etc/hosts'", readonly=readonly)
+    (c / "ctl").write_text("start")
+    assert (c / "wait").read_text() == code
+    lines = [line.split() for line in (c / "log").read_text().splitlines() if not line.startswith("sh: ")]
+    assert [(line[1], line[3].split(",")[0]) for line in lines] == [
+        (f"/etc/{name}", options) for name in ("hostname", "hosts", "resolv.conf")
+    ]
+
+
+def test_one_that_is_read_only_is_told_news(make: Make) -> None:
+    c = make(command="sleep 1000", readonly="1")
+    (c / "ctl").write_text("start")
+    (c / "hosts").write_text("web 192.0.2.80\n")
+    assert inside(c, "hosts").read_text().endswith("192.0.2.80\tweb\n")
 
 
 def test_they_outlive_pydockd_and_are_told_news_by_the_next(own_engine: Engine) -> None:
