@@ -108,6 +108,8 @@ CONFINEMENT: tuple[Entry[C], ...] = (
         store=store_list("sysctls"),
         key=_name,
         doc="Kernel parameters of the container's own namespaces, NAME=VALUE a line: kernel.msg*, kernel.sem, kernel.shm*, "
-        "fs.mqueue.*, and net.* unless the network is the host's or another container's.",
+        "fs.mqueue.*, and net.* unless the network is the host's or another container's. Where net.* can be set, and nothing else is, "
+        "net.ipv4.ip_unprivileged_port_start is 0 (any user may listen at any port) and, without userns, net.ipv4.ping_group_range is "
+        "``0 2147483647`` (and may ping without NET_RAW), as in docker; what is shown here is what was set.",
     ),
 )

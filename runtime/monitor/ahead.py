@@ -41,6 +41,9 @@ def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
     kinds = tuple(kind for kind in new if kind not in _LATER)
     outside = _mount_namespace()
     syscalls.unshare(identity.flags_of(kinds))
+    context = Context(Launch("", ()), [], run_directory, lambda _: None)
+    if "net" in kinds:
+        identity.BeginNetwork().execute(context)  # while the machine's /proc is in sight
     inside = _mount_namespace()
     syscalls.mount("", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     root = new_mount("tmpfs", mounts.PLAIN, (("mode", "755"), ("size", "64k")))
@@ -50,11 +53,10 @@ def prepare(new: tuple[str, ...], run_directory: str) -> Ready:
     mounts.take_as_root(root)
     for name in ("proc", "dev", "sys", _CGROUPS):
         os.mkdir(name, 0o755, dir_fd=root)
-    context = Context(Launch("", ()), [], run_directory, lambda _: None)
     context.root = root
     steps: list[Step] = [mounts.MountDev(), mounts.MountPts(), mounts.MountShm(DEFAULT_SHM), mounts.MountMqueue()]
     if "net" in kinds:
-        steps += [identity.RaiseLoopback(), mounts.MountSys(True), Mask(in_sys(masks.MASKED))]
+        steps += [mounts.MountSys(True), Mask(in_sys(masks.MASKED))]
     for step in steps:
         step.execute(context)
     syscalls.setns(outside, syscalls.CLONE_NEWNS)

@@ -14,6 +14,7 @@ import struct
 from typing import NamedTuple
 
 from pydock.runtime import syscalls
+from pydock.runtime.confine.network import set_defaults
 from pydock.runtime.confine.user import resolve
 from pydock.runtime.monitor.inside import make_inside, open_inside, read_inside
 from pydock.runtime.monitor.launch import Join, Rlimit
@@ -155,13 +156,16 @@ class TakeRoot(NamedTuple):
         context.open_root()
 
 
-class RaiseLoopback(NamedTuple):
-    """Sets lo of the new network namespace up; the addresses come by themselves."""
+class BeginNetwork(NamedTuple):
+    """Sets lo of the new network namespace up, whose addresses come by themselves, and the parameters that are not the kernel's."""
+
+    own_users: bool = False
 
     def describe(self) -> str:
-        return "set lo up"
+        return "begin the network"
 
     def execute(self, context: Context) -> None:
+        set_defaults(own_users=self.own_users)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             request = struct.pack("=16sH22x", b"lo", 0)
             (flags,) = struct.unpack_from("=H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)

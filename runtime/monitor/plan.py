@@ -43,7 +43,7 @@ def first_steps(launch: Launch, ready: Ready = NOTHING_READY) -> list[Step]:
     if new:
         steps.append(identity.UnshareNamespaces(new))
     if "net" in launch.new and "net" not in ready.namespaces:
-        steps.append(identity.RaiseLoopback())
+        steps.append(identity.BeginNetwork("user" in launch.new))
     if launch.usual:
         steps.append(identity.LimitCapabilities(launch.capabilities))
     if "mnt" in ready.namespaces:

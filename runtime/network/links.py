@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydock.runtime import syscalls
+from pydock.runtime.confine.network import set_defaults
 from pydock.runtime.network import netlink
 from pydock.runtime.network.addresses import Interface, Network, mac_of
 from pydock.runtime.network.netlink import Talk
@@ -91,7 +92,7 @@ class Pair:
 
 
 def new_namespace() -> int:
-    """A network namespace with nothing but lo, which is up; a descriptor, which keeps it alive."""
+    """A network namespace with nothing but lo, which is up, and a container's parameters; a descriptor, which keeps it alive."""
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         syscalls.unshare(syscalls.CLONE_NEWNET)
@@ -99,6 +100,7 @@ def new_namespace() -> int:
             made = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
             with Talk() as talk:
                 talk.ask(netlink.up(_LOOPBACK))
+            set_defaults()
         finally:
             syscalls.setns(own, syscalls.CLONE_NEWNET)
     finally:

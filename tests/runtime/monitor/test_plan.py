@@ -97,8 +97,8 @@ def test_a_volume_replaces_the_usual_mount(target: str, missing: set[str]) -> No
     assert set(described(plain)) - set(described(replaced)) == missing
 
 
-def test_a_new_network_namespace_gets_its_loopback() -> None:
-    assert "set lo up" in described(Launch("c", ("true",), root=0))
+def test_a_new_network_namespace_gets_its_loopback_and_parameters() -> None:
+    assert "begin the network" in described(Launch("c", ("true",), root=0))
 
 
 def test_a_process_in_a_container_that_exists_mounts_nothing() -> None:
