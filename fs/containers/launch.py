@@ -81,7 +81,7 @@ LAUNCH: tuple[Entry[C], ...] = (
         name="init",
         show=show_boolean("init"),
         store=store_field("init", _init),
-        doc="1 runs the command below a reaper, as process 1, that hands signals on to it: the machine's catatonit or tini, seen as "
+        doc="1 runs the command below a reaper, as process 1, that hands signals on to it: the machine's tini or catatonit, seen as "
         f"{reaper.TARGET} inside. EOPNOTSUPP when the machine has none. The default is 0.",
     ),
     boolean(

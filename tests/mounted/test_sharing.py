@@ -221,17 +221,6 @@ def test_the_report_of_processes_shows_the_container_s_own(make: Make) -> None:
     assert [line.split()[0] for line in lines] == [(c / "pid").read_text().strip()]
 
 
-def test_init_reaps_and_hands_on_signals_and_the_exit_code(make: Make) -> None:
-    c = make(command="sh -c 'trap \"exit 5\" TERM; echo $$; (sleep 0 &); while :; do sleep 0.01; done'", init="1")
-    (c / "ctl").write_text("start")
-    pid = (c / "pid").read_text().strip()
-    assert Path(f"/proc/{pid}/cmdline").read_text().startswith("/sbin/docker-init\0--\0sh\0")
-    while (c / "log").read_text() != "2\n":
-        assert (c / "state").read_text() == "running\n"
-    (c / "ctl").write_text("stop 100")
-    assert (c / "exit_code").read_text() == "5\n"
-
-
 def test_oom_score_adj_is_live_and_the_container_s_own(make: Make) -> None:
     c = make(command="sh -c 'sleep 1000 & wait'", oom_score_adj="300")
     (c / "ctl").write_text("start")
