@@ -187,7 +187,7 @@ class Container:
         await self.restarts.stop()
         if seconds is None:
             seconds = STOP_TIMEOUT if self.spec.stop_timeout is None else self.spec.stop_timeout
-        self.process.send_signal(parse_signal(launching.stop_signal(self.spec, self.defaults())))
+        await self.runs.send_signal(parse_signal(launching.stop_signal(self.spec, self.defaults())))
         if self.state == "paused":
             await self.pauses.thaw()
         with trio.move_on_after(seconds):
@@ -221,7 +221,7 @@ class Container:
         down, end = self._running(), self.process.end
         if final:
             await self.restarts.stop()
-        self.process.send_signal(number)
+        await self.runs.send_signal(number)
         self.engine.events.publish("container", self.name, "kill", signal=spec_.print_signal(number))
         if number == signal.SIGKILL and self.state == "paused":
             await self.pauses.thaw()

@@ -247,7 +247,8 @@ def prepare(
     told = systemd.env(place.id) if spec.systemd else ()
     launch = plain.Launch(
         id=place.id,
-        argv=((reaper.TARGET, "--") if spec.init else ()) + argv(spec, defaults),
+        argv=(reaper.WORDS if spec.init else ()) + argv(spec, defaults),
+        reaper=len(reaper.WORDS) if spec.init else 0,
         env=environment((*told, *(defaults.env if spec.env is None else spec.env)), hostname(spec, place.id)),
         workdir=workdir(spec, defaults),
         user=spec.user if spec.user is not None else defaults.user,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import trio
-from pydock.runtime import launching, sharing, systemd
+from pydock.runtime import launching, reaper, sharing, systemd
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.confine.user import resolve
 from pydock.runtime.confine.userns import AUTO, IdMap, in_force
@@ -222,6 +223,13 @@ class Runs:
                 await agree()
             except (PydockError, OSError) as error:
                 container.failed(f"{what}: not as they were set: {getattr(error, 'strerror', None) or error}")
+
+    async def send_signal(self, number: int) -> None:
+        """Signal its first process; nothing when it has just gone."""
+        container = self._container
+        if container.spec.init and number not in (signal.SIGKILL, signal.SIGSTOP):
+            await reaper.taking_signals(container.record.pid)
+        container.process.send_signal(number)
 
     def shares_pids(self) -> bool:
         """Whether its PID namespace is not its own."""

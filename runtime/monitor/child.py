@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 from typing import NoReturn
 
@@ -58,6 +59,9 @@ def run(launch: Launch, fds: list[int], run_directory: str, pipe: int, ready: Re
         perform(steps)
         env = environment(launch, context.home)
         paths = candidates(launch.argv[0], env["PATH"])
+        if launch.reaper:
+            step = f"exec {launch.argv[launch.reaper]}"
+            look_for(launch.argv[launch.reaper], env["PATH"], context)
         perform([last])
         step = f"exec {launch.argv[0]}"
         syscalls.close_range(3, _HIGHEST_FD, _CLOSE_RANGE_CLOEXEC)
@@ -143,6 +147,34 @@ def candidates(command: str, path: str) -> list[str]:
     return [*(path for path in paths if os.access(path, os.F_OK)), *paths]
 
 
+def look_for(command: str, path: str, context: Context) -> None:
+    """The OSError that ``become`` would raise for a *command* which a reaper is to execute, as far as the user can see that by looking.
+
+    With root's capabilities for root, and before there is a filter of system calls, as for ``candidates``: so what is found may be
+    refused yet, which the reaper tells.
+    """
+    groups = os.getgroups()
+    os.setgroups(context.groups)
+    os.setegid(context.gid)
+    os.seteuid(context.uid)
+    try:
+        denied = False
+        for each in candidates(command, path):
+            try:
+                if stat.S_ISREG(os.stat(each).st_mode) and os.access(each, os.X_OK, effective_ids=True):
+                    return
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:
+                pass
+            denied = True
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+    raise _refusal(command, denied)
+
+
 def become(argv: tuple[str, ...], env: dict[str, str], paths: list[str]) -> NoReturn:
     """execve(2) of the first of *paths* that can be. OSError with words for a person."""
     command = argv[0]
@@ -158,9 +190,13 @@ def become(argv: tuple[str, ...], env: dict[str, str], paths: list[str]) -> NoRe
             denied = True
         except OSError as error:
             raise OSError(error.errno, _words(error, path)) from None
+    raise _refusal(command, denied)
+
+
+def _refusal(command: str, denied: bool) -> OSError:
     if denied:
-        raise OSError(errno.EACCES, f'command "{command}" is not an executable file, or the user may not execute it')
-    raise OSError(errno.ENOENT, f'command "{command}" not found in the image')
+        return OSError(errno.EACCES, f'command "{command}" is not an executable file, or the user may not execute it')
+    return OSError(errno.ENOENT, f'command "{command}" not found in the image')
 
 
 def _words(error: OSError, path: str) -> str:

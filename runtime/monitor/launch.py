@@ -103,6 +103,7 @@ class Launch(NamedTuple):
 
     id: str
     argv: tuple[str, ...]
+    reaper: int = 0  # how many words of argv are a reaper's, before the command, which is looked for as well
     env: tuple[str, ...] = ()  # NAME=VALUE; of several with one name the last counts
     workdir: str = "/"  # inside; with *root* it is made if it is missing
     user: str = ""  # USER[:GROUP], names or numbers, by the container's own /etc/passwd and /etc/group
