@@ -57,6 +57,11 @@ def capability_names(spec: Spec) -> tuple[str, ...]:
     return capabilities.in_order(capabilities.DEFAULT) if spec.capabilities is None else spec.capabilities
 
 
+def seccomp_profile(spec: Spec) -> str:
+    """What was set; unset it is the default, which privileged lifts."""
+    return spec.seccomp or (seccomp.UNCONFINED if spec.privileged else seccomp.DEFAULT)
+
+
 def entrypoint(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
     """What was set, or the image's."""
     return defaults.entrypoint if spec.entrypoint is None else spec.entrypoint
@@ -304,16 +309,17 @@ def _cloned(path: str) -> int:
 
 
 def confinement(spec: Spec, place: Place, *, privileged: bool) -> tuple[int, int | None]:
-    """The mask of capabilities, and a file with the filter of system calls (the caller's to close) if there is to be one."""
-    if privileged:
-        return capabilities.bounding(), None
-    names = capability_names(spec)
-    program = _filter(spec.seccomp or seccomp.DEFAULT, names, place.seccomp_cache)
+    """The mask of capabilities, all when the process is *privileged*; and a file with the filter of system calls (the caller's to
+    close) if there is to be one: the container's own, whatever the process is, as in docker."""
+    everything = capabilities.bounding()
+    names = capabilities.in_order(capabilities.from_mask(everything)) if spec.privileged else capability_names(spec)
+    mask = everything if privileged else capabilities.mask(names)
+    program = _filter(seccomp_profile(spec), names, place.seccomp_cache)
     if not program:
-        return capabilities.mask(names), None
+        return mask, None
     fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
     os.write(fd, program)
-    return capabilities.mask(names), fd
+    return mask, fd
 
 
 def environment(env: tuple[str, ...], name: str) -> tuple[str, ...]:

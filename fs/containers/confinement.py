@@ -61,7 +61,8 @@ def _name(item: str) -> str:
 CONFINEMENT: tuple[Entry[C], ...] = (
     boolean(
         "privileged",
-        "1 lifts the confinement: all capabilities, all devices, no seccomp filter, nothing masked. The default is 0.",
+        "1 lifts the confinement: all capabilities, all devices, nothing masked, and no seccomp filter unless seccomp is "
+        "set. The default is 0.",
     ),
     boolean("no_new_privileges", "1 keeps set-user-ID programs from gaining privileges (prctl(2)). The default is 0."),
     List(
@@ -76,11 +77,12 @@ CONFINEMENT: tuple[Entry[C], ...] = (
     ),
     Value(
         name="seccomp",
-        show=lambda c: spec_of(c).seccomp or seccomp.DEFAULT,
+        show=lambda c: launching.seccomp_profile(spec_of(c)),
         store=_store_seccomp,
         doc="The filter of system calls: ``default`` (docker's allow-list), ``unconfined``, or the absolute path of a profile in "
         "docker's JSON format; EINVAL for one that is none, or names an action, a comparison or an architecture that is not known. "
-        "System calls that are not known are passed over.",
+        "System calls that are not known are passed over. Unset it is default, and unconfined with privileged; what is set holds "
+        "with privileged, too, and for every process in exec/, as in docker.",
     ),
     List(
         name="devices",

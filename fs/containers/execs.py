@@ -137,7 +137,9 @@ _TABLE: tuple[Entry[E], ...] = (
         doc="The working directory inside; ENOENT at the start if it is not there. Unset it shows the container's; empty it is /.",
     ),
     _boolean("tty", "1 gives it a terminal, console, and TERM=xterm unless env has one. The default is 0."),
-    _boolean("privileged", "1 gives it all capabilities and no filter of system calls. The default is 0."),
+    _boolean(
+        "privileged", "1 gives it all capabilities; the filter of system calls stays the container's. The default is 0."
+    ),
     Control(
         name="ctl",
         doc="Commands, one a line, as of the container.",
