@@ -186,8 +186,8 @@ SURROUNDINGS: tuple[Entry[C], ...] = (
     _names(
         "dns",
         etc.parse_server,
-        "Addresses of DNS servers, one a line, that come behind those of its networks in /etc/resolv.conf. Live: the file is written "
-        "anew, whatever the container has made of it.",
+        "Addresses of DNS servers, one a line, that come behind the one of its networks in /etc/resolv.conf, for when that fails; most "
+        "programs ask three in all. Live: the file is written anew, whatever the container has made of it.",
     ),
     _names(
         "hosts",

@@ -26,7 +26,7 @@ class Etc:
 
     machine: bool = False
     own: tuple[tuple[str, str], ...] = ()  # addresses and names of the container's own
-    gateways: tuple[str, ...] = ()  # that answer for its network
+    gateway: str = ""  # that answers for its networks
 
 
 def texts(name: str, etc: Etc, extra: tuple[str, ...] | None, servers: tuple[str, ...] | None) -> dict[str, str]:
@@ -35,8 +35,9 @@ def texts(name: str, etc: Etc, extra: tuple[str, ...] | None, servers: tuple[str
         hosts, resolver = _machine(HOSTS), _machine(RESOLVER)
     else:
         hosts = _LOCAL if etc.own else f"{_LOCAL}127.0.1.1\t{name}\n"
-        resolver = "".join(f"nameserver {each}\n" for each in etc.gateways)
-        if resolver:
+        resolver = ""
+        if etc.gateway:
+            resolver = f"nameserver {etc.gateway}\n"
             kept = [line for line in _machine(RESOLVER).splitlines() if _is_kept(line)]
             if not any("ndots:" in line for line in kept):
                 kept.append(_AS_IT_IS)

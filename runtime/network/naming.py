@@ -89,13 +89,14 @@ class Naming:
                 for _, lease in self._attachments.addresses(identity, memberships(items))
                 for text in lease.addresses
             ),
-            gateways=self._gateways(memberships(items)),
+            gateway=self._gateway(memberships(items)),
         )
 
-    def _gateways(self, wanted: tuple[Membership, ...]) -> tuple[str, ...]:
+    def _gateway(self, wanted: tuple[Membership, ...]) -> str:
+        """The address that answers for all of its networks: one, as a libc asks three servers at most, and ``dns`` come behind it."""
         networks = [network for each in wanted if (network := self._attachments.store.get(each.network)) is not None]
         chosen = next((network for network in networks if not network.internal), networks[0] if networks else None)
-        return () if chosen is None else tuple(str(each.ip) for each in chosen.gateways)
+        return "" if chosen is None or not chosen.gateways else str(chosen.gateways[0].ip)
 
     async def refresh(self, spec: Spec | None = None) -> None:
         """Have the files of the running container say what holds now; with *spec*, what is about to hold. OSError."""

@@ -409,7 +409,7 @@ def test_etc_follows_the_settings(networks: Path, make: Make, resolver: Resolver
     front, inner = made(networks, "front"), made(networks, "inner", internal="1")
     a = started(make, "a", "inner", "front", dns="192.0.2.53\n", hosts="web 192.0.2.80\n")
     kept = "search example.org\noptions ndots:2\n"
-    servers = "".join(f"nameserver {each}\n" for each in gateways(front))
+    servers = f"nameserver {gateways(front)[0]}\n"
     assert inside(a, "cat /etc/resolv.conf") == f"{servers}{kept}nameserver 192.0.2.53\n"
     assert inside(a, "cat /etc/hosts").endswith("192.0.2.80\tweb\n")
     node = inside(a, "stat -c %i /etc/hosts /etc/resolv.conf")
@@ -422,15 +422,25 @@ def test_etc_follows_the_settings(networks: Path, make: Make, resolver: Resolver
     assert (a / "hosts").read_text() == "other 10.0.0.9\n"
     assert inside(a, "cat /etc/hosts").endswith("10.0.0.9\tother\n")
     (front / "members/a").unlink()
-    servers = "".join(f"nameserver {each}\n" for each in gateways(inner))
+    servers = f"nameserver {gateways(inner)[0]}\n"
     assert inside(a, "cat /etc/resolv.conf") == servers + kept
     assert inside(a, "stat -c %i /etc/hosts /etc/resolv.conf") == node
     b, c = started(make, "b", "container:a"), started(make, "c", "container:b")
     assert inside(b, "cat /etc/resolv.conf") == servers + kept
     os.symlink("a", front / "members/a")
-    servers = "".join(f"nameserver {each}\n" for each in gateways(front))
+    servers = f"nameserver {gateways(front)[0]}\n"
     for each in (a, b, c):
         assert inside(each, "cat /etc/resolv.conf") == servers + kept
+
+
+def test_the_servers_that_were_set_are_among_the_three_that_are_asked(
+    networks: Path, make: Make, resolver: Resolver
+) -> None:
+    one, _ = made(networks, "one"), made(networks, "two")
+    a = started(make, "a", "one", "two", dns="192.0.2.53\n2001:db8::53\n")
+    lines = [line.split() for line in inside(a, "cat /etc/resolv.conf").splitlines()]
+    servers = [line[1] for line in lines if line[0] == "nameserver"]
+    assert servers == [gateways(one)[0], "192.0.2.53", "2001:db8::53"]
 
 
 def test_dns_and_hosts_are_validated_and_in_the_document(make: Make, errno_of: ErrnoOf) -> None:
