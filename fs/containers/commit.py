@@ -8,6 +8,7 @@ label, port and volume add to what there is or replace the same name, entrypoint
 from __future__ import annotations
 
 import difflib
+import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable
@@ -87,13 +88,24 @@ def parse(words: tuple[str, ...]) -> Request:
     return request
 
 
+def _arguments(key: str, value: str) -> tuple[str, ...]:
+    """Shell words or a JSON array; Invalid for an array whose own quotes the command line's have taken away, but not for ``[ … ]``."""
+    if value.startswith("[") and not value[1:2].isspace():
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError):
+            example = f'\'{key}=["x","y"]\''
+            raise Invalid(f"{key}: {quote(value)} is no JSON array: one is written in quotes, {example}") from None
+    return parse_arguments(value)
+
+
 def _entrypoint(value: str) -> Change:
-    words = parse_arguments(value)
+    words = _arguments("entrypoint", value)
     return lambda config: replace(config, entrypoint=words, command=())
 
 
 def _cmd(value: str) -> Change:
-    words = parse_arguments(value)
+    words = _arguments("cmd", value)
     return lambda config: replace(config, command=words)
 
 

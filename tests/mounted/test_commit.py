@@ -131,6 +131,7 @@ SAYS: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         {"entrypoint": "env 'A=b c'\n", "command": "sh -c 'echo 1'\n"},
     ),
     "no cmd": ({}, "cmd=", {"command": ""}),
+    "a test as cmd": ({}, "cmd='[ -e /x ]'", {"command": "'[' -e /x ']'\n"}),
     "env": ({"env": "A=1\nB=2\n"}, "env=B=3 env='C=x y'", {"env": "A=1\nB=3\nC=x y\n"}),
     "labels": ({"labels": "a=1\n"}, "label=b=2 label=a=", {"labels": "a=\nb=2\n"}),
     "ports": ({}, "port=80 expose=53/udp port=80/tcp port=1000-1002", {"ports": "1000-1002/tcp\n53/udp\n80/tcp\n"}),
@@ -197,6 +198,17 @@ REFUSED: dict[str, tuple[str, int, str]] = {
     "a volume": ("commit made:1 volume=data", errno.EINVAL, 'volume: "data" is not an absolute path'),
     "a signal": ("commit made:1 stop_signal=SIGNO", errno.EINVAL, "SIGNO"),
     "a user": ("commit made:1 user=a:b:c", errno.EINVAL, "is not a user"),
+    "an array without its quotes": (
+        'commit made:1 cmd=["x","y"]',
+        errno.EINVAL,
+        """cmd: "[x,y]" is no JSON array: one is written in quotes, 'cmd=["x","y"]'""",
+    ),
+    "an entrypoint without its quotes": (
+        'commit made:1 entrypoint=["x"]',
+        errno.EINVAL,
+        """'entrypoint=["x","y"]'""",
+    ),
+    "an array that is none": ("commit made:1 'cmd=[\"x\", 1]'", errno.EINVAL, "is not a JSON array of strings"),
     "pause": ("commit made:1 pause=maybe", errno.EINVAL, "neither 0 nor 1"),
     "a quote": ("commit made:1 message='x", errno.EINVAL, "not a line of shell words"),
 }
