@@ -186,10 +186,10 @@ def become(argv: tuple[str, ...], env: dict[str, str], paths: list[str]) -> NoRe
             if os.path.lexists(path) and os.path.isfile(path):
                 words = f'the interpreter of "{path}", which its first line or its ELF header names, is missing'
                 raise OSError(errno.ENOENT, words) from None
-        except PermissionError:
-            denied = True
         except OSError as error:
-            raise OSError(error.errno, _words(error, path)) from None
+            if error.errno != errno.EACCES:
+                raise OSError(error.errno, _words(error, path)) from None
+            denied = True
     raise _refusal(command, denied)
 
 
@@ -204,4 +204,9 @@ def _words(error: OSError, path: str) -> str:
         return f'"{path}" is neither a program for this machine nor a script that begins with #!'
     if error.errno == errno.E2BIG:
         return "the command's arguments and environment together are too long"
+    if error.errno == errno.EPERM:
+        return (
+            f'"{path}" is refused by the kernel: it has capabilities of its own, see getcap(8), that are not in the container\'s, '
+            "or the filter of system calls forbids execve"
+        )
     return f'"{path}": {error.strerror}'

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import re
+import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +109,21 @@ def test_it_is_confined_as_the_container_is(make: Make, field: str) -> None:
     own = run(c, f"grep {field}: /proc/self/status")
     first = Path(f"/proc/{(c / 'pid').read_text().strip()}/status").read_text()
     assert own in first
+
+
+@pytest.mark.parametrize("init", "01")
+def test_a_program_with_capabilities_that_the_container_lacks_is_refused_in_words(
+    make: Make, errno_of: ErrnoOf, tmp_path: Path, init: str
+) -> None:
+    tmp_path.chmod(0o755)
+    shutil.copy("/bin/busybox", tmp_path / "ping")
+    version, raw = 0x02000001, 1 << 13  # effective; CAP_NET_RAW: see linux/capability.h
+    os.setxattr(tmp_path / "ping", "security.capability", struct.pack("<5I", version, raw, 0, 0, 0))
+    c = make(command="sleep 1000", capabilities="CHOWN\n", volumes=f"{tmp_path}:/data\n", init=init)
+    start(c)
+    x = new(c, command="/data/ping")
+    assert errno_of(x / "ctl", "start") == errno.EPERM
+    assert '"/data/ping" is refused by the kernel: it has capabilities of its own' in (x / "error").read_text()
 
 
 def test_privileged_gives_all_capabilities_and_leaves_the_container_s_filter(running: Path) -> None:
