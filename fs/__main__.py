@@ -31,6 +31,7 @@ from pydock.fs.images import collect, images_directory, prune_images
 from pydock.fs.intake import taking_in
 from pydock.fs.library import Library, chains, recover
 from pydock.fs.mounting import (
+    GivenUp,
     locked,
     mount_points,
     notify,
@@ -371,6 +372,7 @@ def main(argv: list[str] | None = None) -> int:
         format="pydockd: %(levelname)s: %(message)s",
         stream=sys.stderr,
     )
+    logging.getLogger("pyfuse3").addFilter(GivenUp())
     if not given.verbose:
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for each request
     try:

@@ -39,6 +39,20 @@ _FILES: Final = 1 << 20
 _OBJECTS: Final = 10_000
 
 
+class GivenUp(logging.Filter):
+    """What is logged of pyfuse3's, without the answers to releases that the kernel does not wait for any more.
+
+    It sends them behind a close and never interrupts one, but an unmount gives up those that are on their way: what there was to be
+    released has been, and nobody is there to be told. ENOENT for any other request is an error.
+    """
+
+    _REQUESTS: Final = ("fuse_release():", "fuse_releasedir():")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message.startswith(self._REQUESTS) and message.endswith(f" {os.strerror(errno.ENOENT)}"))
+
+
 def prepare_process() -> None:
     """What pydockd has of its starter and would rather have otherwise; called when all is imported."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

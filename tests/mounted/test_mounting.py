@@ -349,3 +349,17 @@ def test_the_shell_s_umask_is_nobody_s_business_in_a_container(own_engine: Engin
         echo "sh -c 'id -un; stat -c %a /'" > command; echo start > ctl; cat wait log
     """
     assert own_engine.sh(script).split() == ["0", "nobody", "755"]
+
+
+def test_files_that_are_closed_right_before_the_unmount_are_no_errors(own_engine: Engine) -> None:
+    c = own_engine.tree / "containers/c"
+    c.mkdir()
+    files = [os.open(c / "env", os.O_WRONLY | os.O_TRUNC) for _ in range(50)]
+    for file in files:
+        os.write(file, b"A=1\n")
+    for file in files:
+        os.close(file)
+    own_engine.umount()
+    assert "fuse_reply" not in own_engine.log
+    own_engine.start()
+    assert (c / "env").read_text() == "A=1\n"
