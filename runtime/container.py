@@ -273,7 +273,7 @@ class Container:
     async def close_stdin(self) -> str:
         """``eof``: nothing more comes from stdin."""
         self._running()
-        await self.process.streams.close_stdin()
+        await self.process.close_stdin()
         return "stdin is closed"
 
     # exits

@@ -190,7 +190,7 @@ class Exec:
     async def close_stdin(self) -> str:
         """``eof``: nothing more comes from stdin."""
         self._running()
-        await self.process.streams.close_stdin()
+        await self.process.close_stdin()
         return "stdin is closed"
 
     async def resize(self, rows: int, columns: int) -> str:

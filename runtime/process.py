@@ -237,6 +237,15 @@ class Process:
             with suppress(ProcessLookupError):
                 syscalls.pidfd_send_signal(self.pidfd, number)
 
+    async def close_stdin(self) -> None:
+        """Nothing more comes from its stdin; a terminal is told, and stays open."""
+        if self.streams.has_terminal:
+            self.streams.type_end()
+            return
+        await self._file.save(at_end=True)  # first: if pydockd and the keeper die at once, nobody else knows
+        self._record.at_end = True
+        await self.streams.close_stdin()
+
     async def exited(self, status: int | None, time: int, pid: int | None = None) -> None:
         """It, number *pid*, has ended, with wait(2) *status* (None: nobody can know), at *time* (ns)."""
         if self._starting:
@@ -350,7 +359,8 @@ class Process:
             self._take_up(record.pid, record.starttime, syscalls.pidfd_open(record.pid))
         else:
             self._take_up(record.pid, record.starttime, -1)
-        await self.streams.adopt(left.kept.get(self.streams.stdio.key), followed=self.id in left.followed)
+        kept, followed = left.kept.get(self.streams.stdio.key), self.id in left.followed
+        await self.streams.adopt(kept, followed=followed, at_end=record.at_end)
         if orphan:
             self.engine.spawn(self.watch_orphan)
         elif self.pidfd < 0:

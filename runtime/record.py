@@ -36,6 +36,7 @@ class Life:
     finished: int = 0
     exit_code: int | None = None
     error: str = ""
+    at_end: bool = False  # nothing more comes from the run's stdin
     changed: int = 0
     files: dict[str, list[int | None]] = field(default_factory=dict)  # mode, uid, gid, mtime of the object's files
 
@@ -48,7 +49,7 @@ class Life:
         """*run* is the one that goes on now."""
         self.state, self.changed = "running", run.started
         self.pid, self.starttime, self.boot, self.started = run.pid, run.starttime, run.boot, run.started
-        self.finished, self.exit_code, self.error = 0, None, ""
+        self.finished, self.exit_code, self.error, self.at_end = 0, None, "", False
 
 
 @dataclass(slots=True)

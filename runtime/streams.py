@@ -12,9 +12,10 @@ import os
 import struct
 import termios
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import trio
 from pydock.runtime import wire
 from pydock.runtime.companion import Lost
 from pydock.runtime.engine import Engine, persistently
@@ -24,6 +25,28 @@ from pydock.runtime.logger.client import Logger
 from pydock.runtime.output import Bell
 from pydock.runtime.stdio import Stdio
 from pydock.runtime.tasks import side_by_side
+
+
+class WriteEnd:
+    """Where one of those who write what a process reads does so: open until its holder closes it, or nothing more is to be read."""
+
+    def __init__(self, fd: int, ends: set[WriteEnd]) -> None:
+        self.fd = fd  # -1 when it is closed
+        self._ends = ends
+        ends.add(self)
+
+    async def room(self) -> None:
+        """Return when it may take something, or is closed."""
+        with suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_writable(self.fd)
+
+    def close(self) -> None:
+        """Whoever waits for room is woken. It may be closed already."""
+        if self.fd >= 0:
+            trio.lowlevel.notify_closing(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+            self._ends.discard(self)
 
 
 class Streams:
@@ -40,6 +63,7 @@ class Streams:
         self._piped = False  # its named pipes are there, kept and followed
         self._followed = True  # perhaps
         self._stdin = -1
+        self._writers: set[WriteEnd] = set()  # each keeps the process from reading the end of its stdin
         self._ends: Mapping[str, int] = {}  # of its pipes, while it is being started
         self._outputs: list[int] = []  # held here too: keeper and logger may die at once, in the moment of its end
         self._terminal = -1  # the master
@@ -132,12 +156,15 @@ class Streams:
         if self._piped:
             await self._keep(keeper)
 
-    async def adopt(self, kept: Sequence[str] | None, *, followed: bool) -> None:
+    async def adopt(self, kept: Sequence[str] | None, *, followed: bool, at_end: bool) -> None:
         """After pydockd's own restart: the process runs, or ran. *kept* is what the keeper has of it, *followed* whether the logger
-        moves its output. With a thousand of them what is right already must not be asked for again."""
+        moves its output, *at_end* whether its stdin was to be closed. With a thousand of them what is right already must not be asked
+        for again."""
         self._piped = True
-        self.stdin_closed = kept is not None and "stdin" not in kept
+        self.stdin_closed = at_end or (kept is not None and "stdin" not in kept)
         try:
+            if at_end and kept is not None and "stdin" in kept:  # pydockd died before that was told
+                await self._engine.keeper.drop(self.stdio.key, "stdin")
             if kept is not None and "terminal" in kept:
                 held = await self._engine.keeper.get(self.stdio.key)
                 self._terminal = held.pop("terminal", -1)
@@ -168,17 +195,18 @@ class Streams:
 
     # its input
 
-    def open_input(self) -> int:
-        """A descriptor, the caller's to close, for writing what it is to read, without waiting. ENXIO when it reads no more."""
+    def open_input(self) -> WriteEnd:
+        """Where to write what it is to read, without waiting; the caller's to close. ENXIO when it reads no more."""
         if self._terminal >= 0:
-            return os.dup(self._terminal)
-        return os.open(self.stdio.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return WriteEnd(os.dup(self._terminal), self._writers)
+        return WriteEnd(os.open(self.stdio.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), self._writers)
+
+    def type_end(self) -> None:
+        """Nothing more comes from its terminal for now: the end-of-file character. It stays open for what comes later."""
+        os.write(self._terminal, termios.tcgetattr(self._terminal)[6][termios.VEOF])
 
     async def close_stdin(self) -> None:
-        """Nothing more comes from stdin. A terminal stays open for what comes later: it gets its end-of-file character."""
-        if self._terminal >= 0:
-            os.write(self._terminal, termios.tcgetattr(self._terminal)[6][termios.VEOF])
-            return
+        """Nothing more comes from stdin, whoever has it open."""
         self.stdin_closed = True
         self._close_stdin()
         await self._engine.keeper.drop(self.stdio.key, "stdin")
@@ -187,6 +215,8 @@ class Streams:
         if self._stdin >= 0:
             os.close(self._stdin)
             self._stdin = -1
+        for each in tuple(self._writers):
+            each.close()
 
     @property
     def has_terminal(self) -> bool:

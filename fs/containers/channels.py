@@ -13,6 +13,7 @@ from pydock.fs.node import Refused
 from pydock.runtime.errors import Busy, Failed
 from pydock.runtime.output import Tail
 from pydock.runtime.process import Process
+from pydock.runtime.streams import WriteEnd
 
 _MOST = 1 << 17  # bytes given at a time, as much as FUSE asks for
 
@@ -62,7 +63,7 @@ class Input:
     def __init__(self, process: Process, label: Callable[[], str]) -> None:
         self._process = process
         self._label = label
-        self._fd = -1
+        self._end: WriteEnd | None = None
 
     async def receive(self) -> bytes:
         return b""
@@ -70,31 +71,35 @@ class Input:
     async def send(self, data: bytes) -> int:
         """A pipe takes what it has room for; 0 room is waited for."""
         while True:
-            fd = self._open()
+            end = self._open()
             try:
-                return os.write(fd, data)
+                return os.write(end.fd, data)
             except BlockingIOError:
                 with trio.move_on_after(0.5):  # and look again whether it still runs
-                    await trio.lowlevel.wait_writable(fd)
+                    await end.room()
             except OSError as error:
                 if error.errno not in (errno.EPIPE, errno.EIO):
                     raise
                 raise Refused(errno.EPIPE, f"{self._label()} has closed its standard input") from None
 
-    def _open(self) -> int:
+    def _open(self) -> WriteEnd:
         if not self._process.running:
             self.close()
             raise Busy(f"stdin: {self._label()} is not running: it is {self._process.state}")
-        if self._fd < 0:
-            if self._process.streams.stdin_closed:
-                raise Refused(errno.EPIPE, f"the standard input of {self._label()} has been closed")
-            try:
-                self._fd = self._process.streams.open_input()
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    raise Refused(errno.EPIPE, f"{self._label()} has closed its standard input") from None
-                raise
-        return self._fd
+        if self._end is None or self._end.fd < 0:
+            self._end = self._opened()
+        return self._end
+
+    def _opened(self) -> WriteEnd:
+        """A new one: it lasts until it, or the process's whole stdin, is closed."""
+        if self._process.streams.stdin_closed:
+            raise Refused(errno.EPIPE, f"the standard input of {self._label()} has been closed")
+        try:
+            return self._process.streams.open_input()
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise Refused(errno.EPIPE, f"{self._label()} has closed its standard input") from None
+            raise
 
     def readable(self) -> bool:
         return True
@@ -103,10 +108,10 @@ class Input:
         if not self._process.running or self._process.streams.stdin_closed:
             return True  # the error is there at once
         try:
-            fd = self._open()
+            end = self._open()
         except Refused:
             return True
-        return bool(_writable(fd))
+        return bool(_writable(end.fd))
 
     def on_ready(self, wake: Callable[[], None]) -> None:
         if self.writable():
@@ -114,20 +119,22 @@ class Input:
             return
 
         async def watch() -> None:
-            fd = os.dup(self._fd)
             try:
-                await trio.lowlevel.wait_writable(fd)
-            finally:
-                os.close(fd)
+                end = self._opened()  # one of its own, as a writer may wait as well
+            except (OSError, Refused):
+                pass  # which the next write tells
+            else:
+                try:
+                    await end.room()
+                finally:
+                    end.close()
             wake()
 
         self._process.engine.spawn(watch)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            trio.lowlevel.notify_closing(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+        if self._end is not None:
+            self._end.close()
 
 
 def _writable(fd: int) -> bool:

@@ -210,9 +210,10 @@ def test_stdin_reaches_it_and_eof_ends_it(running: Path, errno_of: ErrnoOf) -> N
     x = new(running, command="cat")
     assert errno_of(x / "stdin", "early") == errno.EBUSY
     start(x)
-    (x / "stdin").write_text("one\n")
-    (x / "ctl").write_text("eof")
-    assert (x / "wait").read_text() == "0\n"
+    with open(x / "stdin", "wb", buffering=0) as file:
+        file.write(b"one\n")
+        (x / "ctl").write_text("eof")
+        assert (x / "wait").read_text() == "0\n"
     assert (x / "log").read_text() == "one\n"
 
 

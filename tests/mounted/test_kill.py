@@ -93,6 +93,17 @@ def test_nothing_is_lost_when_they_die(own_engine: Engine, victims: tuple[str, .
     assert (reader / "log").read_text() == "before\nafter\n"
 
 
+@pytest.mark.parametrize("victims", [("pydockd",), ("keeper",), ("keeper", "pydockd")], ids="-".join)
+def test_an_eof_is_not_forgotten_when_they_die(own_engine: Engine, victims: tuple[str, ...]) -> None:
+    c = start(own_engine, "c", "sleep 1000")
+    (c / "ctl").write_text("eof")
+    kill(own_engine, victims)
+    assert (c / "state").read_text() == "running\n"
+    with pytest.raises(BrokenPipeError), open(c / "stdin", "wb", buffering=0) as file:
+        file.write(b"after\n")
+    assert "closed" in (c / "error").read_text()
+
+
 def test_the_logger_is_killed_again_and_again(own_engine: Engine) -> None:
     count = "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i; done; echo end $i"
     c = start(own_engine, "c", f"sh -c '{count}'")

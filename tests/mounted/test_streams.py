@@ -573,6 +573,39 @@ def test_after_eof_stdin_is_epipe(running: Path) -> None:
     assert "closed" in (running / "error").read_text()
 
 
+def test_eof_ends_stdin_whoever_has_it_open(make: Make) -> None:
+    c = make("c", command="cat")
+    (c / "ctl").write_text("start")
+    with open(c / "stdin", "wb", buffering=0) as file:
+        file.write(b"hello\n")
+        (c / "ctl").write_text("eof")
+        assert (c / "wait").read_text() == "0\n"
+        assert (c / "log").read_text() == "hello\n"
+
+
+def test_who_has_stdin_open_writes_nothing_after_eof(make: Make) -> None:
+    c = make("c", command="sleep 100")
+    (c / "ctl").write_text("start")
+    with open(c / "stdin", "wb", buffering=0) as file:
+        file.write(b"hello\n")
+        (c / "ctl").write_text("eof")
+        with pytest.raises(BrokenPipeError):
+            file.write(b"after\n")
+
+
+def test_a_blocked_writer_to_stdin_and_who_polls_it_are_told_of_eof(make: Make) -> None:
+    c = make("c", command="sleep 100")
+    (c / "ctl").write_text("start")
+    with blocked("cat /dev/zero > c/stdin", c.parent) as process, open(c / "stdin", "wb", buffering=0) as file:
+        poller = select.poll()
+        poller.register(file, select.POLLOUT)
+        assert poller.poll(0) == []
+        (c / "ctl").write_text("eof")
+        assert process.wait(60) != 0
+        assert poller.poll(60_000)
+        assert "closed" in (c / "error").read_text()
+
+
 def test_stdin_of_what_does_not_run_is_ebusy(make: Make) -> None:
     c = make("c")
     with pytest.raises(OSError, match="busy") as caught, open(c / "stdin", "wb", buffering=0) as file:
