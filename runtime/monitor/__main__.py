@@ -50,7 +50,7 @@ _BEHIND = 0.01
 class Starting:
     """A child that has not become its program yet; of a zygote's the number is not known at first."""
 
-    __slots__ = ("given", "launch", "peer", "pid", "pidfd", "pipe", "said", "seq", "starttime")
+    __slots__ = ("dying", "given", "launch", "peer", "pid", "pidfd", "pipe", "said", "seq", "starttime")
 
     def __init__(self, launch: Launch, given: list[int], pipe: int, peer: Peer, seq: object) -> None:
         self.launch = launch
@@ -62,6 +62,7 @@ class Starting:
         self.peer = peer
         self.seq = seq
         self.said = b""
+        self.dying = False  # it has said the last, and neither that it runs its program nor what was wrong
 
     @property
     def id(self) -> str:
@@ -206,10 +207,11 @@ class Monitor(Server):
         """A start is over: another of its kind may follow."""
         self.later(_BEHIND, functools.partial(self.zygotes.provide, launch))
 
-    def _listen_to(self, starting: Starting, *, ended: bool = False) -> None:
-        """Reads what the child says; at the end of that it either runs its program or has failed.
+    def _listen_to(self, starting: Starting, ended: str = "") -> None:
+        """Reads what the child says; at the end of that it either runs its program or has failed, or is being killed.
 
-        When it has *ended* itself, that is all: another child, which was born while the pipe was open here, may not have closed it yet.
+        When it has *ended* itself, as that says, that is all: another child, which was born while the pipe was open here, may not have
+        closed it yet.
         """
         while True:
             try:
@@ -223,15 +225,20 @@ class Monitor(Server):
                 break
             starting.said += data
         self._prepare_answer(starting)
-        self.unwatch(starting.pipe)
-        os.close(starting.pipe)
-        del self.starting[starting.pid]
+        if not starting.dying:
+            self.unwatch(starting.pipe)
         said = [json.loads(line) for line in starting.said.splitlines()]
         warnings = [line["warning"] for line in said if "warning" in line]
         error = next((line for line in said if "error" in line), None)
-        if error is not None or not any("ready" in line for line in said):
+        runs = any("ready" in line for line in said)
+        if error is None and not runs and not ended:
+            starting.dying = True  # how is known when it is reaped
+            return
+        os.close(starting.pipe)
+        del self.starting[starting.pid]
+        if error is not None or not runs:
             self.failed.add(starting.pid)
-            error = error or {"error": errno.EIO, "words": "killed during the set-up", "step": "set up"}
+            error = error or {"error": errno.ECANCELED, "words": f"{ended} during the set-up", "step": "set up"}
             self.fail(starting.peer, starting.seq, error["error"], error["words"], error["step"])
             if starting.pidfd >= 0:
                 os.close(starting.pidfd)
@@ -319,7 +326,7 @@ class Monitor(Server):
             for zygote in list(self.births):
                 self._guard(functools.partial(self._await_birth, zygote))
             if seen.si_pid in self.starting:
-                self._guard(functools.partial(self._listen_to, self.starting[seen.si_pid], ended=True))
+                self._guard(functools.partial(self._listen_to, self.starting[seen.si_pid], _told(seen)))
             pid, status, usage = os.wait4(seen.si_pid, 0)
             self.failed.discard(pid)
             item = self.alive.pop(pid, None)
@@ -357,6 +364,14 @@ class Monitor(Server):
             values = json.load(file)
         self.alive = {pid: Alive(name, pid, starttime) for name, pid, starttime in values["alive"]}
         self.failed = set(values["failed"])
+
+
+def _told(seen: os.waitid_result) -> str:
+    """How a child has ended."""
+    if seen.si_code == os.CLD_EXITED:
+        return f"ended with status {seen.si_status}"
+    number = seen.si_status
+    return f"killed by {signal.Signals(number).name if number in set(signal.Signals) else f'signal {number}'}"
 
 
 def _pidfds(alive: list[Alive]) -> list[int]:

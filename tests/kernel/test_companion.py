@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -273,6 +274,28 @@ async def test_a_child_that_can_not_begin_fails_the_start(run: Path, tree: int) 
         first = Launch("c", (), cgroups=("/sys/fs/cgroup/no/such",))
         with pytest.raises(Failed, match="join the cgroups"):
             await Monitor(companion).start_with(first, prepare, lambda pid, starttime: None)
+
+
+async def test_a_child_that_is_killed_on_the_way_fails_the_start_and_that_is_said(run: Path, tree: int) -> None:
+    async with running(Companion("monitor", str(run))) as companion:
+        monitor = Monitor(companion)
+        companion.subscribe(monitor.event)
+        killed = trio.Event()
+
+        async def prepare() -> tuple[Launch, list[int]]:
+            await killed.wait()
+            return Launch("c", ("true",), root=0), [tree]
+
+        def on_birth(pid: int, starttime: int) -> None:
+            os.kill(pid, signal.SIGKILL)
+            killed.set()
+
+        with (
+            pytest.raises(Failed, match="^set up: killed by SIGKILL during the set-up$") as caught,
+            trio.fail_after(60),
+        ):
+            await monitor.start_with(Launch("c", ()), prepare, on_birth)
+        assert caught.value.errno == errno.ECANCELED
 
 
 def test_a_socket_is_only_root_s_whatever_the_umask_which_stays(tmp_path: Path) -> None:
