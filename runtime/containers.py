@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from pydock.runtime import syscalls
+from pydock.runtime import oom, syscalls
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Engine, persistently
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound, PydockError
@@ -272,6 +272,7 @@ class Containers:
 
     async def adopt(self) -> None:
         """Take up what still runs, and take note of what has ended meanwhile."""
+        self.engine.spawn(lambda: oom.watch(self))
         await self.renaming.finish()
         alive = await self.engine.monitor.alive()
         exits = await trio.to_thread.run_sync(read_exits, str(self.engine.run))

@@ -117,6 +117,7 @@ class Engine:
     nursery: trio.Nursery
     adopted: trio.Event = field(default_factory=trio.Event)  # what ran before this engine's start has been taken up
     monitors: int = 0  # how many have died: whoever was started by one of them is an orphan
+    helpers_killed: int = 0  # for want of memory, in the small processes' cgroup, that have been accounted for
     failures: Failures = field(default_factory=Failures)
     ranges: Ranges = field(default_factory=Ranges)
     user_namespaces: Callable[[], Mapping[str, str | None]] = dict  # the setting of each container, by its id

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
-from pydock.runtime import joining
+from pydock.runtime import joining, oom
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import checked_name, now
 from pydock.runtime.monitor import launch as plain
@@ -149,7 +149,8 @@ class Exec:
 
                 first = joining.first(self.process.id, container.cgroup, container.spec, container.runs.ids())
                 terminal = bool(self.spec.tty)
-                warnings = await self.process.start(first, prepare, fds=[pidfd], terminal=terminal)
+                with oom.told(container):
+                    warnings = await self.process.start(first, prepare, fds=[pidfd], terminal=terminal)
             if warnings:
                 self.failed("; ".join(warnings))
             return f"started, pid {self.record.pid}"

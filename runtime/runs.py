@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import trio
-from pydock.runtime import launching, reaper, sharing, systemd
+from pydock.runtime import launching, oom, reaper, sharing, systemd
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.confine.user import resolve
 from pydock.runtime.confine.userns import AUTO, IdMap, in_force
@@ -30,7 +30,6 @@ class Runs:
 
     def __init__(self, container: Container) -> None:
         self._container = container
-        self._oom_kills = 0
         engine, identity = container.engine, container.id
         self.place = launching.Place(
             identity,
@@ -51,6 +50,7 @@ class Runs:
             await trio.to_thread.run_sync(self._make_cgroup)
         if frozen(container.cgroup):  # by somebody's hand, or a death: what is born in it would never run
             await trio.to_thread.run_sync(container.cgroup.thaw)
+        oom.note(container)
         given = await self._look_up()
 
         async def prepare(stack: ExitStack, aside: Aside) -> tuple[plain.Launch, list[int]]:
@@ -64,7 +64,8 @@ class Runs:
         async with container.network.lock, container.volumes.lock:
             first, fds = launching.first(container.id, container.spec, container.cgroup, given)
             try:
-                warnings = await container.process.start(first, prepare, fds=fds, terminal=bool(container.spec.tty))
+                with oom.told(container):
+                    warnings = await container.process.start(first, prepare, fds=fds, terminal=bool(container.spec.tty))
             except BaseException:
                 container.volumes.ended()
                 with trio.CancelScope(shield=True):
@@ -131,7 +132,6 @@ class Runs:
         self, defaults: Defaults, union: int, stack: ExitStack, given: launching.Given
     ) -> tuple[plain.Launch, list[int]]:
         container = self._container
-        self._oom_kills = container.cgroup.oom_kills()
         container.process.streams.open_pipes(stack, None if given.shift is None else given.shift.ids[:2])
         stdio = container.process.streams.stdio.paths
         launch, fds = launching.prepare(self.place, container.spec, defaults, container.cgroup, stack, stdio, given)
@@ -181,35 +181,27 @@ class Runs:
         assert container.spec.image is not None
         return await container.root.union(container.source(container.spec.image))
 
-    def _clear(self) -> int:
-        """What a run leaves besides its output; the processes that the kernel has killed for want of memory in it."""
+    def _clear(self) -> None:
+        """What a run leaves besides its output."""
         container = self._container
         launching.remove_files(self.place.files)
         if container.spec.systemd or container.spec.privileged:
             systemd.take_back(container.cgroup)
         if frozen(container.cgroup):
             container.cgroup.thaw()
-        try:
-            return container.cgroup.oom_kills() - self._oom_kills
-        except OSError:
-            return 0
 
     async def clear(self) -> None:
         """A run has ended: clear what it leaves besides its output."""
         container = self._container
         container.volumes.ended()
         await container.network.unpublish()
-        kills = await trio.to_thread.run_sync(self._clear)
-        if kills > 0:
-            limit = await trio.to_thread.run_sync(container.cgroup.read, "memory.max")
-            container.failed(
-                f"oom: the kernel killed {kills} process{'es' * (kills > 1)}: memory.max is {limit.strip()}"
-            )
-            container.engine.events.publish("container", container.name, "oom", kills=str(kills))
+        await oom.tell(container)  # before cgroups below it go, with their counters
+        await trio.to_thread.run_sync(self._clear)
 
     async def agree(self) -> None:
         """It has gone on while pydockd was away: make good what the death has left half done to its mounts."""
         container = self._container
+        await oom.tell(container)
         container.network.adopt()
         items = container.spec.volumes or ()
         found = container.process.found

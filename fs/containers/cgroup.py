@@ -30,7 +30,8 @@ DOCS: Final[Mapping[str, str]] = {
     "cpu.stat": "Flat keyed: usage_usec and others, in microseconds.",
     "cpuset.cpus": "The processors it may use, as in 0-3,6; empty is all.",
     "cpuset.mems": "The memory nodes it may use; empty is all.",
-    "memory.max": "The hard limit in bytes, with K, M, G or T in 1024s, or max. Above it the kernel ends a process (oom).",
+    "memory.max": "The hard limit in bytes, with K, M, G or T in 1024s, or max. Above it the kernel kills a process: ``error`` and the "
+    "event oom tell when it happens. A start with too little for its set-up is ENOMEM.",
     "memory.high": "Above this many bytes processes are slowed and reclaimed from. "
     "Only where the kernel has cgroup v2's memory controller.",
     "memory.low": "Up to this many bytes are spared from reclaim while others have some.",

@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from pydock.runtime.cgroup.devices import ALL, DEFAULT, DeviceRule
 from pydock.runtime.cgroup.entry import Mode
@@ -30,6 +31,7 @@ from pydock.runtime.errors import Busy, Failed, Invalid
 __all__ = [
     "ALL",
     "DEFAULT",
+    "HELPERS",
     "Cgroup",
     "DeviceRule",
     "Hierarchy",
@@ -40,6 +42,8 @@ __all__ = [
     "detect_layout",
     "read_layout",
 ]
+
+HELPERS: Final = "engine"
 
 
 class Hierarchy:
@@ -81,6 +85,11 @@ class Hierarchy:
         group.create()
         group.allow_devices(ALL)
         return group
+
+    @property
+    def helpers(self) -> Cgroup:
+        """That of the engine's own processes, as ``create`` makes it."""
+        return self.cgroup(HELPERS)
 
     def names(self) -> frozenset[str]:
         """The names of the cgroups right below the parent, in any hierarchy."""
