@@ -23,6 +23,7 @@ from typing import Final
 import trio
 from pydock.fs.options import Options
 from pydock.runtime import syscalls
+from pydock.runtime.cgroup import Hierarchy
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound
 from pydock.runtime.procfs import mounts
 
@@ -85,7 +86,7 @@ def _locks(options: Options) -> tuple[Path, Path]:
 
 @contextmanager
 def locked(options: Options) -> Iterator[None]:
-    """One pydockd a run directory and a data directory: Busy when another has them.
+    """One pydockd a run directory, a data directory and a parent of cgroups: Busy when another has them.
 
     umount(8) returns before the unmounted pydockd has ended, and the next mount(8) may come at once: an end is waited for. A lock's
     file holds the process id for as long as that process serves.
@@ -97,6 +98,7 @@ def locked(options: Options) -> Iterator[None]:
             _lock(fd, path)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        stack.enter_context(Hierarchy.detect(options.cgroup_parent).owned(_SERVES))
         pid = options.run / "pid"
         pid.write_text(f"{os.getpid()}\n")
         yield

@@ -51,6 +51,17 @@ def pid_of(pidfd: int) -> int:
     return -1
 
 
+def locker(fd: int) -> int:
+    """The process that has the flock(2) of the open file *fd*, by proc_locks(5); 0 when that is none of this PID namespace."""
+    found = os.fstat(fd)
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if "FLOCK" in fields and place in fields:
+            return max(0, int(fields[fields.index(place) - 1]))
+    return 0
+
+
 def shown(text: str) -> str:
     """*text* on one line and without commands for a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +28,8 @@ from pydock.runtime.cgroup.layout import (
 )
 from pydock.runtime.cgroup.v1 import V1Cgroup
 from pydock.runtime.cgroup.v2 import V2Cgroup
-from pydock.runtime.errors import Busy, Failed, Invalid
+from pydock.runtime.errors import Busy, Failed, Invalid, PydockError
+from pydock.runtime.procfs import locker
 
 __all__ = [
     "ALL",
@@ -57,9 +60,10 @@ class Hierarchy:
         self._parents: dict[str, Cgroup] = {}  # those above the engine's cgroups, by path
 
     @classmethod
-    def detect(cls, parent: str, mountpoint: Path = Path("/sys/fs/cgroup")) -> Hierarchy:
-        """What this machine has; nothing is made yet."""
-        return cls(detect_layout(mountpoint), parent)
+    def detect(cls, parent: str | None = None, mountpoint: Path = Path("/sys/fs/cgroup")) -> Hierarchy:
+        """What this machine has, below *parent* or where it is usual; nothing is made yet."""
+        layout = detect_layout(mountpoint)
+        return cls(layout, parent or default_parent(layout))
 
     @property
     def kind(self) -> Kind:
@@ -72,6 +76,43 @@ class Hierarchy:
             self._hand_down("/".join(parts[: depth - 1]))
             self._make("/".join(parts[:depth]))
         self._hand_down(self.parent)
+
+    @contextlib.contextmanager
+    def owned(self, seconds: float) -> Iterator[None]:
+        """One engine a parent, which is made: Busy when another has it, and does not end within *seconds*.
+
+        It is a lock on the parent's directory, in one hierarchy, where who ends removes it last: one that was waited for may have gone.
+        If it was made here and nothing has come into it, it is removed again.
+        """
+        directory, deadline = self.layout.roots[-1] / self.parent, time.monotonic() + seconds
+        while True:
+            fresh = not directory.exists()
+            self.prepare()
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                self._lock(fd, deadline)
+                if os.path.samestat(os.fstat(fd), os.stat(directory)):
+                    kept = stack.pop_all()
+                    break
+        with kept:
+            try:
+                yield
+            finally:
+                if fresh:
+                    with contextlib.suppress(PydockError):
+                        self.remove_parent()
+
+    def _lock(self, fd: int, deadline: float) -> None:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            if time.monotonic() > deadline:
+                holder = locker(fd)
+                who = f"another pydockd{f', process {holder},' if holder else ''}"
+                raise Busy(f"{who} has its containers below the cgroup {self.parent}: choose another cgroup_parent")
+            time.sleep(0.02)
 
     def cgroup(self, name: str, written: Mapping[str, str] | None = None) -> Cgroup:
         """The cgroup *name* below the parent, made or not; *written* are its settings as they were kept."""

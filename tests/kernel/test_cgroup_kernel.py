@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -435,6 +436,40 @@ def test_two_generations_find_the_same_limits(hierarchy: Hierarchy, web: Cgroup)
     again = Hierarchy.detect(hierarchy.parent)
     again.prepare()
     assert again.cgroup("web").limits() == {"memory.max": "67108864", "cpu.weight": "77"}
+
+
+def test_a_parent_has_one_owner_who_is_named_to_the_others(hierarchy: Hierarchy) -> None:
+    other = Hierarchy.detect(hierarchy.parent)
+    with hierarchy.owned(0):
+        with (
+            pytest.raises(Busy, match=f"another pydockd, process {os.getpid()}, has .* {hierarchy.parent}:"),
+            other.owned(0),
+        ):
+            pass
+        assert (other.layout.roots[-1] / other.parent).exists()
+    with other.owned(0):
+        pass
+
+
+def test_who_waits_for_a_parent_that_its_owner_removes_makes_it_again(hierarchy: Hierarchy) -> None:
+    other = Hierarchy.detect(hierarchy.parent)
+    waits, has = threading.Event(), threading.Event()
+
+    def own() -> None:
+        waits.set()
+        with other.owned(60):
+            has.set()
+            assert all((root / other.parent).is_dir() for root in other.layout.roots)
+
+    thread = threading.Thread(target=own)
+    with hierarchy.owned(0):
+        thread.start()
+        assert waits.wait(60)
+        assert not has.wait(0.1)
+        hierarchy.remove_parent()
+    thread.join(60)
+    assert has.is_set()
+    hierarchy.prepare()  # for the fixture
 
 
 def test_parent_may_lie_deeper(hierarchy: Hierarchy) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pydock.runtime.cgroup import detect_layout
 
 if TYPE_CHECKING:
     from conftest import Engine
@@ -104,10 +105,25 @@ def test_a_second_engine_on_the_same_directory_is_refused(own_engine: Engine, pl
     assert own_engine.sh("cat version").startswith("pydock ")
 
 
+def test_a_second_engine_below_the_same_cgroup_is_refused_and_takes_nothing_away(
+    own_engine: Engine, place: Path
+) -> None:
+    (own_engine.tree / "containers/idle").mkdir()
+    options = f"root={place}/root,run={place}/run,cgroup_parent={own_engine.parent}"
+    status, words = pydockd(place / "mnt", options)
+    assert own_engine.process is not None
+    assert status == 1
+    assert f"another pydockd, process {own_engine.process.pid}, has its containers below" in words
+    assert f"the cgroup {own_engine.parent}: choose another cgroup_parent" in words
+    assert (own_engine.tree / "containers/idle/cgroup/pids.max").read_text() == "max\n"
+    assert own_engine.groups() == {"engine", (own_engine.tree / "containers/idle/id").read_text().strip()}
+
+
 def test_a_second_engine_on_the_same_mount_point_is_refused(own_engine: Engine, place: Path) -> None:
     status, words = pydockd(own_engine.tree, f"root={place}/root,run={place}/run,cgroup_parent={place.name}")
     assert status == 1
     assert f"{own_engine.tree} is mounted already" in words
+    assert not any((root / place.name).exists() for root in detect_layout().roots)
 
 
 def test_the_mount_of_a_dead_engine_is_taken_away(own_engine: Engine) -> None:
