@@ -184,11 +184,11 @@ class Configuration:
         before = self.spec
 
         async def keep() -> None:
-            await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: spec))
+            await self._with_volumes(spec.volumes, lambda: self._settings.change(lambda _: canonical))
 
         async with self._limiting() if "cgroup" in changed else nullcontext():
             try:
-                await self._reach(spec, changed)
+                canonical = await self._reach(spec, changed)
                 await container.network.apply(keep, **{name: getattr(spec, name) for name in _NETWORK})
             except BaseException:
                 with trio.CancelScope(shield=True):
@@ -196,18 +196,21 @@ class Configuration:
                 raise
         await container.process.streams.limit_log()
 
-    async def _reach(self, spec: Spec, changed: Collection[str]) -> None:
-        """Those of the *changed* settings that the kernel has, too."""
+    async def _reach(self, spec: Spec, changed: Collection[str]) -> Spec:
+        """Those of the *changed* settings that the kernel has, too; *spec* with limits as the kernel's files, read again, tell them."""
         if "cgroup" in changed:
-            await trio.to_thread.run_sync(self._apply_cgroup, spec.cgroup)
+            limits = await trio.to_thread.run_sync(self._apply_cgroup, spec.cgroup)
+            spec = dataclasses.replace(spec, cgroup=MappingProxyType(limits))
         if "oom_score_adj" in changed:
             await self.set_oom_score(spec.oom_score_adj)
+        return spec
 
-    def _apply_cgroup(self, settings: Mapping[str, str]) -> None:
+    def _apply_cgroup(self, settings: Mapping[str, str]) -> dict[str, str]:
         container = self._container
         for name in set(container.cgroup.limits()) - set(settings):
             container.cgroup.write(name, "")
         container.cgroup.apply(settings)
+        return container.cgroup.limits()
 
     async def write_cgroup(self, name: str, value: str, caller: int) -> None:
         """Write a file of the cgroup, for the process *caller*; what limits it then becomes part of the spec."""

@@ -2,7 +2,8 @@
 
 A :class:`Spec` is a frozen value; None means unset, so that the image's configuration or the engine's default holds.
 Fields hold canonical text, numbers and booleans only, which is why the form on disk, ``spec.toml`` (TOML 1.0), is the
-same thing: one key a setting, lists as arrays, the cgroup's files in a table of that name.
+same thing: one key a setting, lists as arrays, the cgroup's files in a table of that name. Where that has a number or a boolean, people
+may write a text as well, which is read as the setting's file would read it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import difflib
 import re
 import signal
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 import tomli_w
 from pydock.runtime.errors import Invalid
-from pydock.runtime.formats import quote
+from pydock.runtime.formats import parse_boolean, parse_duration, parse_integer, parse_size, quote
 from pydock.runtime.tomlplaces import line_of
 
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -113,6 +114,24 @@ class Spec:
 
 _DURATIONS: Final = frozenset({"stop_timeout", "health_interval", "health_timeout", "health_start_period"})
 _BOOLEANS: Final = frozenset({"tty", "autoremove", "readonly", "privileged", "no_new_privileges", "init", "systemd"})
+_NUMBERS: Final = {
+    "shm_size": "a number of bytes",
+    "oom_score_adj": "a whole number",
+    "health_retries": "a whole number",
+}
+
+
+def _whole(text: str) -> int:
+    return parse_integer(text, low=-(10**9), high=10**9, what="a whole number")
+
+
+#: What is no text in the document, by how a text is read.
+_FORMS: Final[Mapping[str, Callable[[str], object]]] = {
+    **dict.fromkeys(_BOOLEANS, parse_boolean),
+    **dict.fromkeys(_DURATIONS, parse_duration),
+    **dict.fromkeys(_NUMBERS, _whole),
+    "shm_size": parse_size,
+}
 _LISTS: Final = frozenset(
     [
         "command",
@@ -173,6 +192,11 @@ def _typed(name: str, value: object) -> object:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise Invalid(f"{name} is not a list of texts")
+    if name in _FORMS and isinstance(value, str):  # as it would be written to the setting's file
+        try:
+            return _FORMS[name](value)
+        except Invalid as error:
+            raise Invalid(f"{name}: {error}") from None
     if name in _BOOLEANS:
         if isinstance(value, bool):
             return value
@@ -181,14 +205,10 @@ def _typed(name: str, value: object) -> object:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
             return float(value)
         raise Invalid(f"{name} is not a number of seconds")
-    if name == "shm_size":
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if name in _NUMBERS:
+        if isinstance(value, int) and not isinstance(value, bool) and (value >= 0 or name != "shm_size"):
             return value
-        raise Invalid(f"{name} is not a number of bytes")
-    if name in ("oom_score_adj", "health_retries"):
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        raise Invalid(f"{name} is not a whole number")
+        raise Invalid(f"{name} is not {_NUMBERS[name]}")
     if isinstance(value, str):
         return value
     raise Invalid(f"{name} is not a text")

@@ -98,7 +98,7 @@ SETTINGS: Final[tuple[Entry[C], ...]] = (
         show=lambda c: spec_of(c).to_toml(),
         apply=_apply_spec,
         doc="Every setting that was set, as TOML; writing it sets them all and unsets the others, all or nothing, when the file is "
-        "closed. ``cp a/spec.toml b/spec.toml`` makes b like a.",
+        "closed. Sizes and durations may be texts as in their files. ``cp a/spec.toml b/spec.toml`` makes b like a.",
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,37 @@ def test_a_container_becomes_like_another(make: Make, tree: Path, script: str) -
     assert (b / "env").read_text() == (a / "env").read_text()
     assert (b / "cgroup/memory.max").read_text() == "67108864\n"
     assert (b / "hostname").read_text() == (b / "id").read_text()[:12] + "\n"
+
+
+@pytest.mark.cgroup
+@pytest.mark.parametrize(
+    ("name", "written", "read"),
+    [
+        ("memory.max", "64M", "67108864"),
+        ("memory.max", "5000", "4096"),
+        ("cpu.max", "50000", "50000 100000"),
+        ("cpu.weight", "0077", "77"),
+        ("cpuset.cpus", "0,0-0", "0"),
+        ("pids.max", "0010", "10"),
+        ("pids.max", "max", None),
+    ],
+)
+def test_limits_in_a_document_are_canonical_as_those_of_their_files(
+    make: Make, name: str, written: str, read: str | None
+) -> None:
+    by_file, by_document = make("a"), make("b")
+    (by_file / f"cgroup/{name}").write_text(written)
+    (by_document / "spec.toml").write_text(f'image = "busybox"\n[cgroup]\n"{name}" = "{written}"\n')
+    limits = {} if read is None else {"cgroup": {name: read}}
+    assert tomllib.loads((by_document / "spec.toml").read_text()) == {"image": "busybox:latest", **limits}
+    assert (by_document / "spec.toml").read_text() == (by_file / "spec.toml").read_text()
+
+
+def test_sizes_and_durations_in_a_document_may_be_written_as_in_their_files(make: Make) -> None:
+    c = make()
+    (c / "spec.toml").write_text('shm_size = "64K"\nstop_timeout = "1m"\ninit = "1"\n[health]\ninterval = "500ms"\n')
+    names = ("shm_size", "stop_timeout", "init", "health/interval")
+    assert [(c / name).read_text() for name in names] == ["65536\n", "60\n", "1\n", "0.5\n"]
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,34 @@ def test_a_document_gives_the_spec_that_wrote_it(spec: Spec) -> None:
         ("image = 'x'\nimage = 'y'", "at line 2"),
         ("image = ", "at line 1"),
         ("memory.max = '1M'", 'line 1: "memory" is not a setting'),
-        ("stop_timeout = 'x'", "line 1: stop_timeout is not a number of seconds"),
+        ("stop_timeout = 'x'", 'line 1: stop_timeout: "x" is not a duration'),
+        ("tty = 'yes'", 'line 1: tty: "yes" is neither 0 nor 1'),
+        ("stop_timeout = true", "line 1: stop_timeout is not a number of seconds"),
+        ("shm_size = '1Z'", 'line 1: shm_size: "1Z" is not a size'),
     ],
 )
 def test_a_refusal_names_the_line(document: str, words: str) -> None:
     with pytest.raises(Invalid) as caught:
         Spec.from_toml(document)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("shm_size = '64K'", "shm_size = 65536\n"),
+        ("stop_timeout = '1m'", "stop_timeout = 60.0\n"),
+        ("stop_timeout = '500ms'", "stop_timeout = 0.5\n"),
+        ("stop_timeout = 3", "stop_timeout = 3.0\n"),
+        ("health.interval = '1h'", "[health]\ninterval = 3600.0\n"),
+        ("health.retries = '5'", "[health]\nretries = 5\n"),
+        ("oom_score_adj = '-7'", "oom_score_adj = -7\n"),
+        ("tty = '1'", "tty = true\n"),
+        ("readonly = '0'", "readonly = false\n"),
+    ],
+)
+def test_a_text_is_read_as_the_setting_s_file_reads_it(text: str, canonical: str) -> None:
+    assert Spec.from_toml(text).to_toml() == canonical
 
 
 @given(SPECS)
@@ -79,7 +100,9 @@ def test_nothing_that_is_unset_is_in_the_document() -> None:
         "env = [['A=1']]",
         "tty = 1",
         "tty = 'true'",
-        "stop_timeout = '1'",
+        "stop_timeout = '-1'",
+        "oom_score_adj = '1.5'",
+        "health.retries = ''",
         "stop_timeout = -1",
         "stop_timeout = nan",
         "stop_timeout = true",
