@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Final, cast
 
 import trio
 from pydock.fs.imageroots import ImageRoots
 from pydock.fs.links import ContainerLinks
+from pydock.fs.metadata import Metadata
 from pydock.fs.node import Bulk, Control, Directory, Entry, Folder, Link, Report, Subject, Value, Verb
 from pydock.fs.subject import Telling
 from pydock.overlay import manifest as documents
 from pydock.overlay.commit import squash
+from pydock.overlay.errors import OverlayError
 from pydock.overlay.image import Image
 from pydock.overlay.manifest import ConfigFile, ImageConfig
 from pydock.overlay.reference import Reference
@@ -59,15 +61,27 @@ class ImageSubject(Telling):
     """One image, as the subject of its directory."""
 
     def __init__(self, images: Images, reference: str) -> None:
-        super().__init__(f"images/{reference}", images.engine)
+        super().__init__(f"images/{reference}", images.engine, images.store.tagged(reference))
         self.images = images
         self.reference = reference
-
         self._plan: tuple[Image, Plan] | None = None
 
     @property
     def image(self) -> Image:
         return self.images.store.image(self.reference)
+
+    @property
+    def metadata(self) -> Metadata:
+        self._metadata.born = self.since
+        return self._metadata
+
+    @property
+    def since(self) -> int:
+        """When its name came to be the image's: the time of all that tells of it, as it does not change."""
+        try:
+            return self.images.store.tagged(self.reference)
+        except OverlayError:
+            return self._metadata.born  # it has just been removed
 
     @property
     def plan(self) -> Plan:
@@ -288,6 +302,12 @@ IMAGE: tuple[Entry[ImageSubject], ...] = (
 )
 
 
+_TABLE: Final = tuple(
+    row if row.changed is not None or isinstance(row, Control) else replace(row, changed=lambda s: s.since)
+    for row in IMAGE
+)
+
+
 class ImageDirectory(Directory):
     """``images/REFERENCE/``."""
 
@@ -295,4 +315,4 @@ class ImageDirectory(Directory):
 
     def __init__(self, images: Images, reference: str, name: str, parent: Directory) -> None:
         subject = ImageSubject(images, reference)
-        super().__init__(name, parent, subject, cast("tuple[Entry[Subject], ...]", IMAGE))
+        super().__init__(name, parent, subject, cast("tuple[Entry[Subject], ...]", _TABLE))

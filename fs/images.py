@@ -70,7 +70,7 @@ class TopSubject(Place):
     """``images/`` itself."""
 
     def __init__(self, images: Images) -> None:
-        super().__init__("images", images.engine)
+        super().__init__("images", images.engine, images.store.made)
         self.images = images
 
 
@@ -158,9 +158,8 @@ class PathDirectory(Directory):
                 node = ImageDirectory(self._images, reference, name, self)
             else:
                 path = f"{self._path}{name}/"
-                node = PathDirectory(
-                    self._images, Place(f"images/{path[:-1]}", self._images.engine), name, self, (), path
-                )
+                place = Place(f"images/{path[:-1]}", self._images.engine, self._images.store.made)
+                node = PathDirectory(self._images, place, name, self, (), path)
             self._nodes[name] = node
         return node
 

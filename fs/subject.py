@@ -8,12 +8,19 @@ from pydock.runtime.formats import now
 
 
 class Place:
-    """A directory that holds objects, such as ``containers``: failures there have only the root's ``errors``."""
+    """A directory that holds objects, such as ``containers``: failures there have only the root's ``errors``.
 
-    def __init__(self, label: str, engine: Engine) -> None:
+    What is in it is as it is since *born* (ns since the epoch; without it, since the mount).
+    """
+
+    def __init__(self, label: str, engine: Engine, born: int | None = None) -> None:
         self.label = label
         self.engine = engine
-        self.metadata = Metadata(born=now())
+        self._metadata = Metadata(born=now() if born is None else born)
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._metadata
 
     def failed(self, words: str) -> None:
         self.engine.failures.add(self.label, words)
@@ -25,10 +32,10 @@ class Place:
 class Telling(Place):
     """A directory with an ``error`` of its own, which lives as long as the mount."""
 
-    def __init__(self, label: str, engine: Engine) -> None:
-        super().__init__(label, engine)
+    def __init__(self, label: str, engine: Engine, born: int | None = None) -> None:
+        super().__init__(label, engine, born)
         self.error = ""
-        self.error_changed = self.metadata.born
+        self.error_changed = self._metadata.born
 
     def failed(self, words: str) -> None:
         super().failed(words)

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from pydock.overlay import manifest as documents
 from pydock.overlay.blobs import Blobs, chunks_of, open_plain
@@ -33,9 +32,8 @@ from pydock.overlay.manifest import ConfigFile, Descriptor, ImageConfig, Index, 
 from pydock.overlay.partials import Partials
 from pydock.overlay.reference import Reference
 from pydock.overlay.settling import Ledger
+from pydock.overlay.tags import INDEXES, since, tags_of, with_tags
 from pydock.overlay.trees import remove_tree
-
-_INDEXES: Final = (documents.INDEX, documents.DOCKER_LIST)
 
 
 class Store:
@@ -54,9 +52,11 @@ class Store:
         self._emptying = threading.Lock()  # not the other: a large layer takes seconds to delete
         self._images: dict[str, Image] = {}  # by manifest digest; reference is ""
         self._intakes: list[Intake] = []
+        self._tagged: dict[str, int] = {}
         layout = directory / "oci-layout"
         if not layout.exists():
             self._replace(layout, b'{"imageLayoutVersion":"1.0.0"}')
+        self.made = layout.stat().st_mtime_ns  # in ns since the epoch
         self._index_path = directory / "index.json"
         self._settled_index_path = directory / "index.settled.json"
         if not self._index_path.exists():
@@ -77,6 +77,15 @@ class Store:
         with self._lock:
             descriptor = self._descriptor(reference)
             return replace(self._load(documents.manifest_digest(descriptor)), reference=str(reference))
+
+    def tagged(self, ref: str) -> int:
+        """When that name came to be this image's, in ns since the epoch: all that is to be said of it is so since then. NotFound."""
+        with self._lock:
+            if (known := self._tagged.get(ref)) is None:
+                descriptor = self._descriptor(Reference.parse(ref))
+                told = since(descriptor)
+                known = self._tagged[ref] = self._came(descriptor) if told is None else told
+            return known
 
     def known_layers(self) -> frozenset[tuple[str, str]]:
         """The digests of all layers of all images, compressed as they came and not."""
@@ -254,15 +263,7 @@ class Store:
         return tuple(map(str, lost))
 
     def _tags(self) -> dict[Reference, Descriptor]:
-        tags = {}
-        for descriptor in self._index.manifests:
-            name = (descriptor.annotations or {}).get(documents.REF_NAME)
-            if name is not None and descriptor.media_type not in _INDEXES:
-                try:
-                    tags[Reference.parse(name)] = descriptor
-                except Invalid:
-                    continue  # another tool's entry: not an image to us, but kept
-        return tags
+        return tags_of(self._index)
 
     def _descriptor(self, reference: Reference) -> Descriptor:
         """By its name, or by a digest that a tag of that repository has."""
@@ -283,23 +284,18 @@ class Store:
         except KeyError:
             raise NotFound(f"no such image: {reference}") from None
 
+    def _came(self, descriptor: Descriptor) -> int:
+        """When the manifest was put here: of a tag that another tool, or an older version, has set."""
+        try:
+            return self.blobs.path(Digest.parse(documents.manifest_digest(descriptor))).stat().st_mtime_ns
+        except OSError:
+            return self.made
+
     def _set_tags(self, tags: dict[Reference, Descriptor]) -> None:
-        """Write an index with *tags*, and with the entries that are no tags of ours as they are."""
-        ours = self._tags().values()
-        entries = [descriptor for descriptor in self._index.manifests if not any(descriptor is tag for tag in ours)]
-        for reference, descriptor in tags.items():
-            entries.append(
-                Descriptor(
-                    media_type=descriptor.media_type,
-                    digest=descriptor.digest,
-                    size=descriptor.size,
-                    annotations={**(descriptor.annotations or {}), documents.REF_NAME: reference.full},
-                    platform=descriptor.platform,
-                )
-            )
-        index = Index(manifests=tuple(entries))
+        index = with_tags(self._index, tags)
         self._replace(self._index_path, documents.encode(index))
         self._index = index
+        self._tagged.clear()
 
     def _replace(self, path: Path, data: bytes) -> None:
         """Replace a file's content at once. The kernel has the data before the name points to it."""
@@ -350,7 +346,7 @@ class Store:
         digest = Digest.parse(descriptor.digest)
         needs = Needs(frozenset((digest,)))
         try:
-            if descriptor.media_type in _INDEXES:
+            if descriptor.media_type in INDEXES:
                 index = documents.decode(self.blobs.read(digest), Index, f"index {digest}")
                 for child in index.manifests:
                     needs |= self._needs(child)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,6 +169,44 @@ def test_its_rootfs_is_read_only_and_leads_nowhere_else(image: Path) -> None:
         (rootfs / "data/new").touch()
     with pytest.raises(OSError, match="symbolic links"):
         (rootfs / "bin/sh").read_bytes()
+
+
+def test_what_tells_of_an_image_is_as_old_as_its_tag_also_after_another_mount(
+    own_engine: Engine, archive: Path, tmp_path: Path
+) -> None:
+    images = own_engine.tree / "images"
+    (images / "ctl").write_text(f"import {archive} app:1\n")
+    stamp = time.time_ns()
+
+    def times() -> dict[str, int]:
+        """Of all that is below it, the target of rootfs aside."""
+        top = images / "app:1"
+        found = {".": top, **{path.name: path for path in top.iterdir()}}
+        return {name: path.lstat().st_mtime_ns for name, path in found.items()}
+
+    before = times()
+    assert {"id", "layers", "config.json", "archive.tar", "containers", "rootfs"} <= before.keys()
+    assert max(before.values()) <= stamp
+    own_engine.umount()
+    own_engine.start()
+    assert times() == before
+    with pytest.raises(PermissionError):
+        os.utime(images / "app:1/id")
+    (tmp_path / "id").symlink_to(images / "app:1/id")  # make has an opinion on colons
+    (tmp_path / "Makefile").write_text("made: id\n\tcp $< $@\n")
+    make_it = ["make", "-s", "-C", tmp_path]
+    subprocess.run(make_it, check=True)
+    assert subprocess.run([*make_it, "-q"], check=False).returncode == 0
+    own_engine.umount()
+    own_engine.start()
+    assert subprocess.run([*make_it, "-q"], check=False).returncode == 0
+    (images / "ctl").write_text(f"import {archive} other\n")
+    images.joinpath("app:1/ctl").write_text("tag mine")
+    assert times() == before
+    tarfile.open(tmp_path / "empty.tar", "w").close()
+    (images / "ctl").write_text(f"import {tmp_path}/empty.tar app:1\n")
+    assert subprocess.run([*make_it, "-q"], check=False).returncode == 1
+    assert {name for name, time in times().items() if time <= stamp} <= {"error"}
 
 
 def test_no_tag_is_latest(tree: Path) -> None:

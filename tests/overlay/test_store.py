@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_an_image_is_found_by_any_form_of_its_name(store: Store) -> None:
 def test_the_index_names_the_full_reference(store: Store) -> None:
     made = add(store, "app")
     (entry,) = json.loads((store.directory / "index.json").read_text())["manifests"]
-    assert entry["annotations"] == {"org.opencontainers.image.ref.name": "docker.io/library/app:latest"}
+    assert entry["annotations"]["org.opencontainers.image.ref.name"] == "docker.io/library/app:latest"
     assert entry["digest"] == made.digest
     manifest = json.loads(store.manifest(made))
     assert manifest["config"]["digest"] == made.id
@@ -145,6 +146,38 @@ def test_documents_that_do_not_fit_are_invalid(store: Store) -> None:
     with pytest.raises(Invalid, match="another config"), store.intake() as intake:
         intake.finish_with(Reference.parse("a"), fine, manifest)
     assert blobs(store) == 0
+
+
+def test_an_image_has_its_name_since_it_got_it(store: Store) -> None:
+    begin = time.time_ns()
+    add(store, "a")
+    first = store.tagged("a")
+    assert begin <= first <= time.time_ns()
+    store.tag("a", "b")
+    assert first < store.tagged("b")
+    add(store, "other")
+    assert store.tagged("a") == store.tagged("docker.io/library/a:latest") == first
+    store.tag("b", "a")  # the same image again
+    assert Store(store.directory).tagged("a") == first
+    store.rename("b", "c")
+    moved = store.tagged("c")
+    store.tag("other", "c")
+    assert first < moved < store.tagged("c")
+    with pytest.raises(NotFound):
+        store.tagged("b")
+
+
+def test_a_name_that_another_tool_gave_is_as_old_as_the_manifest(store: Store) -> None:
+    made = add(store, "a")
+    path = store.directory / "index.json"
+    index = json.loads(path.read_text())
+    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": "docker.io/library/a:latest"}
+    path.write_text(json.dumps(index))
+    os.utime(store.blobs.path(Digest.parse(made.digest)), ns=(5, 5))
+    again = Store(store.directory)
+    assert again.tagged("a") == 5
+    again.tag("a", "b")
+    assert (again.tagged("a"), again.tagged("b") > 5) == (5, True)
 
 
 def test_entries_of_other_tools_are_kept_and_no_images_of_ours(store: Store) -> None:
