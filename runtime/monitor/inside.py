@@ -61,14 +61,20 @@ def read_inside(root: int, path: str, limit: int) -> str:
 def make_inside(root: int, path: str, *, directory: bool) -> int:
     """An O_PATH descriptor of *path*; what is missing of it is made: directories (0755), at the end perhaps a file.
 
-    Dangling symlinks on the way are followed, inside, and what they point to is made.
+    Dangling symlinks on the way are followed, inside, and what they point to is made. ENOTDIR or EISDIR when it is there and of the
+    other kind: the kernel would just call such a mount invalid.
     """
-    kind = os.O_DIRECTORY if directory else 0
     try:
-        return open_inside(root, path, os.O_PATH | kind)
+        place = open_inside(root, path, os.O_PATH)
     except FileNotFoundError:
         _make(root, path, directory=directory)
-    return open_inside(root, path, os.O_PATH | kind)
+        place = open_inside(root, path, os.O_PATH)
+    if stat.S_ISDIR(os.fstat(place).st_mode) == directory:
+        return place
+    os.close(place)
+    if directory:
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file, and a directory is to be there", path)
+    raise IsADirectoryError(errno.EISDIR, "it is a directory, and a file is to be there", path)
 
 
 def make_plain(root: int, path: str) -> int:

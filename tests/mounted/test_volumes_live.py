@@ -278,6 +278,29 @@ def test_a_target_never_leads_out_of_the_container(running: Path, source: Path, 
     assert (running / "volumes").read_text() == ("" if number else f"{source}:/trap/deep/in\n")
 
 
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize(
+    ("item", "number", "words"),
+    [
+        ("/etc/passwd:/etc", errno.EISDIR, "/etc: it is a directory, and a file is to be there"),
+        ("/usr:/etc/passwd", errno.ENOTDIR, "/etc/passwd: it is a file, and a directory is to be there"),
+    ],
+)
+def test_a_file_onto_a_directory_and_the_reverse_are_refused(
+    make: Make, errno_of: ErrnoOf, live: bool, item: str, number: int, words: str
+) -> None:
+    c = make(command="sleep 1000")
+    if live:
+        (c / "ctl").write_text("start")
+        assert errno_of(c / "volumes", item) == number
+        assert (c / "volumes").read_text() == ""
+    else:
+        (c / "volumes").write_text(item)
+        assert errno_of(c / "ctl", "start") == number
+        assert (c / "state").read_text() == "created\n"
+    assert (c / "error").read_text().endswith(f" {words}\n")
+
+
 def test_a_target_that_can_t_be_made_is_refused(make: Make, source: Path) -> None:
     c = make(command="sleep 1000", readonly="1")
     (c / "ctl").write_text("start")
