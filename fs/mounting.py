@@ -67,6 +67,7 @@ def prepare_process() -> None:
 def prepare_directories(options: Options) -> None:
     """The data and run directories, with a layout that this version knows."""
     for path in (options.root, options.run):
+        _refuse_tree("the directory", path, path)
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700 if path == options.root else 0o755)
     marker = options.root / "format"
@@ -124,10 +125,11 @@ def tell_ending(options: Options) -> None:
 
 
 def prepare_mountpoint(mountpoint: str) -> None:
-    """A directory that can be mounted on; Busy, NotFound or Invalid when *mountpoint* is none.
+    """A directory that can be mounted on, in no tree of another engine; Busy, NotFound or Invalid when *mountpoint* is none.
 
     A mount whose daemon has died answers ENOTCONN: it is taken away.
     """
+    _refuse_tree("the mount point", mountpoint, os.path.dirname(mountpoint))
     while mount_points().get(mountpoint) == _FUSE:
         try:
             os.statvfs(mountpoint)  # stat may be answered from the kernel's cache
@@ -146,6 +148,16 @@ def prepare_mountpoint(mountpoint: str) -> None:
         raise NotFound(f"the mount point {mountpoint} does not exist: mkdir -p {mountpoint}") from None
     except OSError as error:
         raise Failed(error.errno or errno.EIO, f"the mount point {mountpoint}: {error.strerror}") from None
+
+
+def _refuse_tree(what: str, path: str | Path, inner: str | Path) -> None:
+    """Invalid when *inner*, where *path* is to be, is in a tree of pydock's: there is no room for anything else in that."""
+    kinds = mount_points()
+    place = os.path.realpath(inner)
+    while place not in kinds and place != "/":
+        place = os.path.dirname(place)
+    if kinds.get(place) == _FUSE:
+        raise Invalid(f"{what} {path} lies in the pydock mount at {place}: choose a directory elsewhere")
 
 
 def release_mountpoint(mountpoint: str) -> None:

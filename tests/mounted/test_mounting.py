@@ -126,6 +126,24 @@ def test_a_second_engine_on_the_same_mount_point_is_refused(own_engine: Engine, 
     assert not any((root / place.name).exists() for root in detect_layout().roots)
 
 
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [
+        ("the mount point {0}/mnt/containers", "root={1}/root,run={1}/run"),
+        ("the directory {0}/mnt/containers/root", "root={0}/mnt/containers/root,run={1}/run"),
+        ("the directory {0}/mnt/volumes/run", "root={1}/root,run={0}/mnt/volumes/run"),
+    ],
+)
+def test_an_engine_in_another_s_tree_is_refused(own_engine: Engine, place: Path, what: str, options: str) -> None:
+    own, other = own_engine.directory, place
+    mountpoint = own_engine.tree / "containers" if what.startswith("the mount point") else place / "mnt"
+    status, words = pydockd(mountpoint, f"{options.format(own, other)},cgroup_parent={place.name}")
+    assert status == 1
+    assert f"{what.format(own)} lies in the pydock mount at {own_engine.tree}: choose" in words
+    assert not is_mounted(mountpoint)
+    assert own_engine.sh("ls containers volumes").split() == ["containers:", "volumes:"]
+
+
 def test_the_mount_of_a_dead_engine_is_taken_away(own_engine: Engine) -> None:
     own_engine.kill()
     with pytest.raises(OSError, match="not connected") as dead:
@@ -316,6 +334,8 @@ def test_the_configuration_is_read_and_the_mount_s_own_options_win(machine: Mach
             '/etc/pydock.toml: line 2: "10.0.0.1/8" is not a subnet',
         ),
         ("mount -t pydock none mnt -o $OPTIONS,dns=x", 'dns: "x" is not an address'),
+        ("mount -t pydock none mnt -o run=/proc/1", "mnt can't be mounted: nothing can be made in /proc/1"),
+        ("mount -t pydock none mnt -o run=/dev/null/x", "mnt can't be mounted: nothing can be made in /dev/null/x"),
         ("mkdir run; PYDOCKD=/none mount -t pydock none mnt -o $OPTIONS", "none"),
     ],
 )
