@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
-from pydock.runtime import joining, oom
+from pydock.runtime import joining, launching, oom
 from pydock.runtime.errors import Busy, Exists, Invalid, NotFound
 from pydock.runtime.formats import checked_name, now
 from pydock.runtime.monitor import launch as plain
@@ -135,6 +135,7 @@ class Exec:
                 raise Busy(f"{self.name} is {self.record.state} already")
             if not self.spec.command:
                 raise Invalid(f"{self.name} has no command: write one into command first")
+            launching.runnable(self.spec.command)
             container = self.container
             if container.state != "running" or container.process.pidfd < 0:
                 raise Busy(f"{container.name} is not running: it is {container.state}")

@@ -81,6 +81,13 @@ def argv(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
         return systemd.COMMAND
     if not words:
         raise Invalid("nothing to run: neither command nor entrypoint is set, nor does the image have one")
+    return runnable(words)
+
+
+def runnable(words: tuple[str, ...]) -> tuple[str, ...]:
+    """*words*, when the first of them can be a program's name."""
+    if words and not words[0]:
+        raise Invalid("nothing to run: the first word of the command, the program, is empty")
     return words
 
 

@@ -129,7 +129,8 @@ def _below(device: Device, closed: frozenset[str]) -> list[Node]:
             for entry in entries:
                 seen += 1
                 if seen > _MOST:
-                    raise Invalid(f"devices: there are more than {_MOST} files below {device.source}")
+                    words = f"there are more than {_MOST} files below {device.source}"
+                    raise Invalid(f"devices: {words}" + ("" if nodes else ", and none of the first is a device"))
                 if entry.path not in closed:
                     found.append(entry)
         for entry in sorted(found, key=lambda each: each.name):

@@ -258,6 +258,12 @@ def test_the_end_of_the_container_ends_it(running: Path) -> None:
     assert (x / "wait").read_text() == "137\n"
 
 
+def test_an_empty_first_word_is_no_program(running: Path, errno_of: ErrnoOf) -> None:
+    x = new(running, command="'' x")
+    assert errno_of(x / "ctl", "start") == errno.EINVAL
+    assert (x / "error").read_text() == "nothing to run: the first word of the command, the program, is empty\n"
+
+
 @pytest.mark.parametrize(
     ("verb", "number"),
     [

@@ -316,6 +316,16 @@ def test_a_command_that_can_t_be_run_fails_the_start(make: Make, command: str, n
     assert command in (c / "error").read_text()
 
 
+def test_an_empty_first_word_is_no_program_but_may_be_an_argument(make: Make) -> None:
+    c = make(command="''")
+    assert errno_of(c / "ctl", "start") == errno.EINVAL
+    assert (c / "error").read_text() == "nothing to run: the first word of the command, the program, is empty\n"
+    (c / "entrypoint").write_text("echo x")
+    assert errno_of(c / "ctl", "start") == 0
+    assert (c / "wait").read_text() == "0\n"
+    assert (c / "log").read_text() == "x \n"
+
+
 def test_the_outcome_is_read_from_the_descriptor_that_wrote(make: Make) -> None:
     c = make(command="sleep 100")
     with open(c / "ctl", "r+b", buffering=0) as ctl:

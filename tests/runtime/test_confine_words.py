@@ -199,6 +199,19 @@ def test_what_is_no_device_is_refused_at_look_up(text: str, error: type[Exceptio
         devices.look_up(devices.parse(text))
 
 
+def test_too_many_files_that_are_no_devices_are_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_MOST", 3)
+    for number in range(3):
+        (tmp_path / str(number)).touch()
+    with pytest.raises(Invalid, match="there is no device below"):
+        devices.look_up(devices.parse(str(tmp_path)))
+    (tmp_path / "one too many").touch()
+    with pytest.raises(Invalid, match=f"more than 3 files below {tmp_path}, and none of the first is a device$"):
+        devices.look_up(devices.parse(str(tmp_path)))
+    with pytest.raises(Invalid, match="more than 3 files below /dev"):
+        devices.look_up(devices.parse("/dev"))
+
+
 @pytest.mark.parametrize("node", devices.DEFAULT_NODES, ids=lambda node: node.path)
 def test_default_nodes_are_the_machines(node: devices.Node) -> None:
     assert os.stat(node.path).st_rdev == node.rdev
