@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -54,10 +53,7 @@ def translate(error: BaseException) -> tuple[int, str]:
             return number, one_line(str(error))
     own: object = getattr(error, "errno", None)
     if isinstance(error, runtime.PydockError | OSError) and isinstance(own, int) and own > 0:
-        if isinstance(error, OSError):
-            path = f"{error.filename}: " if error.filename else ""
-            return own, one_line(f"{path}{error.strerror or os.strerror(own)}")
-        return own, one_line(str(error))
+        return own, one_line(runtime.words_of(error))
     log.error("a fault in pydock", exc_info=error)
     return errno.EIO, one_line(f"a fault in pydock: {type(error).__name__}: {error}")
 

@@ -15,7 +15,7 @@ from pydock.fs.subject import Place, Telling
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
 from pydock.runtime.engine import Engine
-from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError
+from pydock.runtime.errors import Busy, Forbidden, Invalid, NotFound, PydockError, words_of
 from pydock.runtime.formats import now, parse_boolean, print_boolean, quote
 from pydock.runtime.network.addresses import first_address, parse_address, parse_mtu, parse_subnet
 from pydock.runtime.network.ports import Port
@@ -364,7 +364,7 @@ class NetworksDirectory(Directory):
             try:
                 await attachments.default()
             except (PydockError, OSError) as error:  # no subnet is free, or the disk is full
-                self.subject.failed(f"networks/{DEFAULT}: {error}")
+                self.subject.failed(f"networks/{DEFAULT}: {words_of(error)}")
 
     async def make(self, name: str) -> None:
         await self._containers.engine.attachments.create(name)

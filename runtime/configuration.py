@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from pydock.runtime import sharing
 from pydock.runtime.cgroup.aliases import set_by
-from pydock.runtime.errors import Busy, PydockError
+from pydock.runtime.errors import Busy, PydockError, words_of
 from pydock.runtime.network.words import renamed
 from pydock.runtime.settings import Settings
 from pydock.runtime.spec import Spec
@@ -264,7 +264,7 @@ class Configuration:
             try:
                 await trio.to_thread.run_sync(self._apply_cgroup, self.spec.cgroup)
             except (PydockError, OSError) as error:
-                container.failed(f"cgroup: not as it was set: {error}")
+                container.failed(f"cgroup: not as it was set: {words_of(error)}")
 
     async def set_oom_score(self, value: int | None) -> None:
         """``oom_score_adj`` is about to become *value*."""

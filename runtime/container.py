@@ -18,7 +18,7 @@ from pydock.runtime import spec as spec_
 from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.configuration import Configuration
 from pydock.runtime.engine import Defaults, Engine, Source
-from pydock.runtime.errors import Busy, PydockError
+from pydock.runtime.errors import Busy, PydockError, words_of
 from pydock.runtime.execs import Execs
 from pydock.runtime.formats import now, parse_limit
 from pydock.runtime.health import Health
@@ -318,7 +318,7 @@ class Container:
             try:
                 await self.engine.remove(self.name)
             except (PydockError, OSError) as error:
-                self.failed(f"autoremove: {error}")
+                self.failed(f"autoremove: {words_of(error)}")
 
     async def tidy(self) -> None:
         """Its first process has ended: what it leaves besides its output."""

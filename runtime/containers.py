@@ -20,7 +20,7 @@ import trio
 from pydock.runtime import oom, syscalls
 from pydock.runtime.container import Container
 from pydock.runtime.engine import Engine, persistently
-from pydock.runtime.errors import Busy, Exists, Invalid, NotFound, PydockError
+from pydock.runtime.errors import Busy, Exists, Invalid, NotFound, PydockError, words_of
 from pydock.runtime.formats import checked_name
 from pydock.runtime.keeper import Keeper
 from pydock.runtime.launching import remove_files
@@ -303,8 +303,8 @@ class Containers:
         try:
             await self.engine.attachments.store.agree()
         except (PydockError, OSError) as error:
-            log.warning("networks/%s is not as the options say: %s", DEFAULT, error)
-            self.engine.failures.add(f"networks/{DEFAULT}", f"not as the options say: {error}")
+            log.warning("networks/%s is not as the options say: %s", DEFAULT, words_of(error))
+            self.engine.failures.add(f"networks/{DEFAULT}", f"not as the options say: {words_of(error)}")
 
     async def let_go(self, *, ending: bool = False) -> None:
         """Have the small processes forget what no container needs: a death, or an end, came between two steps. Roots of those that do

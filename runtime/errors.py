@@ -6,6 +6,16 @@ The message is one line: what was tried, what was wrong, what would be accepted.
 
 from __future__ import annotations
 
+import os
+
+
+def words_of(error: Exception) -> str:
+    """What a person reads of *error*: of an OSError what is wrong with which file, not Python's text of it."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) and error.filename else ""
+    return f"{path}: {error.strerror}" if path else error.strerror or os.strerror(error.errno)
+
 
 class PydockError(Exception):
     """The base of all; never raised itself."""

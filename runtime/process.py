@@ -23,7 +23,7 @@ import trio
 from pydock.runtime import syscalls
 from pydock.runtime.companion import Lost
 from pydock.runtime.engine import Engine, persistently
-from pydock.runtime.errors import Failed
+from pydock.runtime.errors import Failed, words_of
 from pydock.runtime.formats import now
 from pydock.runtime.monitor.client import Started
 from pydock.runtime.monitor.launch import Launch
@@ -275,7 +275,7 @@ class Process:
         try:
             await side_by_side(lambda: self._write_down({**ended, **after}), self.streams.release)
         except (OSError, Failed) as error:  # the next start of the engine clears what is left
-            self._owner.failed(f"its pipes are not cleared away: {error}")
+            self._owner.failed(f"its pipes are not cleared away: {words_of(error)}")
         while after != (other := self._owner.after(code, time)):
             after = other
             await self._write_down({**ended, **after})

@@ -15,7 +15,7 @@ from pydock.runtime.cgroup import Cgroup
 from pydock.runtime.confine.user import resolve
 from pydock.runtime.confine.userns import AUTO, IdMap, in_force
 from pydock.runtime.engine import Defaults, Source
-from pydock.runtime.errors import Invalid, NotFound, PydockError
+from pydock.runtime.errors import Invalid, NotFound, PydockError, words_of
 from pydock.runtime.monitor import launch as plain
 from pydock.runtime.process import Aside
 from pydock.runtime.shifting import Shift
@@ -214,7 +214,7 @@ class Runs:
             try:
                 await agree()
             except (PydockError, OSError) as error:
-                container.failed(f"{what}: not as they were set: {getattr(error, 'strerror', None) or error}")
+                container.failed(f"{what}: not as they were set: {words_of(error)}")
 
     async def send_signal(self, number: int) -> None:
         """Signal its first process; nothing when it has just gone."""

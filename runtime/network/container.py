@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 from pydock.runtime import syscalls
-from pydock.runtime.errors import Busy, Invalid, NotFound, PydockError
+from pydock.runtime.errors import Busy, Invalid, NotFound, PydockError, words_of
 from pydock.runtime.formats import quote
 from pydock.runtime.network import conntrack, links, loopback, versions
 from pydock.runtime.network.attaching import Attachments, Leases, shown
@@ -279,8 +279,7 @@ class ContainerNetwork:
             try:
                 await self._lead()
             except (OSError, PydockError) as error:
-                words = getattr(error, "strerror", None) or error
-                container.failed(f"ports: the packet filter leads them on yet: {words}")
+                container.failed(f"ports: the packet filter leads them on yet: {words_of(error)}")
 
     async def _republish(self, items: tuple[str, ...], undo: AsyncExitStack) -> None:
         """The ports of the running container become *items*. Taken, Invalid, OSError."""

@@ -15,6 +15,21 @@ from pydock.runtime import errors as runtime
 
 
 @pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "spec.toml"), "spec.toml: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device", b"x"), "x: No space left on device"),
+        (OSError(errno.ENOSPC, None), "No space left on device"),
+        (OSError("text"), "text"),
+        (runtime.Failed(errno.EIO, "text"), "text"),
+    ],
+    ids=repr,
+)
+def test_the_words_of_an_error_are_a_person_s(error: Exception, words: str) -> None:
+    assert runtime.words_of(error) == words
+
+
+@pytest.mark.parametrize(
     ("error", "number"),
     [
         (runtime.Invalid("x"), errno.EINVAL),

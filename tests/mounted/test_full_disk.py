@@ -76,6 +76,14 @@ def test_a_setting_stays_what_it_was(small_engine: Engine, running: Path, name: 
     assert (running / name).read_text() != before
 
 
+def test_the_default_network_that_can_t_be_made_is_told_in_words(small_engine: Engine) -> None:
+    with small_engine.filled():
+        assert "bridge" not in small_engine.sh("ls networks").split()
+        (line,) = {line.partition(" ")[2] for line in (small_engine.tree / "errors").read_text().splitlines()}
+        assert line == "networks networks/bridge: bridge.json: No space left on device"
+    assert "bridge" in small_engine.sh("ls networks").split()
+
+
 def test_nobody_sees_what_could_not_be_mounted(small_engine: Engine, running: Path) -> None:
     mounts = Path(f"/proc/{(running / 'pid').read_text().strip()}/mountinfo")
     before = mounts.read_text()
