@@ -78,9 +78,7 @@ from pydock.runtime.wire import Message
 log = logging.getLogger("pydockd")
 
 _TASKS: Final = 4096  # requests at once: a blocked reader holds one
-_PARTING: Final = (
-    1.0  # seconds from the unmount to the end for those who have files open, and then for what is being done
-)
+_PARTING: Final = 1.0  # seconds from the unmount to the end for those who have files open, and for what is done yet
 
 
 class Daemon:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydock.runtime import reaper, sharing, shifting, syscalls, systemd, volumes
+from pydock.runtime import reaper, sharing, shifting, syscalls, systemd, tmpfs, volumes
 from pydock.runtime.cgroup import ALL, DEFAULT, Cgroup, DeviceRule
 from pydock.runtime.confine import capabilities, devices, masks, rlimits, seccomp, sysctls, userns
 from pydock.runtime.engine import Defaults
@@ -27,7 +27,6 @@ from pydock.runtime.spec import Spec
 #: What a shell finds when nobody said otherwise: docker's PATH.
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM: Final = plain.DEFAULT_SHM
-_SHM: Final = "/dev/shm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +275,7 @@ def prepare(
         shm_size=shm_size(spec),
         shm_of=ipc,
         made=tuple(made),
-        tmpfs=_memory(spec, mounts),
+        tmpfs=tmpfs.of(spec, mounts),
         volumes=tuple(mounts),
         places=defaults.volumes,
         devices=tuple(made_devices),
@@ -343,14 +342,6 @@ def rlimits_of(spec: Spec) -> tuple[plain.Rlimit, ...]:
     return tuple(plain.Rlimit(limit.name, *limit.pair) for limit in map(rlimits.parse, spec.ulimits or ()))
 
 
-def _memory(spec: Spec, mounts: list[plain.Volume]) -> tuple[plain.Tmpfs, ...]:
-    wanted = tuple(_tmpfs(volumes.Tmpfs.parse(text)) for text in spec.tmpfs or ())
-    if not spec.systemd:
-        return wanted
-    taken = {item.target for item in wanted} | {item.target for item in mounts}
-    return (*wanted, *systemd.tmpfs(taken))
-
-
 def _cgroup_mounts(cgroup: Cgroup, given: Given) -> tuple[plain.CgroupMount, ...]:
     """Each hierarchy as the container sees it, under the name that it has on the machine; to a systemd only the v2 tree."""
     if given.delegated is not None:
@@ -364,45 +355,3 @@ def _sysctl(text: str, new: tuple[str, ...]) -> tuple[str, str]:
     sysctl = sysctls.parse(text)
     sysctls.check(sysctl, own_network="net" in new, own_ipc="ipc" in new, own_uts="uts" in new)
     return sysctl.path, sysctl.value
-
-
-def _tmpfs(mount: volumes.Tmpfs) -> plain.Tmpfs:
-    """docker's defaults (noexec, nosuid, nodev) with the options on top."""
-    flags = {"noexec": True, "nosuid": True, "nodev": True}
-    mode = 0o1777 if mount.target == _SHM else None  # whose place is always there
-    uid, gid, read_only = 0, 0, False
-    room: dict[str, str] = {}  # by bytes or by blocks: the last counts
-    others: dict[str, str] = {}
-    for option in mount.options:
-        name, _, value = option.partition("=")
-        match name:
-            case "size" | "nr_blocks":
-                room = {name: value}
-            case "nr_inodes" | "mpol":
-                others[name] = value
-            case "mode":
-                mode = int(value, 8)
-            case "uid":
-                uid = int(value)
-            case "gid":
-                gid = int(value)
-            case "ro" | "rw":
-                read_only = name == "ro"
-            case "exec" | "suid" | "dev" | "diratime":
-                flags[f"no{name}"] = False
-            case "noexec" | "nosuid" | "nodev" | "nodiratime":
-                flags[name] = True
-            case "noatime" | "strictatime" | "atime" | "relatime" | "norelatime" | "nostrictatime":
-                # one of three: the kernel's own way is relatime, where the opposites lead back to
-                flags |= {each: each == name for each in ("noatime", "strictatime")}
-    size = int(room.pop("size")) or None if room.get("size", "").isdecimal() else None
-    return plain.Tmpfs(
-        volumes.checked_target(mount.target),
-        size,
-        mode,
-        uid,
-        gid,
-        tuple(key for key, on in flags.items() if on),
-        read_only,
-        tuple(f"{key}={value}" for key, value in {**room, **others}.items()),
-    )
