@@ -138,7 +138,7 @@ def test_a_target_never_leads_out_of_the_container(containers, source: Path, lin
 
 
 def test_what_is_in_use_stays(containers, source: Path) -> None:
-    box = Box(containers, "until cd /v 2> /dev/null; do sleep 0.01; done; echo > /v/in; sleep 1000")
+    box = Box(containers, "until [ -e /v/file ]; do sleep 0.01; done; cd /v; echo > /v/in; sleep 1000")
     number = box.add(source, "/v")
     while not (source / "in").exists():
         os.sched_yield()
