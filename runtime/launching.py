@@ -56,9 +56,9 @@ def capability_names(spec: Spec) -> tuple[str, ...]:
     return capabilities.in_order(capabilities.DEFAULT) if spec.capabilities is None else spec.capabilities
 
 
-def seccomp_profile(spec: Spec) -> str:
-    """What was set; unset it is the default, which privileged lifts."""
-    return spec.seccomp or (seccomp.UNCONFINED if spec.privileged else seccomp.DEFAULT)
+def seccomp_profile(spec: Spec, *, privileged: bool) -> str:
+    """What was set for the container; unset it is the default, which does not hold for a *privileged* process."""
+    return spec.seccomp or (seccomp.UNCONFINED if privileged else seccomp.DEFAULT)
 
 
 def entrypoint(spec: Spec, defaults: Defaults) -> tuple[str, ...]:
@@ -316,11 +316,11 @@ def _cloned(path: str) -> int:
 
 def confinement(spec: Spec, place: Place, *, privileged: bool) -> tuple[int, int | None]:
     """The mask of capabilities, all when the process is *privileged*; and a file with the filter of system calls (the caller's to
-    close) if there is to be one: the container's own, whatever the process is, as in docker."""
+    close) if there is to be one."""
     everything = capabilities.bounding()
     names = capabilities.in_order(capabilities.from_mask(everything)) if spec.privileged else capability_names(spec)
     mask = everything if privileged else capabilities.mask(names)
-    program = _filter(seccomp_profile(spec), names, place.seccomp_cache)
+    program = _filter(seccomp_profile(spec, privileged=privileged), names, place.seccomp_cache)
     if not program:
         return mask, None
     fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)

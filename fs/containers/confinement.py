@@ -77,12 +77,12 @@ CONFINEMENT: tuple[Entry[C], ...] = (
     ),
     Value(
         name="seccomp",
-        show=lambda c: launching.seccomp_profile(spec_of(c)),
+        show=lambda c: launching.seccomp_profile(spec_of(c), privileged=bool(spec_of(c).privileged)),
         store=_store_seccomp,
         doc="The filter of system calls: ``default`` (docker's allow-list), ``unconfined``, or the absolute path of a profile in "
         "docker's JSON format; EINVAL for one that is none, or names an action, a comparison or an architecture that is not known. "
-        "System calls that are not known are passed over. Unset it is default, and unconfined with privileged; what is set holds "
-        "with privileged, too, and for every process in exec/, as in docker.",
+        "System calls that are not known are passed over. Unset it is default, and unconfined with privileged (for those in "
+        "exec/ also with their own); what is set holds for all.",
     ),
     List(
         name="devices",

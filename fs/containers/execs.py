@@ -138,7 +138,8 @@ _TABLE: tuple[Entry[E], ...] = (
     ),
     _boolean("tty", "1 gives it a terminal, console, and TERM=xterm unless env has one. The default is 0."),
     _boolean(
-        "privileged", "1 gives it all capabilities; the filter of system calls stays the container's. The default is 0."
+        "privileged",
+        "1 gives it all capabilities, and no seccomp filter unless the container's seccomp is set. The default is 0.",
     ),
     Control(
         name="ctl",

@@ -16,7 +16,7 @@ FREE, KEPT = "Seccomp:\t0\nmade\nmounted\n", "Seccomp:\t2\nmade\n"
 
 #: Of the container: ``privileged`` and ``seccomp``; then what it may do itself, and what a process in exec/ that is privileged.
 CASES = {
-    "unset": ("0", "", KEPT, KEPT),
+    "unset": ("0", "", KEPT, FREE),
     "unconfined": ("0", "unconfined", "Seccomp:\t0\nmade\n", FREE),
     "own": ("0", "PROFILE", "Seccomp:\t2\n", "Seccomp:\t2\nmounted\n"),
     "privileged": ("1", "", FREE, FREE),
