@@ -23,8 +23,9 @@ def nearest(directory: Directory, name: str) -> str:
                 if inner not in known:
                     known[inner], places[inner] = listed, f"{place}/{inner}"
     near = {each: difflib.SequenceMatcher(None, name.lower(), each.lower()).ratio() for each in known}
-    found = max(near, key=lambda each: near[each] + _LISTED * known[each], default="")
-    return f": did you mean {places[found]}?" if near.get(found, 0) >= _NEAR else ""
+    close = (each for each in known if near[each] >= _NEAR)
+    found = max(close, key=lambda each: near[each] + _LISTED * known[each], default="")
+    return f": did you mean {places[found]}?" if found else ""
 
 
 def _taking(directory: Directory) -> Iterator[tuple[str, bool]]:
