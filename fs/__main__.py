@@ -79,6 +79,7 @@ log = logging.getLogger("pydockd")
 
 _TASKS: Final = 4096  # requests at once: a blocked reader holds one
 _PARTING: Final = 1.0  # seconds from the unmount to the end for those who have files open, and for what is done yet
+_COMMANDS: Final = 15.0  # seconds more for commands that are carried out yet: a stop waits ten by itself
 
 
 class Daemon:
@@ -177,7 +178,9 @@ class Daemon:
             attending.start_soon(engine.attachments.pool.run)
             attending.start_soon(engine.attachments.watch)
             nursery.start_soon(containers.take_exits)
-            await self._serve(engine, containers, nursery)
+            async with trio.open_nursery() as commands:
+                await self._serve(engine, containers, nursery, commands)
+                commands.cancel_scope.deadline = trio.current_time() + _COMMANDS
             nursery.cancel_scope.cancel()
         with trio.move_on_after(GRACE):
             await containers.let_go(ending=True)
@@ -197,7 +200,9 @@ class Daemon:
     def _proxies(self) -> Proxies:
         return self.options.proxies or Proxies.from_environment()
 
-    async def _serve(self, engine: Engine, containers: Containers, nursery: trio.Nursery) -> None:
+    async def _serve(
+        self, engine: Engine, containers: Containers, nursery: trio.Nursery, commands: trio.Nursery
+    ) -> None:
         image_roots = ImageRoots(self.store, self.options.run / "images", nursery)
 
         transfers = Transfers()
@@ -217,16 +222,6 @@ class Daemon:
             lambda: chains(containers),
             lambda: prune(),
         )
-
-        def counts() -> dict[str, int]:
-            references = self.store.references()
-            layers = {layer.chain_id for reference in references for layer in self.store.image(reference).layers}
-            return {
-                "images": len(references),
-                "layers": len(layers),
-                "volumes": len(engine.volumes),
-                "networks": len(engine.attachments.store),
-            }
 
         async def reload() -> str:
             fresh = await trio.to_thread.run_sync(self.read_options)
@@ -257,7 +252,7 @@ class Daemon:
             Root(
                 engine,
                 containers,
-                counts,
+                partial(library.counts, self.store, engine),
                 prune,
                 lambda: prune_in(volumes_tree),
                 lambda: prune_in(networks_tree),
@@ -276,7 +271,7 @@ class Daemon:
         networks_tree = NetworksDirectory(containers, containers_directory.settled_all, root)
         root.add(networks_tree)
         root.add(RegistriesDirectory(accounts, root))
-        operations = Operations(root, nursery)
+        operations = Operations(root, commands)
 
         def changed(what: object) -> None:
             assert isinstance(what, Container | Exec)
@@ -304,6 +299,7 @@ class Daemon:
                 serving.cancel_scope.cancel()
         finally:
             notify("STOPPING=1")
+            operations.ended = True
             pyfuse3.close(unmount=self.mountpoint in mount_points())
             tell_ending(self.options)
             engine.on_change, engine.on_removed = lambda _: None, trivial
@@ -315,7 +311,8 @@ class Daemon:
                     continue
 
     async def _signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # else nohup(1) began it
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as received:
             async for _ in received:
                 self._shutdown()
 

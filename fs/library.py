@@ -20,7 +20,7 @@ from pydock.overlay.manifest import Healthcheck
 from pydock.overlay.store import Store
 from pydock.runtime.changes import DIRECTORIES, FILES
 from pydock.runtime.container import Container
-from pydock.runtime.engine import Defaults, Source
+from pydock.runtime.engine import Defaults, Engine, Source
 from pydock.runtime.paths import checked_source
 from pydock.runtime.shifting import Shift
 
@@ -111,6 +111,18 @@ def _make_places(directory: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         if not file.exists():
             file.touch()
+
+
+def counts(store: Store, engine: Engine) -> dict[str, int]:
+    """How many there are of what is kept."""
+    references = store.references()
+    layers = {layer.chain_id for reference in references for layer in store.image(reference).layers}
+    return {
+        "images": len(references),
+        "layers": len(layers),
+        "volumes": len(engine.volumes),
+        "networks": len(engine.attachments.store),
+    }
 
 
 def chains(containers: Iterable[Container]) -> frozenset[str]:

@@ -227,6 +227,27 @@ def test_whoever_waits_for_something_does_not_keep_it_from_ending(own_engine: En
     assert (own_engine.tree / "containers/c/state").read_text() == "running\n"
 
 
+def test_a_stop_that_is_under_way_is_carried_out_before_the_end(own_engine: Engine) -> None:
+    assert own_engine.process is not None
+    c = own_engine.tree / "containers/c"
+    own_engine.sh(
+        "cd containers; mkdir c; echo busybox > c/image; echo 'sleep 1000' > c/command; echo 4 > c/stop_timeout; echo start > c/ctl"
+    )
+    pid = int((c / "pid").read_text())
+    with subprocess.Popen(["sh", "-c", "echo stop > ctl"], cwd=c, stderr=subprocess.DEVNULL) as stopping:
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{stopping.pid}/wchan").read_text() != "request_wait_answer":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        subprocess.run(["umount", "-l", own_engine.tree], check=True)
+        assert own_engine.process.wait(60) == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    own_engine.start()
+    assert (c / "state").read_text() == "exited\n"
+    assert (c / "exit_code").read_text() == "137\n"
+
+
 def test_data_of_a_newer_layout_are_refused(place: Path) -> None:
     (place / "root").mkdir()
     (place / "root/format").write_text("2\n")
