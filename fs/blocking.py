@@ -36,6 +36,7 @@ PERIOD: Final = 0.2
 _SOON: Final = 0.01
 #: Signals that nobody sends to end anything, as bits of a mask in /proc.
 _NEWS: Final = sum(1 << number - 1 for number in (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
+_CHILDREN: Final = 1 << 20  # bytes of their numbers
 #: Seconds between scans of all tasks, for a caller that is not the opener.
 _SCAN_PERIOD: Final = 0.5
 
@@ -47,10 +48,10 @@ class Interrupted(Refused):
         super().__init__(errno.EINTR, "")
 
 
-def _read(path: str) -> str:
+def _read(path: str, limit: int = 4096) -> str:
     try:
         with open(path, "rb", buffering=0) as file:
-            return file.read(4096).decode(errors="replace")
+            return file.read(limit).decode(errors="replace")
     except OSError:
         return ""
 
@@ -113,24 +114,38 @@ def _scan(number: int) -> list[str]:
     return found
 
 
-class Caller:
-    """Who waits for an answer on one open file."""
+class At(enum.Enum):
+    """Where whoever waits is."""
 
-    __slots__ = ("_known", "_number", "_opener", "_scanned")
+    CALL = enum.auto()  # read(2) or write(2), or the like: on a descriptor
+    ALONE = (
+        enum.auto()
+    )  # open(2), which has no descriptor yet, or close(2), which has none any more: only the opener is known
+    NOWHERE = enum.auto()
+
+
+class Caller:
+    """Who waits for an answer on one open file, by its inode *number*; *at* is to be set."""
+
+    __slots__ = ("_known", "_opener", "_scanned", "at", "number")
 
     def __init__(self, opener: int, number: int) -> None:
         self._opener = f"/proc/{opener}" if opener else ""  # also of a thread that is not its process's first
-        self._number = number
+        self.number = number
+        self.at = At.CALL
         self._known: list[str] = []
         self._scanned = 0.0
 
     async def _waiting(self) -> list[str]:
         """The tasks that wait, as far as they are known by now."""
-        if self._opener and waits_on(self._opener, self._number):
+        if self.at is not At.CALL:
+            waits = self.at is At.ALONE and self._opener and _read(f"{self._opener}/wchan") == "request_wait_answer"
+            return [self._opener] if waits else []
+        if self._opener and waits_on(self._opener, self.number):
             return [self._opener]
-        waiting = [task for task in self._known if waits_on(task, self._number)]
+        waiting = [task for task in self._known if waits_on(task, self.number)]
         if not waiting and trio.current_time() - self._scanned >= _SCAN_PERIOD:
-            self._known = waiting = await trio.to_thread.run_sync(_scan, self._number)
+            self._known = waiting = await trio.to_thread.run_sync(_scan, self.number)
             self._scanned = trio.current_time()
         return waiting
 
@@ -140,45 +155,16 @@ class Caller:
         for task in await self._waiting():
             if signalled(task, spared):
                 return Interrupted()
-            if heeds_flags and nonblocking(task, self._number):
+            if heeds_flags and nonblocking(task, self.number):
                 return Refused(errno.EAGAIN, "")
         return None
 
 
-class At(enum.Enum):
-    """Where whoever waits is."""
-
-    CALL = enum.auto()  # read(2) or write(2), or the like: on a descriptor
-    CLOSE = enum.auto()  # close(2), or its end: the descriptor is its no more
-    NOWHERE = enum.auto()
-
-
-class WriterOrCloser(Caller):
-    """Who waits on one open file for what its write or its close does; *at* is to be set. In close(2) only the opener is known."""
-
-    __slots__ = ("at",)
-
-    def __init__(self, opener: int, number: int) -> None:
-        super().__init__(opener, number)
-        self.at = At.CALL
-
-    @property
-    def number(self) -> int:
-        return self._number
-
-    async def _waiting(self) -> list[str]:
-        match self.at:
-            case At.CALL:
-                return await super()._waiting()
-            case At.CLOSE if self._opener and _read(f"{self._opener}/wchan") == "request_wait_answer":
-                return [self._opener]
-        return []
-
-
-def held(opener: int, number: int, name: str) -> bool:
+def held(opener: int, number: int, name: str, *, anywhere: bool) -> bool:
     """Whether the file with inode *number*, whose path has *name* in it, is open for writing yet: in the *opener*'s process or one that
-    comes from it, or, when that is no more, in any. FUSE tells of each close(2) of a descriptor, of which there may be many. Blocks."""
-    for process in _heirs(opener):
+    comes from it, or, with *anywhere* or when that one is no more, in any; this takes long where there are thousands. FUSE tells of
+    each close(2) of a descriptor, of which there may be many. Blocks."""
+    for process in _everybody() if anywhere or not _lives(opener) else _heirs(opener):
         with suppress(OSError):
             for descriptor in os.listdir(f"/proc/{process}/fd"):
                 with suppress(OSError):
@@ -189,17 +175,24 @@ def held(opener: int, number: int, name: str) -> bool:
     return False
 
 
+def _everybody() -> Iterator[str]:
+    return (each for each in os.listdir("/proc") if each.isdigit() and int(each) != os.getpid())
+
+
+def _lives(opener: int) -> bool:
+    """Whether its children are still its own, and the kernel tells of them."""
+    state = _read(f"/proc/{opener}/stat").rpartition(")")[2].split()
+    return bool(state) and state[0] not in "ZX" and os.path.exists(f"/proc/{opener}/task/{opener}/children")
+
+
 def _heirs(opener: int) -> Iterator[str]:
-    """Those who may have a descriptor of the *opener*'s, this process not among them."""
-    if not os.path.exists(f"/proc/{opener}/task/{opener}/children"):
-        yield from (each for each in os.listdir("/proc") if each.isdigit() and int(each) != os.getpid())
-        return
+    """It, and those who come from it."""
     family = [str(opener)]
     for process in family:  # grows meanwhile
         yield process
         with suppress(OSError):
             for task in os.listdir(f"/proc/{process}/task"):
-                family += _read(f"/proc/{process}/task/{task}/children").split()
+                family += _read(f"/proc/{process}/task/{task}/children", _CHILDREN).split()
 
 
 async def interruptible(

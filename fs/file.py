@@ -7,7 +7,7 @@ import os
 
 import trio
 from pydock.fs.blobs import BlobHandle
-from pydock.fs.blocking import Caller, WriterOrCloser, interruptible
+from pydock.fs.blocking import Caller
 from pydock.fs.bulk import BulkHandle
 from pydock.fs.handle import (
     DocumentHandle,
@@ -81,15 +81,13 @@ async def open_file(
         case Inlet(open=open_inflow):
             if not writing:
                 raise Refused(errno.EACCES, f"{file.directory.place(file.name)} can only be written")
-            who, inflow = WriterOrCloser(caller, number), open_inflow(file.subject, caller)
-            return InletHandle(file, inflow, who)
+            return InletHandle(file, open_inflow(file.subject, caller), Caller(caller, number))
         case Bulk(open=open_extent):
             return BulkHandle(file, await open_extent(file.subject))
         case Control():
             return ControlHandle(file, caller=Caller(caller, number), nursery=nursery)
         case Report(slow=slow):
-            reader = Caller(caller, number)
-            return await ReportHandle(file, (lambda text: interruptible(reader, text)) if slow else None).opened()
+            return await ReportHandle(file, Caller(caller, number) if slow else None).opened()
         case Value() if writing:
             return ValueHandle(file, truncated=truncated, caller=caller)
         case List() if writing:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 import select
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Self
 
 import trio
+from pydock.fs.blocking import At, Caller, interruptible
 from pydock.fs.node import (
     Blob,
     Control,
@@ -28,6 +29,7 @@ from pydock.fs.node import (
     Refused,
     Report,
     Stream,
+    Subject,
     Value,
 )
 from pydock.runtime.errors import Invalid
@@ -116,6 +118,9 @@ def _documents(file: File) -> Iterator[File]:
 class Handle:
     """What one open(2) made: a snapshot to read, nothing to write."""
 
+    #: Whether a copy of its descriptor is looked for with everybody, as the end of what is written can't be taken back.
+    anywhere = False
+
     def __init__(self, file: File) -> None:
         self.file = file
         self.snapshot: bytes | None = None
@@ -130,9 +135,17 @@ class Handle:
         return self
 
     @property
+    def subject(self) -> Subject:
+        """Whom a write that fails is told."""
+        return self.file.subject
+
+    @property
     def length(self) -> int | None:
         """The bytes of what is read, as far as it is known."""
         return None if self.snapshot is None else len(self.snapshot)
+
+    def moved(self, inode: int) -> None:
+        """It is opened by that number, after all."""
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
@@ -196,17 +209,25 @@ class Handle:
 
 
 class ReportHandle(Handle):
-    """Rendered when opened, whole: fstat(2) then tells the size, which rsync and tar go by. *waiting* lets a wait for that end with
-    the caller's signal."""
+    """Rendered when opened, whole: fstat(2) then tells the size, which rsync and tar go by. A wait for that ends with a signal of the
+    *caller*, if it may be long and so there is one."""
 
-    def __init__(self, file: File, waiting: Callable[[Callable[[], Awaitable[str]]], Awaitable[str]] | None) -> None:
+    def __init__(self, file: File, caller: Caller | None) -> None:
         super().__init__(file)
-        self.waiting = waiting
+        self.caller = caller
 
     async def opened(self) -> Self:
         """What the open waits for."""
+        if self.caller is not None:
+            self.caller.at = At.ALONE
         self.snapshot, self.unread = await self.render(), True
+        if self.caller is not None:
+            self.caller.at = At.CALL
         return self
+
+    def moved(self, inode: int) -> None:
+        if self.caller is not None:
+            self.caller.number = inode
 
     async def render(self) -> bytes:
         entry = self.file.entry
@@ -215,7 +236,9 @@ class ReportHandle(Handle):
         async def text() -> str:
             return await entry.render(self.file.subject)
 
-        data = (await (text() if self.waiting is None else self.waiting(text))).encode(errors="surrogateescape")
+        data = (await (text() if self.caller is None else interruptible(self.caller, text))).encode(
+            errors="surrogateescape"
+        )
         self.file.reported = len(data)
         return data
 
@@ -233,16 +256,16 @@ class ValueHandle(Handle):
 
     async def write(self, offset: int, data: bytes) -> int:
         self.wrote = True
-        if data == b"\n" and offset == self.unended != 0:  # it comes by itself, from echo after printf or from Emacs
-            self.unended = 0
+        unended, self.unended = self.unended, 0
+        if data == b"\n" and offset == unended != 0:  # it comes by itself, from echo after printf or from Emacs
             return len(data)
-        self.unended = 0 if data.endswith(b"\n") else offset + len(data)
         self.pending += data
         if len(self.pending) > LONGEST:
             self.pending.clear()
             raise too_long(self.file.path)
         if len(data) < WHOLE or data.endswith(b"\n"):
             await self._take()
+            self.unended = 0 if data.endswith(b"\n") else offset + len(data)
         self.stamp = self.file.mtime
         return len(data)
 

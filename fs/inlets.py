@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from pydock.fs.blocking import At, Interrupted, WriterOrCloser, interruptible
+from pydock.fs.blocking import At, Caller, Interrupted, interruptible
 from pydock.fs.errors import translate
 from pydock.fs.flows import Inflow
 from pydock.fs.handle import Handle
@@ -26,7 +26,9 @@ _ZEROS: Final = bytes(1 << 20)
 class InletHandle(Handle):
     """One open file, and what is made of it."""
 
-    def __init__(self, file: File, inflow: Inflow, caller: WriterOrCloser) -> None:
+    anywhere = True
+
+    def __init__(self, file: File, inflow: Inflow, caller: Caller) -> None:
         super().__init__(file)
         file.draft = 0
         self.inflow = inflow
@@ -86,7 +88,7 @@ class InletHandle(Handle):
         return not self.over
 
     async def flush(self) -> None:
-        self.caller.at = At.CLOSE
+        self.caller.at = At.ALONE
         await self._end()
 
     async def release(self) -> None:

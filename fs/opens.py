@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import trio
@@ -12,8 +13,7 @@ from pydock.fs.handle import Handle
 from pydock.fs.inodes import Inodes
 from pydock.fs.node import Node, Refused
 
-_SOON: Final = 2.0  # seconds that what was rendered for an open is good for
-_LATE: Final = 60.0  # seconds in which whoever was told to come again does
+_SOON: Final = 2.0  # seconds in which whoever was told to come again does
 
 
 class Writer(NamedTuple):
@@ -23,6 +23,14 @@ class Writer(NamedTuple):
     inode: int
 
 
+class Again(NamedTuple):
+    """What was made for who was told to look once more, and when."""
+
+    node: Node
+    handle: Handle
+    since: float
+
+
 class Opens:
     """Handles by their numbers."""
 
@@ -30,9 +38,7 @@ class Opens:
         self._inodes = inodes
         self._handles: dict[int, Handle] = {}
         self._writers: dict[int, Writer] = {}  # of those that may write
-        self._again: dict[
-            tuple[Node, int], tuple[Handle, float]
-        ] = {}  # for those who come again, by thread id; since when
+        self._again: dict[int, Again] = {}  # for those who come again, by thread id
         self._last = 0
 
     def __getitem__(self, number: int) -> Handle:
@@ -67,7 +73,9 @@ class Opens:
 
     async def is_held(self, number: int) -> bool:
         """Whether somebody has it open yet, while a descriptor of it is being closed."""
-        return await trio.to_thread.run_sync(held, *self._writers[number], self._handles[number].file.name)
+        handle, writer = self._handles[number], self._writers[number]
+        look = partial(held, *writer, handle.file.name, anywhere=handle.anywhere)
+        return await trio.to_thread.run_sync(look)
 
     async def to_read(self, node: Node, thread: int, inode: int, handle: Callable[[], Awaitable[Handle]]) -> Handle:
         """The handle, which *handle* makes, of who only reads *node*.
@@ -76,12 +84,16 @@ class Opens:
         it is another than that of what is read, the answer is ESTALE: the kernel then looks the path up once more, asking for each
         name, and with it for the size, and comes again.
         """
-        now = trio.current_time()
-        if (before := self._again.pop((node, thread), None)) is not None and now - before[1] < _SOON:
-            return before[0]
+        before = self._again.pop(thread, None)
+        soon = before is not None and trio.current_time() - before.since < _SOON
+        if before is not None and soon and before.node is node:
+            before.handle.moved(inode)
+            return before.handle
         made = await handle()
-        if before is None and made.length not in (None, self._inodes.known[inode].size):
-            self._again = {key: each for key, each in self._again.items() if now - each[1] < _LATE}
-            self._again[node, thread] = made, now
+        # Nobody is told so twice for one open: the caller would be.
+        if not soon and made.length not in (None, self._inodes.known[inode].size):
+            now = trio.current_time()
+            self._again = {key: each for key, each in self._again.items() if now - each.since < _SOON}
+            self._again[thread] = Again(node, made, now)
             raise Refused(errno.ESTALE, "")
         return made

@@ -79,6 +79,7 @@ class Operations(pyfuse3.Operations):
         self.nursery = nursery
         self.inodes = Inodes(root)
         self.opens = Opens(self.inodes)
+        self.ended = False  # the session has: nobody can be told anything any more
         self.directories: dict[int, list[tuple[str, Node]]] = {}
         self._removals: dict[int, Removal] = {}  # by process
         self.supports_dot_lookup = True
@@ -111,11 +112,12 @@ class Operations(pyfuse3.Operations):
     # changes that pydock makes itself
 
     def changed(self, node: Node) -> None:
-        """The attributes of *node* changed without the kernel's doing. Of a file that it asks for each time it is not told: it would
-        not believe the answer that is on its way just then."""
+        """The attributes of *node* changed without the kernel's doing. It then believes no answer that is on its way, and
+        so is told nothing of a file that it asks for each time."""
         if self.inodes.kernel_knows(node) and not (isinstance(node, File) and is_fleeting(node)):
             with suppress(OSError):  # the kernel has just dropped it
                 pyfuse3.invalidate_inode(node.number, attr_only=True)
+            self.inodes.told(node.number, None)
 
     def gone(self, directory: Directory, name: str) -> None:
         """The entry *name* of *directory* went, or became another, without the kernel's doing."""
@@ -533,6 +535,8 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self.inodes[inode]
+        if flags & os.O_TRUNC:
+            self.inodes.told(inode, None)
         if flags & os.O_ACCMODE == os.O_RDONLY:
             handle = await self.opens.to_read(node, ctx.pid, inode, lambda: self._handle(node, flags, ctx, inode))
             return FileInfo(fh=self.opens.add(handle), direct_io=True, keep_cache=False)
@@ -549,8 +553,6 @@ class Operations(pyfuse3.Operations):
         self, node: Node, flags: int, ctx: RequestContext, number: int, *, fresh: bool = False
     ) -> FileInfo:
         handle = await self._handle(node, flags, ctx, number, fresh=fresh)
-        if flags & os.O_TRUNC:
-            self.inodes.told(number, None)
         return FileInfo(fh=self.opens.add(handle, Writer(ctx.pid, number)), direct_io=True, keep_cache=False)
 
     async def _handle(self, node: Node, flags: int, ctx: RequestContext, number: int, *, fresh: bool = False) -> Handle:
@@ -565,13 +567,6 @@ class Operations(pyfuse3.Operations):
         """Whom it tells of what fails; None when a close does nothing, as with whoever only reads (a fifth of such a round)."""
         return None if type(handle) is Handle or isinstance(handle, ScratchHandle) else handle.file.subject
 
-    @staticmethod
-    def _told(handle: Handle) -> Subject:
-        """Whom it tells of a write that fails."""
-        if not isinstance(handle, ScratchHandle):
-            return handle.file.subject
-        return cast(Directory, handle.scratch.parent).subject
-
     @guarded
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return await self.opens[fh].read(off, size)
@@ -579,7 +574,7 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self.opens.writes(fh)
-        subject = self._told(handle)
+        subject = handle.subject
         if isinstance(handle, ControlHandle):
             await subject.metadata.settled()
         return await self._reporting(subject, lambda: handle.write(off, buf))
@@ -621,7 +616,13 @@ class Operations(pyfuse3.Operations):
         if handle is None:
             return 0
         if poll_handle is not None:
-            handle.on_ready(poll_handle.notify)
+            wake = poll_handle.notify
+
+            def told() -> None:
+                if not self.ended:
+                    wake()
+
+            handle.on_ready(told)
         return handle.poll()
 
     # the file system

@@ -12,6 +12,7 @@ from pydock.fs.node import (
     File,
     Refused,
     Scratch,
+    Subject,
 )
 
 _TEMPORARY: Final = re.compile(r".+[A-Za-z0-9]{6}")
@@ -55,6 +56,11 @@ class ScratchHandle(Handle):
         self.scratch = scratch
         if truncated:
             scratch.content.clear()
+
+    @property
+    def subject(self) -> Subject:
+        assert self.scratch.parent is not None
+        return self.scratch.parent.subject
 
     @property
     def length(self) -> int:

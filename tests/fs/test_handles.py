@@ -248,6 +248,23 @@ async def test_a_long_value_may_come_in_pieces(thing: Thing, open_: Open, pieces
     assert thing.log == [b"".join(pieces).decode().removesuffix("\n")]
 
 
+async def test_the_newline_of_a_value_that_came_in_pieces_ends_it_in_its_write(thing: Thing, open_: Open) -> None:
+    handle = await open_("value", WRITE)
+    await handle.write(0, b"a" * 4096)
+    assert thing.log == []
+    await handle.write(4096, b"\n")
+    assert thing.log == ["a" * 4096]
+    await handle.write(4097, b"\n")
+    assert thing.log[1:] == [""]
+
+
+async def test_a_newline_behind_a_refused_value_is_an_empty_one(thing: Thing, open_: Open) -> None:
+    handle = await open_("value", WRITE)
+    await refused(lambda: handle.write(0, b"a\0"))
+    await handle.write(2, b"\n")
+    assert thing.log == [""]
+
+
 async def test_a_value_has_a_longest_length(thing: Thing, open_: Open) -> None:
     handle = await open_("value", WRITE)
     await refused(lambda: handle.write(0, b"x" * (LONGEST + 1)))

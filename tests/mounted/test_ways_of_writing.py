@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,14 @@ def test_sendfile_reads_what_was_just_written(make: Make, name: str, written: by
         assert before == (c / name).read_bytes()
         (c / name).write_bytes(written)
         assert sent(c / name) == shown
+
+
+def test_sendfile_reads_what_a_truncating_reader_has_left(make: Make) -> None:
+    c = make(hostname="abc")
+    assert sent(c / "hostname") == b"abc\n"
+    with suppress(OSError):
+        os.close(os.open(c / "hostname", os.O_RDONLY | os.O_TRUNC))
+    assert sent(c / "hostname") == (c / "hostname").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["processes", "stats", "inspect.json", "state", "pid"])
