@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from pydock.runtime import syscalls
-from pydock.runtime.confine.masks import COVERABLE
+from pydock.runtime.confine.masks import COVERABLE, READ_ONLY
 
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 _BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -97,8 +97,17 @@ def make_plain(root: int, path: str) -> int:
 
 
 def refuse_proc(root: int, place: int) -> None:
-    """EINVAL when *place*, where something is to be mounted, is in a procfs, but for what may be covered, by whatever links."""
+    """EINVAL when *place*, where something is to be mounted, is in the container's /proc, but for what may be covered, by whatever
+    links. Another procfs, the machine's in a volume, is the container's to cover."""
     if syscalls.fstatfs(place) != syscalls.PROC_SUPER_MAGIC:
+        return
+    own = set()
+    for path in ("/proc", *READ_ONLY):  # mounts of it by themselves, mostly
+        with suppress(OSError):
+            found = open_inside(root, path, os.O_PATH)
+            own.add(syscalls.mount_id(found))
+            os.close(found)
+    if syscalls.mount_id(place) not in own:
         return
     for path in COVERABLE:
         with suppress(OSError):  # not every kernel has all of them

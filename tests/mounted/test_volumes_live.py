@@ -182,6 +182,16 @@ def test_no_link_leads_a_volume_into_proc(make: Make, source: Path, errno_of: Er
         (c / setting).write_text("")
 
 
+def test_the_machine_s_proc_in_a_volume_may_be_covered(make: Make, source: Path) -> None:
+    """What monitoring agents ask for: / and /proc of the machine."""
+    c = make(command="sh -c 'cat /host/proc/1/comm; ls /host/proc/sys; exec sleep 1000'", tmpfs="/host/proc/sys\n")
+    (c / "volumes").write_text("/:/host\n/proc:/host/proc\n")
+    (c / "ctl").write_text("start")
+    assert (inside(c) / "host/proc/1/comm").read_text() == Path("/proc/1/comm").read_text()
+    assert os.listdir(inside(c) / "host/proc/sys") == []
+    assert refusal(c / "volumes", f"{source}:/host/proc/bus\n") == 0
+
+
 def test_files_of_proc_that_only_count_may_be_covered(make: Make, source: Path) -> None:
     places = ("cpuinfo", "meminfo", "stat", "uptime")
     c = make(command=f"cat {' '.join(f'/proc/{place}' for place in places)}")
