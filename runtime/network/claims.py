@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 from pydock.runtime.errors import Taken
-from pydock.runtime.network.listening import can_be_bound, check_free
+from pydock.runtime.network.listening import can_be_bound, check_free, check_led_on
 from pydock.runtime.network.ports import Port
 
 _FEW: Final = 64  # as many are kept one by one
@@ -131,7 +131,8 @@ class _Index:
 
 
 def _any(port: Port, *taken: _Index) -> Port:
-    """*port* at one of the machine's that is free. Taken when there is none."""
+    """*port* at one of the machine's that is free. Taken when there is none; Invalid and Unsupported as ``check_free``."""
+    check_led_on(port)
     for host in range(port.host, port.host + port.choices) if port.host else _some(port):
         chosen = port.at(host)
         if all(index.find(chosen) is None for index in taken) and all(

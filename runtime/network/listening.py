@@ -29,10 +29,7 @@ _SOMEBODY: Final = "another process"
 def check_free(port: Port, is_gateway: Callable[[str], bool]) -> None:
     """Whether nobody on the machine listens there, but for the networks' own DNS. Taken, with who does; Invalid for an address that is
     not the machine's, Unsupported for one that packets can't be led on from."""
-    if port.address == "::1" and not loopback.is_led_on():
-        raise Unsupported(
-            f"ports: {port} can't be published where {loopback.ASKING} is 1: the kernel drops the answers"
-        )
+    check_led_on(port)
     if port.protocol == "sctp":
         return
     if port.count > _FEW:
@@ -50,8 +47,18 @@ def check_free(port: Port, is_gateway: Callable[[str], bool]) -> None:
                 raise Taken(f"ports: {each} is taken by {owner}")
 
 
+def check_led_on(port: Port) -> None:
+    """Unsupported for an address that packets can't be led on from."""
+    if port.address == "::1" and not loopback.is_led_on():
+        raise Unsupported(
+            f"ports: {port} can't be published where {loopback.ASKING} is 1: the kernel drops the answers"
+        )
+
+
 def can_be_bound(port: Port, version: int) -> bool:
-    """Whether a socket could be. Invalid for an address that is not the machine's."""
+    """Whether a socket could be; of sctp's nobody asks. Invalid for an address that is not the machine's."""
+    if port.protocol == "sctp":
+        return True
     kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
     try:
         with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind) as probe:

@@ -231,6 +231,11 @@ def test_of_a_range_the_first_that_is_free_is_had(free: Callable[..., int]) -> N
     assert [ports.parse_kept(ports.print_kept(port)) for port in found] == list(found)
 
 
+def test_of_sctp_a_listener_of_tcp_takes_none(listener: int) -> None:
+    (found,) = Claims().find([Port.parse(f"{listener}-{listener + 1}:80/sctp")], [], "a")
+    assert found.host == listener
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
