@@ -25,7 +25,7 @@ Plant = Callable[[Path], None]
 CANARY = Path(tempfile.gettempdir(), f"pydock-canary-{secrets.token_hex(4)}")
 
 #: What a start or an exec may fail with; anything else is a fault of ours, or a hang.
-REFUSALS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EROFS}
+REFUSALS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EROFS}
 PLACES = ["proc", "sys", "dev", "run", "etc", "etc/passwd", "etc/group", "etc/hosts", "dev/pts"]
 SHAPES: dict[str, Plant] = {
     "a-link-out": lambda path: path.symlink_to(f"../../../../../../../..{CANARY}/outside"),
