@@ -293,7 +293,9 @@ class Containers:
             if self._process(gone.id) is None:
                 await self.engine.monitor.forget(gone.id, gone.pid)
         await self.let_go()
-        await trio.to_thread.run_sync(self._clear_runs)
+        await trio.to_thread.run_sync(
+            self._clear_runs, tuple(self), {process.id for process in self._processes() if process.running}
+        )
         await self.engine.attachments.store.forget_all_but(self._by_id)
         await self._readdress()
         self.engine.adopted.set()
@@ -320,14 +322,13 @@ class Containers:
             if identity not in running:
                 await self.engine.logger.unfollow(identity)
 
-    def _clear_runs(self) -> None:
+    def _clear_runs(self, containers: tuple[Container, ...], living: set[str]) -> None:
         """Remove what runs have left of processes that do not run."""
-        living = {process.id for process in self._processes() if process.running}
         directory = self.engine.run / "io"
         for path in directory.iterdir() if directory.is_dir() else ():
             if path.name not in living:
                 shutil.rmtree(path, ignore_errors=True)
-        for container in self:
+        for container in containers:
             if container.id not in living:
                 remove_files(container.runs.place.files)
 

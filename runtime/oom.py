@@ -33,6 +33,10 @@ _KILLED: Final = re.compile(rb"[^;]*;[^\n]*\bKilled process ", re.IGNORECASE)
 _ID: Final = re.compile(rb"[0-9a-f]{64}")
 
 
+class Struck(Failed):
+    """ENOMEM of a start whose process was killed for want of memory: with these limits it will be again."""
+
+
 def note(container: Container) -> None:
     """A run is about to begin: what was killed before is not of that."""
     container.record.oom_kills = container.cgroup.oom_kills()
@@ -45,7 +49,7 @@ async def tell(container: Container) -> None:
         found, limit = container.cgroup.oom_kills(), _limit(container)
     except (PydockError, OSError):
         return  # it has gone with the container
-    kills = found - record.oom_kills
+    kills = found - record.oom_kills if record.oom_kills >= 0 else 0
     record.oom_kills = found  # which may be less: v1's cgroups below take their count along when they go
     if kills > 0:
         container.failed(f"oom: the kernel killed {kills} process{'es' * (kills > 1)}: {limit}")
@@ -60,7 +64,7 @@ def told(container: Container) -> Iterator[None]:
         yield
     except Failed as error:
         if error.errno == errno.ECANCELED and (limit := _struck(container)):
-            raise Failed(errno.ENOMEM, f"out of memory: the kernel killed it during the set-up: {limit}") from error
+            raise Struck(errno.ENOMEM, f"out of memory: the kernel killed it during the set-up: {limit}") from error
         raise
 
 
@@ -71,7 +75,7 @@ def _struck(container: Container) -> str:
     """
     engine = container.engine
     try:
-        if container.cgroup.oom_kills() <= container.record.oom_kills:
+        if container.cgroup.oom_kills() <= max(container.record.oom_kills, 0):
             if engine.hierarchy.helpers.oom_kills() <= engine.helpers_killed:
                 return ""
             engine.helpers_killed += 1

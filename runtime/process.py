@@ -242,9 +242,10 @@ class Process:
         if self.streams.has_terminal:
             self.streams.type_end()
             return
-        await self._file.save(at_end=True)  # first: if pydockd and the keeper die at once, nobody else knows
-        self._record.at_end = True
-        await self.streams.close_stdin()
+        run, self._record.at_end = self.down, True
+        await self._file.keep()  # first: if pydockd and the keeper die at once, nobody else knows
+        if self.down is run:  # else another has begun meanwhile
+            await self.streams.close_stdin()
 
     async def exited(self, status: int | None, time: int, pid: int | None = None) -> None:
         """It, number *pid*, has ended, with wait(2) *status* (None: nobody can know), at *time* (ns)."""

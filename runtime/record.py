@@ -77,7 +77,7 @@ class Record(Life):
     held: bool = False  # its processes stand still while its files are read: a death must not leave them so
     by_hand: bool = False  # it was stopped or killed by a command, which the policy respects
     health: str = ""  # healthy or unhealthy, once that is known of the run
-    oom_kills: int = 0  # that its cgroup counts, and are told or were of another run
+    oom_kills: int = -1  # that its cgroup counts, and are told or were of another run; -1: nobody has looked
     failing: int = 0  # checks of its health that failed one after another
 
     def take(self, run: Run) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
+from pydock.runtime import oom
 from pydock.runtime.engine import persistently
 from pydock.runtime.errors import Invalid
 from pydock.runtime.formats import quote
@@ -143,7 +144,7 @@ class Restarts:
                 except Exception as error:
                     log.debug("%s is not started again", container.name, exc_info=True)
                     container.failed(f"restart: {getattr(error, 'strerror', None) or error}")
-                    if getattr(error, "errno", None) not in _SHORTAGES:
+                    if getattr(error, "errno", None) not in _SHORTAGES or isinstance(error, oom.Struck):
                         await container.stay_down()
                         return
                 else:

@@ -87,8 +87,8 @@ class Hierarchy:
         directory, deadline = self.layout.roots[-1] / self.parent, time.monotonic() + seconds
         while True:
             fresh = not directory.exists()
-            self.prepare()
             with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+                self.prepare()
                 fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
                 self._lock(fd, deadline)

@@ -13,6 +13,9 @@ import os
 _LOW_PORTS = ("/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0")  # any user listens at any port
 _PING = ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647")  # and sends ICMP echo requests, without a raw socket
 
+#: Of an old kernel, or an engine that is itself confined: not a reason to start nothing.
+_CONFINED = (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EINVAL)
+
 
 def set_defaults(*, own_users: bool = False) -> None:
     """In the namespace of this thread, by a /proc of the machine; in a user namespace, *own_users*, there are not all those groups
@@ -21,10 +24,13 @@ def set_defaults(*, own_users: bool = False) -> None:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EROFS):  # an old kernel, or an engine that is itself confined
+            if error.errno not in _CONFINED:
                 raise
             continue
         try:
             os.write(fd, value)
+        except OSError as error:
+            if error.errno not in _CONFINED:
+                raise
         finally:
             os.close(fd)
