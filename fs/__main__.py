@@ -120,6 +120,8 @@ class Daemon:
         containers: Containers | None = None
 
         async def monitor_connected(link: Link, fresh: bool) -> None:
+            if not fresh:
+                await monitor.agree(link)
             if containers is not None:
                 (containers.monitor_died if fresh else containers.take_missed)()
 

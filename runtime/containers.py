@@ -324,10 +324,11 @@ class Containers:
 
     def _clear_runs(self, containers: tuple[Container, ...], living: set[str]) -> None:
         """Remove what runs have left of processes that do not run."""
-        directory = self.engine.run / "io"
-        for path in directory.iterdir() if directory.is_dir() else ():
-            if path.name not in living:
-                shutil.rmtree(path, ignore_errors=True)
+        for place in ("io", "etc"):  # the second of a version that kept those files there
+            directory = self.engine.run / place
+            for path in directory.iterdir() if directory.is_dir() else ():
+                if path.name not in living:
+                    shutil.rmtree(path, ignore_errors=True)
         for container in containers:
             if container.id not in living:
                 remove_files(container.runs.place.files)

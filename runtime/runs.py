@@ -185,6 +185,7 @@ class Runs:
         """What a run leaves besides its output."""
         container = self._container
         launching.remove_files(self.place.files)
+        self.place = dataclasses.replace(self.place, files=container.directory)
         if container.spec.systemd or container.spec.privileged:
             systemd.take_back(container.cgroup)
         if frozen(container.cgroup):
@@ -202,6 +203,9 @@ class Runs:
         """It has gone on while pydockd was away: make good what the death has left half done to its mounts."""
         container = self._container
         await oom.tell(container)
+        before = container.engine.run / "etc" / container.id
+        if before.is_dir():  # a pydockd that kept them there began it
+            self.place = dataclasses.replace(self.place, files=before)
         container.network.adopt()
         items = container.spec.volumes or ()
         found = container.process.found

@@ -36,6 +36,7 @@ from typing import NoReturn
 
 from pydock.runtime import syscalls, wire
 from pydock.runtime.monitor import ahead, birth, child, userspace, visit
+from pydock.runtime.monitor.edition import edition
 from pydock.runtime.monitor.launch import Launch, from_json
 from pydock.runtime.monitor.protocol import Alive, Exit, check_id, forget_exit, start_time, write_exit
 from pydock.runtime.monitor.zygote import Zygote, Zygotes
@@ -88,6 +89,7 @@ class Monitor(Server):
             os.makedirs(f"{options.run}/{name}", mode=0o700, exist_ok=True)
         if options.state is not None:
             self._restore(options.state)
+        edition()  # before it may become another on disk
         self.later(0, self.signalled)  # those that ended while this process was not listening to SIGCHLD
         self.later(0, functools.partial(self.zygotes.provide, ahead.MOST))
 
@@ -111,6 +113,8 @@ class Monitor(Server):
             case "forget":
                 forget_exit(self.options.run, wire.text(message, "id"), wire.number(message, "pid"))
                 return {}
+            case "who":
+                return {"pid": os.getpid(), "edition": edition()}
             case "upgrade":
                 self._upgrade()
             case _:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
 from pydock.runtime import wire
+from pydock.runtime.errors import Failed
 from pydock.runtime.monitor import visit
+from pydock.runtime.monitor.edition import edition
 from pydock.runtime.monitor.launch import Launch, to_json
 from pydock.runtime.monitor.protocol import Exit, exit_from
 from pydock.runtime.wire import Message, Requester
@@ -35,7 +38,19 @@ class Monitor:
     def __init__(self, requester: Requester) -> None:
         self._requester = requester
         self._born: dict[str, Callable[[int, int], None]] = {}
+        self._edition = edition()
+        self._agreed = False
         self._gone, self.exits = trio.open_memory_channel[Exit](math.inf)
+
+    async def agree(self, requester: Requester) -> None:
+        """*requester* is a monitor that was there before. If it runs another edition of the program it is asked, once, to execute this
+        one, and takes its children along: then ``Lost``, as it is to be connected to again. While something is under way there it
+        stays as it is."""
+        answer, _ = await requester.request({"do": "who"})
+        if answer.get("edition") != self._edition and not self._agreed:
+            self._agreed = True
+            with suppress(Failed):
+                await requester.request({"do": "upgrade"})
 
     def event(self, message: Message) -> None:
         """Takes an event of the companion."""
