@@ -17,6 +17,7 @@ from pydock.runtime.confine.userns import AUTO, IdMap, in_force
 from pydock.runtime.engine import Defaults, Source
 from pydock.runtime.errors import Invalid, NotFound, PydockError, words_of
 from pydock.runtime.monitor import launch as plain
+from pydock.runtime.network.etc import HOSTS
 from pydock.runtime.process import Aside
 from pydock.runtime.shifting import Shift
 from pydock.runtime.tasks import nothing, side_by_side
@@ -204,7 +205,7 @@ class Runs:
         container = self._container
         await oom.tell(container)
         before = container.engine.run / "etc" / container.id
-        if before.is_dir():  # a pydockd that kept them there began it
+        if (before / HOSTS).exists():  # a pydockd that kept them there began it
             self.place = dataclasses.replace(self.place, files=before)
         container.network.adopt()
         items = container.spec.volumes or ()

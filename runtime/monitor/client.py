@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
 from pydock.runtime import wire
+from pydock.runtime.companion import Lost
 from pydock.runtime.errors import Failed
 from pydock.runtime.monitor import visit
 from pydock.runtime.monitor.edition import edition
@@ -49,8 +49,12 @@ class Monitor:
         answer, _ = await requester.request({"do": "who"})
         if answer.get("edition") != self._edition and not self._agreed:
             self._agreed = True
-            with suppress(Failed):
+            try:
                 await requester.request({"do": "upgrade"})
+            except Lost:
+                raise
+            except Failed:
+                return
 
     def event(self, message: Message) -> None:
         """Takes an event of the companion."""

@@ -228,6 +228,33 @@ def test_what_was_half_made_is_removed_at_the_start(own_engine: Engine, left: st
     assert os.listdir(own_engine.root / "containers") == []
 
 
+def test_files_of_etc_that_an_earlier_version_keeps_elsewhere_are_those_until_the_end(own_engine: Engine) -> None:
+    c = start(own_engine, "c", "sleep 1000")
+    identity = (c / "id").read_text().strip()
+    own_engine.kill()
+    here, there = own_engine.root / "containers" / identity, own_engine.run / "etc" / identity
+    there.mkdir(parents=True)
+    for name in ("hosts", "hostname", "resolv.conf"):
+        (here / name).rename(there / name)
+    own_engine.start()
+    (c / "hosts").write_text("x 10.9.9.9\n")
+    assert "10.9.9.9" in (there / "hosts").read_text()
+    assert "10.9.9.9" in Path(f"/proc/{(c / 'pid').read_text().strip()}/root/etc/hosts").read_text()
+    c.rename(c.with_name("d"))
+    d = c.with_name("d")
+    (d / "ctl").write_text("kill")
+    assert list(there.iterdir()) == []
+    (d / "ctl").write_text("start")
+    own_engine.kill()
+    own_engine.start()
+    (d / "hosts").write_text("y 10.8.8.8\n")
+    assert "10.8.8.8" in (here / "hosts").read_text()
+    (d / "ctl").write_text("kill")
+    own_engine.kill()
+    own_engine.start()
+    assert not there.exists()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"id": 1}), "\0" * 100], ids=repr)
 def test_a_record_that_is_broken_keeps_nobody_from_starting(own_engine: Engine, text: str) -> None:
     c = own_engine.tree / "containers/c"
