@@ -222,15 +222,16 @@ class Companion:
             except (OSError, subprocess.SubprocessError) as error:
                 _log.error("the %s can't be started: %s", self.name, error)
             else:
-                await self._attend(Link(self.name, sock), fresh, task_status)
-                task_status = trio.TASK_STATUS_IGNORED
+                if await self._attend(Link(self.name, sock), fresh, task_status):
+                    task_status = trio.TASK_STATUS_IGNORED
             if trio.current_time() - begun < _SHORT_LIFE:
                 await trio.sleep(wait)
                 wait = min(_LONGEST_WAIT, wait * 2 + 0.05)
             else:
                 wait = 0.0
 
-    async def _attend(self, link: Link, fresh: bool, task_status: trio.TaskStatus[None]) -> None:
+    async def _attend(self, link: Link, fresh: bool, task_status: trio.TaskStatus[None]) -> bool:
+        """Serve *link* to its end; whether anybody could ask by it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.serve, self._event)
             try:
@@ -238,7 +239,7 @@ class Companion:
                 await link.request({"do": "who"})
                 await self._on_connect(link, fresh)
             except Lost:
-                return  # the nursery ends with the connection
+                return False  # the nursery ends with the connection
             self._link = link
             self._linked.set()
             task_status.started()
@@ -247,6 +248,7 @@ class Companion:
             finally:
                 self._link = None
                 self._linked = trio.Event()
+        return True
 
     def _event(self, message: Message, fds: list[int]) -> None:
         wire.close_all(fds)  # no event carries any
