@@ -191,6 +191,11 @@ def test_the_table_of_an_engine_that_is_gone_for_good_is_taken_away(
     first.reboot()
     name = second.table
     assert tables(machine) == ["pydock", name]
+    deadline = time.monotonic() + 60
+    # The kernel takes its time over a namespace that nobody is in any more, and over what leads there.
+    while machine.run("ip", "-o", "link", "show", "type", "veth").count(" master ") > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     serving(second, "c", "8080:80")
     assert tables(machine) == [name]
     assert outside.asks("192.0.2.1", 8080) == "c 192.0.2.2 80"
