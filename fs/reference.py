@@ -42,9 +42,10 @@ list
   refused undoes it all; ``: > file`` unsets it.
 control
   Reading lists the commands. A line is a command, finished when write(2) returns; its outcome is write's errno, and in
-  words what the same descriptor reads next.
+  words what the same descriptor reads next. A signal ends the wait, but for SIGCHLD, SIGCONT, SIGURG and SIGWINCH, for which
+  shells have handlers.
 document
-  A whole text, applied all or nothing when it is closed.
+  A whole text, applied all or nothing when the last who has it open to write it closes it.
 blob
   Bytes as they are; a long one is stored when it is closed.
 report
