@@ -11,16 +11,18 @@ from pydock.fs.node import Directory, File, Node, Refused
 
 ROOT: Final = 1  # FUSE_ROOT_ID
 _REMEMBERED: Final = 10.0
+_ON_ITS_WAY: Final = 0.2  # seconds that an answer may be
 
 
 @dataclass(slots=True)
 class Known:
     """An inode number that the kernel may hold: its node, and how often it was looked up; the *size* that the kernel was told, as long
-    as it has not made another of it itself."""
+    as it has not made another of it itself, and until when it may disbelieve what it is told."""
 
     node: Node
     count: int = 0
     size: int | None = None
+    disbelieves: float = 0.0
 
 
 class Removal:
@@ -91,7 +93,12 @@ class Inodes:
     def told(self, number: int, size: int | None) -> None:
         """The kernel takes the file for *size* bytes; None: it knows better, as somebody has written."""
         if (known := self.known.get(number)) is not None:
-            known.size = size
+            known.size = None if trio.current_time() < known.disbelieves else size
+
+    def invalidated(self, number: int) -> None:
+        """The kernel was told to forget what it knows: it does not believe answers to what it had asked before, either."""
+        if (known := self.known.get(number)) is not None:
+            known.size, known.disbelieves = None, trio.current_time() + _ON_ITS_WAY
 
     def looked_up(self, number: int) -> None:
         self.known[number].count += 1

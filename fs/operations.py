@@ -117,7 +117,7 @@ class Operations(pyfuse3.Operations):
         if self.inodes.kernel_knows(node) and not (isinstance(node, File) and is_fleeting(node)):
             with suppress(OSError):  # the kernel has just dropped it
                 pyfuse3.invalidate_inode(node.number, attr_only=True)
-            self.inodes.told(node.number, None)
+            self.inodes.invalidated(node.number)
 
     def gone(self, directory: Directory, name: str) -> None:
         """The entry *name* of *directory* went, or became another, without the kernel's doing."""

@@ -76,6 +76,12 @@ def test_sendfile_reads_the_whole_of_what_has_become_longer(make: Make, name: st
         assert first != found
 
 
+def test_busybox_cat_reads_each_of_many_values_in_a_row(engine: Engine, make: Make) -> None:
+    make("c")
+    script = "cd containers/c; for i in $(seq 150); do echo 64K > shm_size; busybox cat shm_size; : > shm_size; done"
+    assert engine.sh(script).split("\n") == [*["65536"] * 150, ""]
+
+
 def test_busybox_cat_reads_settings_and_reports(engine: Engine, make: Make) -> None:
     make("c", command="sleep 1000")
     script = """
