@@ -57,7 +57,7 @@ from pydock.overlay.registry.endpoint import Proxies
 from pydock.overlay.registry.settings import Settings
 from pydock.overlay.registry.transfers import Transfers
 from pydock.overlay.store import Store
-from pydock.runtime.cgroup import Hierarchy, default_parent, detect_layout
+from pydock.runtime.cgroup import HELPERS, Hierarchy
 from pydock.runtime.companion import Companion, Link, Persistent
 from pydock.runtime.container import Container
 from pydock.runtime.containers import Containers
@@ -85,16 +85,16 @@ _COMMANDS: Final = 15.0  # seconds more for commands that are carried out yet: a
 class Daemon:
     """The parts, put together."""
 
-    def __init__(self, mountpoint: str, options: Options, read_options: Callable[[], Options]) -> None:
+    def __init__(
+        self, mountpoint: str, options: Options, read_options: Callable[[], Options], hierarchy: Hierarchy
+    ) -> None:
         self.mountpoint = mountpoint
         self.options = options
         self.read_options = read_options  # again
         self.store = Store(options.root / "images")
         self.host = HostImage(options.root / "host")
-        layout = detect_layout()
-        self.hierarchy = Hierarchy(layout, options.cgroup_parent or default_parent(layout))
-        self.hierarchy.prepare()
-        self.helpers = self.hierarchy.create("engine")
+        self.hierarchy = hierarchy
+        self.helpers = hierarchy.create(HELPERS)
         self._stopping = trio.Event()
         self._alive = True
 
@@ -379,9 +379,9 @@ def main(argv: list[str] | None = None) -> int:
         options = read_options()
         prepare_directories(options)
         prepare_process()
-        with locked(options):
+        with locked(options) as hierarchy:
             prepare_mountpoint(mountpoint)
-            trio.run(Daemon(mountpoint, options, read_options).run)
+            trio.run(Daemon(mountpoint, options, read_options, hierarchy).run)
     except (PydockError, OverlayError, OSError, RuntimeError) as error:
         log.error("%s", error)
         return 1

@@ -5,16 +5,13 @@ Nothing here knows what the tree shows.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import gc
 import logging
 import os
 import resource
 import select
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +22,7 @@ from pydock.fs.options import Options
 from pydock.runtime import syscalls
 from pydock.runtime.cgroup import Hierarchy
 from pydock.runtime.errors import Busy, Failed, Invalid, NotFound
+from pydock.runtime.locks import flock
 from pydock.runtime.procfs import mounts
 
 log = logging.getLogger("pydockd")
@@ -86,8 +84,8 @@ def _locks(options: Options) -> tuple[Path, Path]:
 
 
 @contextmanager
-def locked(options: Options) -> Iterator[None]:
-    """One pydockd a run directory, a data directory and a parent of cgroups: Busy when another has them.
+def locked(options: Options) -> Iterator[Hierarchy]:
+    """One pydockd a run directory, a data directory and a parent of cgroups, which it gives: Busy when another has them.
 
     umount(8) returns before the unmounted pydockd has ended, and the next mount(8) may come at once: an end is waited for. A lock's
     file holds the process id for as long as that process serves.
@@ -99,23 +97,21 @@ def locked(options: Options) -> Iterator[None]:
             _lock(fd, path)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        stack.enter_context(Hierarchy.detect(options.cgroup_parent).owned(_SERVES))
+        hierarchy = Hierarchy.detect(options.cgroup_parent)
+        stack.enter_context(hierarchy.owned(_SERVES))
         pid = options.run / "pid"
         pid.write_text(f"{os.getpid()}\n")
-        yield
+        yield hierarchy
         pid.unlink(missing_ok=True)
 
 
 def _lock(fd: int, path: Path) -> None:
-    begin = time.monotonic()
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        holder = os.pread(fd, 32, 0).decode().strip()
-        if time.monotonic() - begin > (_SERVES if holder else _ENDS):
-            raise Busy(f"another pydockd serves {path.parent}" + (f", process {holder}" if holder else ""))
-        time.sleep(0.02)
+    def holder() -> str:
+        return os.pread(fd, 32, 0).decode().strip()
+
+    if not flock(fd, lambda: _SERVES if holder() else _ENDS):
+        who = holder()
+        raise Busy(f"another pydockd serves {path.parent}" + (f", process {who}" if who else ""))
 
 
 def tell_ending(options: Options) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from pydock.runtime.cgroup.layout import (
 from pydock.runtime.cgroup.v1 import V1Cgroup
 from pydock.runtime.cgroup.v2 import V2Cgroup
 from pydock.runtime.errors import Busy, Failed, Invalid, PydockError
+from pydock.runtime.locks import flock
 from pydock.runtime.procfs import locker
 
 __all__ = [
@@ -104,15 +104,11 @@ class Hierarchy:
                         self.remove_parent()
 
     def _lock(self, fd: int, deadline: float) -> None:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            if time.monotonic() > deadline:
-                holder = locker(fd)
-                who = f"another pydockd{f', process {holder},' if holder else ''}"
-                raise Busy(f"{who} has its containers below the cgroup {self.parent}: choose another cgroup_parent")
-            time.sleep(0.02)
+        left = deadline - time.monotonic()
+        if not flock(fd, lambda: left):
+            holder = locker(fd)
+            who = f"another pydockd{f', process {holder},' if holder else ''}"
+            raise Busy(f"{who} has its containers below the cgroup {self.parent}: choose another cgroup_parent")
 
     def cgroup(self, name: str, written: Mapping[str, str] | None = None) -> Cgroup:
         """The cgroup *name* below the parent, made or not; *written* are its settings as they were kept."""
