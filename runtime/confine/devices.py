@@ -99,7 +99,6 @@ def _is_path(text: str) -> bool:
 def look_up(device: Device, *, outside: str = "") -> tuple[tuple[Node, ...], tuple[DeviceRule, ...]]:
     """The nodes to make and the rules to allow; of a directory, every device in it and below. Nothing in what is mounted at *outside*
     is looked at."""
-    closed = places_of(outside) if outside else frozenset()
     try:
         checked_source(device.source, outside=outside)
         # Symbolic links in /dev are names that udev gives: the node behind is meant.
@@ -107,7 +106,7 @@ def look_up(device: Device, *, outside: str = "") -> tuple[tuple[Node, ...], tup
     except (OSError, NotFound) as error:
         raise NotFound(f"devices: there is no {device.source} on this machine") from error
     if stat.S_ISDIR(found.st_mode):
-        nodes = tuple(_below(device, closed))
+        nodes = tuple(_below(device, places_of(outside) if outside else frozenset()))
         if not nodes:
             raise Invalid(f"devices: there is no device below {device.source}")
     else:
