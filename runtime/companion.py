@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from itertools import count
 
 import trio
@@ -199,18 +198,6 @@ class Companion:
         while self._link is None or self._link.closed.is_set():
             await self._linked.wait()
         return await self._link.request(message, fds, sent)
-
-    async def upgrade(self) -> None:
-        """Has the process replace itself by the program as it is on disk now; returns when it can be asked again. Failed (EBUSY)
-        while something is under way there."""
-        while self._link is None:
-            await self._linked.wait()
-        link = self._link
-        with suppress(Lost):
-            await link.request({"do": "upgrade"})
-        await link.closed.wait()
-        while self._link is None or self._link is link:
-            await self._linked.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs until it is cancelled; the process itself goes on. Started when the first connection is made."""
