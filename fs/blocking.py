@@ -118,9 +118,7 @@ class At(enum.Enum):
     """Where whoever waits is."""
 
     CALL = enum.auto()  # read(2) or write(2), or the like: on a descriptor
-    ALONE = (
-        enum.auto()
-    )  # open(2), which has no descriptor yet, or close(2), which has none any more: only the opener is known
+    ALONE = enum.auto()  # open(2) or close(2), without a descriptor yet or any more: only the opener is known
     NOWHERE = enum.auto()
 
 

@@ -52,10 +52,8 @@ def stat_of(node: Node) -> Status:
 
 
 def is_fleeting(node: File) -> bool:
-    """Whether the kernel asks each time."""
-    return node.entry.volatile or isinstance(
-        node.entry, Report | Document | Inlet
-    )  # a document changes with any setting
+    """Whether the kernel asks each time; of a document as that changes with any setting."""
+    return node.entry.volatile or isinstance(node.entry, Report | Document | Inlet)
 
 
 def _of_file(node: File) -> Status:

@@ -94,9 +94,8 @@ class Kills:
 
     def __init__(self) -> None:
         self.ids: set[str] = set()  # of containers whose counters are to be looked at
-        self.somewhere = (
-            False  # the kernel has not told where (it writes at most ten long reports in five seconds), or that is lost
-        )
+        #: The kernel has not told where (it writes at most ten long reports in five seconds), or that is lost.
+        self.somewhere = False
         self._named: set[str] = set()
 
     def take(self, record: bytes) -> None:

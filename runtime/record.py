@@ -61,9 +61,7 @@ class Record(Life):
     layers: tuple[str, ...] = ()  # below the writable layer that exists; empty when none does
     defaults: dict[str, object] = field(default_factory=dict)  # those of that image
     mounts: dict[str, list[int]] = field(default_factory=dict)  # of the run: by volume, as written, its mount's ids
-    places: tuple[
-        str, ...
-    ] = ()  # where something was mounted since the writable layer was made: it has directories for that
+    places: tuple[str, ...] = ()  # made in the writable layer to mount on, since that was made
     leaving: bool = False  # its run has ended, and so it is to be removed
     mounting: bool = False  # those are being changed: a death now leaves open what has been done
     limiting: bool = False  # the limits of its cgroup are being changed: a death now leaves open which are in force
